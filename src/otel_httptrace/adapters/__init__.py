@@ -1,0 +1,1 @@
+"""Where we look: hooks on httpcore and httpcore2 that turn what happens into facts for the core."""

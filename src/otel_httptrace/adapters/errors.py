@@ -1,0 +1,91 @@
+"""What went wrong, in the few words that telemetry has for it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+# The resolver's errors, in the words of getaddrinfo(3).
+_RESOLVER = {
+    getattr(socket, name): word
+    for name, word in (
+        ("EAI_NONAME", "host_not_found"),
+        ("EAI_NODATA", "host_not_found"),
+        ("EAI_ADDRFAMILY", "host_not_found"),
+        ("EAI_AGAIN", "try_again"),
+        ("EAI_FAIL", "no_recovery"),
+    )
+    if hasattr(socket, name)
+}
+
+# .NET's words for http.client connection errors, so that fleets agree.
+_CONNECT = {
+    errno.ECONNREFUSED: "connection_refused",
+    errno.ECONNRESET: "connection_reset",
+    errno.ETIMEDOUT: "timed_out",
+    errno.EHOSTUNREACH: "host_unreachable",
+    errno.ENETUNREACH: "network_unreachable",
+    errno.EADDRNOTAVAIL: "address_not_available",
+    errno.EACCES: "access_denied",
+    errno.EPERM: "access_denied",
+}
+
+
+def cancelled(error: BaseException) -> bool:
+    """Whether it is the caller giving up rather than a failure: not an `Exception`."""
+    return not isinstance(error, Exception)
+
+
+def name_of(error: BaseException) -> str:
+    """The exception's class name, as upstream writes ``error.type``."""
+    return type(error).__qualname__
+
+
+def of_lookup(error: BaseException) -> str:
+    """A word for a failed lookup: ``host_not_found``, ``try_again``, ``no_recovery``, ``timed_out``."""
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror) and cause.errno in _RESOLVER:
+            return _RESOLVER[cause.errno]
+        if _timed_out(cause):
+            return "timed_out"
+    return name_of(error)
+
+
+def of_connect(error: BaseException) -> str:
+    """A word for a failed connect: ``connection_refused``, ``timed_out`` and so on."""
+    if _timed_out(error):
+        return "timed_out"
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return of_lookup(cause)
+        if isinstance(cause, OSError) and cause.errno in _CONNECT:
+            return _CONNECT[cause.errno]
+        if _timed_out(cause):
+            return "timed_out"
+    return name_of(error)
+
+
+def of_tls(error: BaseException) -> str:
+    """The class name of the ``ssl`` error, else of the exception."""
+    for cause in _causes(error):
+        # By name: this must not import ssl.
+        if any(base.__module__ == "ssl" and base.__name__ == "SSLError" for base in type(cause).__mro__):
+            return name_of(cause)
+    return name_of(error)
+
+
+def _timed_out(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__name__ == "ConnectTimeout"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    # httpcore maps an OSError "from" itself; anyio and trio put the errors of
+    # all addresses into a group behind an OSError without a number.
+    queue, seen = [error], 0
+    while queue and seen < 32:
+        current = queue.pop(0)
+        seen += 1
+        yield current
+        queue.extend(inner for inner in getattr(current, "exceptions", ()) if isinstance(inner, BaseException))
+        queue.extend(inner for inner in (current.__cause__, current.__context__) if inner is not None)

@@ -1,0 +1,367 @@
+# Where the hooks go. All are plain functions put on the libraries' classes, the
+# concrete types found as they are first seen, so that no object of the
+# application's ever changes its type, is wrapped, or is missed because it was
+# made before us. A hook calls the original with what it was given, and tells
+# the observer before and after; it holds no state and decides nothing.
+#
+# Synchronous and asynchronous hooks stand in pairs. An asynchronous one adds a
+# coroutine only where it must do something afterwards.
+
+"""Hooks on pools, connections, network streams and response streams."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from types import AsyncGeneratorType, ModuleType
+from typing import Any, TypeVar
+
+from ..core.timeline import Exchange
+from ..guard import Guard
+from .current import CURRENT, leave
+from .libraries import Library
+from .observer import Handle, Observer
+from .resolver import Resolver
+from .seams import Patches, attached
+from .trace_events import TraceEvents
+
+_now = time.monotonic_ns
+
+Hook = Callable[..., Any]
+T = TypeVar("T")
+
+
+class Hooks:
+    """Puts the hooks in.
+
+    Args:
+        patches: what is replaced, to be restored.
+        guard: contains our faults.
+        observer: is told what happens.
+    """
+
+    def __init__(self, patches: Patches, guard: Guard, observer: Observer) -> None:
+        self._patches = patches
+        self._guard = guard
+        self._observer = observer
+        self._refusals: tuple[type[BaseException], ...] = ()
+        #: Modules of libraries that close the iterators they iterate.
+        self._closing: frozenset[str] = frozenset()
+        self._resolver = Resolver(patches, guard, observer.looked_up)
+        events = TraceEvents(
+            guard, self._resolver, observer.watch, observer.opened, observer.looked_up, observer.suppressed
+        )
+        observer.listen, observer.unlisten = events.listen, events.unlisten
+        observer.watch_connection = self._watch_connection
+        observer.watch_stream = self._watch_stream
+        observer.watch_body = self._watch_body
+
+    def install(self, libraries: list[tuple[Library, ModuleType]]) -> None:
+        """Watch the pools of *libraries*, and name resolution."""
+        self._resolver.install()
+        for library, module in libraries:
+            self._refusals += (module.ConnectionNotAvailable,)
+            if library.closes_iterators:
+                self._closing |= {library.name}
+            for name in ("ConnectionPool", "HTTPProxy", "SOCKSProxy"):
+                self._watch_pool(getattr(module, name, None), library, "handle_request", self._sync_request, "close")
+                self._watch_pool(
+                    getattr(module, "Async" + name, None), library, "handle_async_request", self._async_request, "aclose"
+                )
+
+    # The pool.
+
+    def _watch_pool(self, cls: type | None, library: Library, handle: str, make: Callable[..., Hook], close: str) -> None:
+        if cls is None:
+            return
+        replace = self._patches.replace_method
+        replace(cls, handle, lambda original: make(original, library.counts_only_idle))
+        replace(cls, close, self._pool_close)
+        replace(cls, "create_connection", self._create_connection)
+
+    def _sync_request(self, original: Hook, counts_only_idle: bool) -> Hook:
+        guard, observer = self._guard, self._observer
+        begin, answered, failed, let_go = observer.begin, observer.answered, observer.failed, observer.let_go
+
+        def handle_request(*args: Any, **kwargs: Any) -> Any:
+            request = args[1] if len(args) > 1 else kwargs.get("request")
+            exchange = guard(begin, args[0] if args else None, request, counts_only_idle)
+            if exchange is None:
+                return original(*args, **kwargs)
+            token = CURRENT.set(exchange)
+            try:
+                response = original(*args, **kwargs)
+            except BaseException as error:
+                if not guard(failed, exchange, error):
+                    guard(let_go, exchange)
+                raise
+            finally:
+                leave(token)
+            if not guard(answered, exchange, response):
+                guard(let_go, exchange)
+            return response
+
+        return handle_request
+
+    def _async_request(self, original: Hook, counts_only_idle: bool) -> Hook:
+        guard, observer = self._guard, self._observer
+        begin, answered, failed, let_go = observer.begin, observer.answered, observer.failed, observer.let_go
+
+        async def handle_async_request(*args: Any, **kwargs: Any) -> Any:
+            request = args[1] if len(args) > 1 else kwargs.get("request")
+            exchange = guard(begin, args[0] if args else None, request, counts_only_idle)
+            if exchange is None:
+                return await original(*args, **kwargs)
+            token = CURRENT.set(exchange)
+            try:
+                response = await original(*args, **kwargs)
+            except BaseException as error:
+                if not guard(failed, exchange, error):
+                    guard(let_go, exchange)
+                raise
+            finally:
+                leave(token)
+            if not guard(answered, exchange, response):
+                guard(let_go, exchange)
+            return response
+
+        return handle_async_request
+
+    def _create_connection(self, original: Hook) -> Hook:
+        guard, created = self._guard, self._observer.created
+
+        def create_connection(self: Any, *args: Any, **kwargs: Any) -> Any:
+            connection = original(self, *args, **kwargs)
+            guard(created, self, args[0] if args else kwargs.get("origin"), connection)
+            return connection
+
+        return create_connection
+
+    def _pool_close(self, original: Hook) -> Hook:
+        guard, pool_closing = self._guard, self._observer.pool_closing
+
+        def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+            guard(pool_closing, self)
+            return original(self, *args, **kwargs)
+
+        return close
+
+    # A connection of the pool.
+
+    def _watch_connection(self, cls: type) -> None:
+        if hasattr(cls, "handle_async_request"):
+            self._patches.replace_method(cls, "handle_async_request", self._async_assignment)
+        else:
+            self._patches.replace_method(cls, "handle_request", self._sync_assignment)
+
+    def _sync_assignment(self, original: Hook) -> Hook:
+        guard, refusals = self._guard, self._refusals
+        assigned, refused = self._observer.assigned, self._observer.refused
+
+        def handle_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            guard(assigned, self, False)
+            try:
+                return original(self, *args, **kwargs)
+            except refusals:
+                guard(refused, self)
+                raise
+
+        return handle_request
+
+    def _async_assignment(self, original: Hook) -> Hook:
+        guard, refusals = self._guard, self._refusals
+        assigned, refused = self._observer.assigned, self._observer.refused
+
+        async def refusable(connection: Any, coroutine: Coroutine[Any, Any, T]) -> T:
+            try:
+                return await coroutine
+            except refusals:
+                guard(refused, connection)
+                raise
+
+        def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            contended = guard(assigned, self, True)
+            coroutine = original(self, *args, **kwargs)
+            return refusable(self, coroutine) if contended else coroutine
+
+        return handle_async_request
+
+    # A network stream.
+
+    def _watch_stream(self, cls: type) -> None:
+        self._patches.replace_method(cls, "read", self._read)
+        self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
+
+    def _read(self, original: Hook) -> Hook:
+        def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+            # Nothing is read before the request has been written, on HTTP/1.1.
+            # This is so little that it needs no guard: `attached` cannot raise.
+            exchange = CURRENT.get()
+            if exchange is not None and exchange.send_at and not exchange.wait_at:
+                conn = exchange.conn
+                if conn is not None and not conn.multiplexed and attached(self) is conn:
+                    exchange.wait_at = _now()
+            return original(self, *args, **kwargs)
+
+        return read
+
+    def _stream_close(self, original: Hook) -> Hook:
+        guard, stream_closing = self._guard, self._observer.stream_closing
+
+        def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+            guard(stream_closing, self)
+            return original(self, *args, **kwargs)
+
+        return close
+
+    # A response's stream.
+
+    def _watch_body(self, cls: type) -> None:
+        replace = self._patches.replace_method
+        if hasattr(cls, "__aiter__"):
+            replace(cls, "__aiter__", self._async_iteration)
+            replace(cls, "aclose", self._async_close)
+        else:
+            replace(cls, "__iter__", self._sync_iteration)
+            replace(cls, "close", self._sync_close)
+
+    def _sync_iteration(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+        ended, raised, let_go = observer.body_ended, observer.body_raised, observer.let_go
+
+        def observed(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
+            exchange.reading_since = _now()
+            try:
+                for part in parts:
+                    at = _now()
+                    exchange.read_wait += at - exchange.reading_since
+                    exchange.reading_since = 0
+                    exchange.last_byte_at = at
+                    exchange.bytes_read += len(part)
+                    yield part
+                    exchange.reading_since = _now()
+            except BaseException as error:
+                # While nobody reads it is the consumer's, or the iterator is being closed.
+                if exchange.reading_since and not guard(raised, exchange, error):
+                    guard(let_go, exchange)
+                raise
+            guard(ended, exchange)
+
+        def __iter__(self: Any) -> Iterator[bytes]:
+            parts: Iterator[bytes] = original(self)
+            handle = _first_iteration(self)
+            return parts if handle is None else observed(handle.exchange, parts)
+
+        return __iter__
+
+    def _async_iteration(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+        ended, raised, let_go = observer.body_ended, observer.body_raised, observer.let_go
+
+        class Observed:
+            # Not a generator: dropped half-way, a generator would be closed by
+            # the event loop, later, and with it the library's own one behind it.
+
+            def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes]) -> None:
+                self._exchange = exchange
+                self._next = parts.__anext__
+
+            def __aiter__(self) -> AsyncIterator[bytes]:
+                return self
+
+            async def __anext__(self) -> bytes:
+                exchange = self._exchange
+                exchange.reading_since = _now()
+                try:
+                    part = await self._next()
+                except StopAsyncIteration:
+                    guard(ended, exchange)
+                    raise
+                except BaseException as error:
+                    if not guard(raised, exchange, error):
+                        guard(let_go, exchange)
+                    raise
+                at = _now()
+                exchange.read_wait += at - exchange.reading_since
+                exchange.reading_since = 0
+                exchange.last_byte_at = at
+                exchange.bytes_read += len(part)
+                return part
+
+        async def observed(
+            exchange: Exchange, parts: AsyncGenerator[bytes, None]
+        ) -> AsyncGenerator[bytes, None]:
+            # httpcore2 and httpx2 close what they iterate, if it is a generator.
+            exchange.reading_since = _now()
+            try:
+                async for part in parts:
+                    at = _now()
+                    exchange.read_wait += at - exchange.reading_since
+                    exchange.reading_since = 0
+                    exchange.last_byte_at = at
+                    exchange.bytes_read += len(part)
+                    yield part
+                    exchange.reading_since = _now()
+            except BaseException as error:
+                if exchange.reading_since and not guard(raised, exchange, error):
+                    guard(let_go, exchange)
+                raise
+            finally:
+                await parts.aclose()
+            guard(ended, exchange)
+
+        closing = self._closing
+
+        def __aiter__(self: Any) -> AsyncIterator[bytes]:
+            parts: AsyncIterator[bytes] = original(self)
+            handle = _first_iteration(self)
+            if handle is None:
+                return parts
+            if isinstance(parts, AsyncGeneratorType) and type(self).__module__.partition(".")[0] in closing:
+                return observed(handle.exchange, parts)
+            return Observed(handle.exchange, parts)
+
+        return __aiter__
+
+    def _sync_close(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+        closing, closed, let_go = observer.body_closing, observer.body_closed, observer.let_go
+
+        def close(self: Any) -> Any:
+            handle = attached(self)
+            if handle is None or handle.exchange.finished:
+                return original(self)
+            guard(closing, handle.exchange)
+            try:
+                return original(self)
+            finally:
+                if not guard(closed, handle.exchange):
+                    guard(let_go, handle.exchange)
+
+        return close
+
+    def _async_close(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+        closing, closed, let_go = observer.body_closing, observer.body_closed, observer.let_go
+
+        async def aclose(self: Any) -> Any:
+            handle = attached(self)
+            if handle is None or handle.exchange.finished:
+                return await original(self)
+            guard(closing, handle.exchange)
+            try:
+                return await original(self)
+            finally:
+                if not guard(closed, handle.exchange):
+                    guard(let_go, handle.exchange)
+
+        return aclose
+
+
+def _first_iteration(stream: object) -> Handle | None:
+    # A second one is an error of the application's, and tells nothing.
+    handle: Handle | None = attached(stream)
+    if handle is None or handle.iterated or handle.exchange.finished:
+        return None
+    handle.iterated = True
+    return handle

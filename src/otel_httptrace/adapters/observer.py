@@ -1,0 +1,438 @@
+# Hooks say what happens where; this says what it means. Everything that we
+# learn goes through here, so that whatever may come in any order, twice, late
+# or never is dealt with in one place.
+#
+# What is done per request is what costs: it is kept to stores and comparisons.
+# Per connection, or when something rare happened, there is time for more.
+
+"""From what the hooks see to facts about exchanges and connections."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ..callsite import CallSite, text
+from ..core.ledger import Connection, Ledger, Process, Reason, State
+from ..core.sink import Sink
+from ..core.timeline import NEVER_CLOSED, Exchange, Lookup
+from ..guard import Guard
+from . import errors, seams
+from .current import CURRENT
+from .seams import Probe, attach, attached
+
+_now = time.monotonic_ns
+
+
+class Handle:
+    """On a response's stream: its exchange, and the word when it is collected unclosed."""
+
+    __slots__ = ("_dropped", "exchange", "iterated")
+
+    def __init__(self, exchange: Exchange, dropped: SimpleQueue[Any]) -> None:
+        self.exchange = exchange
+        self.iterated = False
+        self._dropped = dropped
+
+    def __del__(self) -> None:
+        # Within the garbage collector, and so within any lock there is: hand
+        # it over and nothing else. SimpleQueue.put is re-entrant by contract.
+        if not self.exchange.finished:
+            self._dropped.put(self.exchange)
+
+
+class PoolHandle:
+    """On a pool: its ledger, and the word when it is collected, closed or not."""
+
+    __slots__ = ("_dropped", "ledger")
+
+    def __init__(self, ledger: Ledger, dropped: SimpleQueue[Any]) -> None:
+        self.ledger = ledger
+        self._dropped = dropped
+
+    def __del__(self) -> None:
+        self._dropped.put(self.ledger)
+
+
+class Observer:
+    """Everything known about the exchanges under way.
+
+    Args:
+        guard: contains our faults.
+        sink: where records go.
+        call_sites: finds the application's lines; None if they are not wanted.
+        idle: called when, after `retire`, the last exchange under way is over.
+    """
+
+    def __init__(self, guard: Guard, sink: Sink, call_sites: CallSite | None, idle: Callable[[], None]) -> None:
+        self._guard = guard
+        self._sink = sink
+        self._call_sites = call_sites
+        self._idle = idle
+        self._lock = threading.Lock()
+        self.active = True
+        self._clear()
+
+    def _clear(self) -> None:
+        self.process = Process()
+        #: Everything under way, in the order in which it began.
+        self.exchanges: dict[Exchange, None] = {}
+        self.ledgers: dict[Ledger, None] = {}
+        # What the garbage collector finalised: exchanges and ledgers.
+        self._dropped: SimpleQueue[Any] = SimpleQueue()
+
+    def forked(self) -> None:
+        """In a child process: what is under way is the parent's, and pools are to be adopted anew."""
+        self._lock = threading.Lock()
+        self._clear()
+
+    def retire(self) -> None:
+        """Take no new exchanges; those under way end as they would have."""
+        self.active = False
+        if not self.exchanges:
+            self._idle()
+
+    # The pool.
+
+    def begin(self, pool: Any, request: Any, counts_only_idle: bool) -> Exchange | None:
+        """A request is handed to *pool*. None: it is not to be observed."""
+        if not self._dropped.empty():
+            self.collect()
+        if not self.active:
+            return None
+        handle = attached(pool)
+        if handle is None or handle.ledger.process is not self.process:
+            handle = self._adopt(pool, counts_only_idle)
+            if handle is None:
+                return None
+        ledger: Ledger = handle.ledger
+        started = _now()
+        exchange = Exchange(ledger, request, started, time.time_ns() - started)
+        exchange.pool = (len(ledger.live), ledger.idle, len(ledger.waiting))
+        if self._call_sites is not None:
+            exchange.made_at = self._call_sites.find(sys._getframe(3))
+        self._sink.claim(exchange)
+        ledger.waiting[exchange] = None
+        self.exchanges[exchange] = None
+        return exchange
+
+    def _adopt(self, pool: Any, counts_only_idle: bool) -> PoolHandle | None:
+        with self._lock:
+            if self.first_exchange is not None:
+                self.first_exchange()
+                self.first_exchange = None
+            handle = attached(pool)
+            if handle is not None and handle.ledger.process is self.process:
+                return handle  # type: ignore[no-any-return]
+            ledger = Ledger(self.process, seams.limits(pool, counts_only_idle))
+            handle = PoolHandle(ledger, self._dropped)
+            if not attach(pool, handle):
+                return None
+            self.ledgers[ledger] = None
+            for connection in seams.connections(pool):
+                self._adopt_connection(ledger, connection, seams.proxied(pool))
+            return handle
+
+    def _adopt_connection(self, ledger: Ledger, connection: Any, proxied: bool) -> None:
+        origin = seams.origin(connection)
+        if origin is None or connection.is_closed():
+            return
+        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle())
+        conn.multiplexed = seams.multiplexes(connection)
+        self._note(conn, connection, proxied)
+        stream = seams.network_stream(connection)
+        if stream is not None:
+            conn.peer = seams.address(stream, "server_addr")
+            if conn.peer is not None and conn.peer.port is None:
+                conn.transport = "unix"
+            self.watch(stream, conn)
+
+    def _note(self, conn: Connection, connection: Any, proxied: bool) -> None:
+        conn.probe = Probe(connection, proxied)
+        attach(connection, conn)
+        self.watch_connection(type(connection))
+
+    #: Set by the instrumentor: called as the first exchange begins.
+    first_exchange: Callable[[], object] | None = None
+    #: Set by the hooks: patch a connection's, a network stream's, a response stream's type.
+    watch_connection: Callable[[type], None]
+    watch_stream: Callable[[type], None]
+    watch_body: Callable[[type], None]
+    #: Set by the hooks: listen to the trace events of an exchange, and stop.
+    listen: Callable[[Exchange, Connection, bool], None]
+    unlisten: Callable[[Exchange], None]
+
+    def created(self, pool: Any, origin: Any, connection: Any) -> None:
+        """The pool decided to open *connection*, and holds its lock."""
+        handle = attached(pool)
+        if handle is None or handle.ledger.process is not self.process:
+            return
+        ledger: Ledger = handle.ledger
+        now = _now()
+        # Who is missing from the list was dropped a moment ago: see core/ledger.py.
+        gone = ledger.missing({attached(listed) for listed in seams.connections(pool)})
+        if gone:
+            ledger.missed([(conn, conn.probe.readable() if conn.idle else None) for conn in gone], now)
+        for conn in list(ledger.live):
+            if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
+                ledger.lost(conn, Reason.GOAWAY, now)
+        conn = ledger.created(seams.plain_origin(origin), now)
+        self._note(conn, connection, seams.proxied(pool))
+
+    def pool_closing(self, pool: Any) -> None:
+        """The pool is being closed."""
+        handle = attached(pool)
+        if handle is not None and handle.ledger.process is self.process:
+            handle.ledger.pool_closed(_now())
+
+    def assigned(self, connection: Any, asynchronous: bool) -> bool:
+        """The exchange in the pool is handed to *connection*; whether that one may yet refuse it."""
+        exchange, conn = CURRENT.get(), attached(connection)
+        if exchange is None or conn is None or conn.ledger is not exchange.ledger:
+            return False
+        now = _now()
+        exchange.ledger.waiting.pop(exchange, None)
+        contended = bool(conn.users)
+        exchange.ledger.acquired(conn, exchange, now)
+        if conn.ready and not conn.multiplexed:
+            exchange.acquired_at = exchange.send_at = now
+            return contended
+        self.listen(exchange, conn, asynchronous)
+        return True
+
+    def refused(self, connection: Any) -> None:
+        """*connection* could not take the exchange after all."""
+        exchange, conn = CURRENT.get(), attached(connection)
+        if exchange is None or conn is None or exchange.conn is not conn:
+            return
+        now = _now()
+        exchange.ledger.refused(exchange, now)
+        if conn.multiplexed and conn.probe.goaway():
+            conn.ledger.lost(conn, Reason.GOAWAY, now)
+
+    def opened(self, exchange: Exchange, conn: Connection, at: int) -> None:
+        """*exchange* has dialled *conn*, and requests can be written on it."""
+        if conn.ledger.opened(conn, at):
+            conn.opened_by = exchange.context
+            self._sink.opened(exchange, conn)
+
+    def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
+        """A lookup is over."""
+        self._sink.looked_up(exchange, lookup)
+
+    def suppressed(self) -> bool:
+        """Whether instrumentation is suppressed here and now."""
+        return self._sink.suppressed()
+
+    def answered(self, exchange: Exchange, response: Any) -> bool:
+        """The pool returned a response."""
+        now = _now()
+        if exchange.extensions is not None:
+            self.unlisten(exchange)
+        exchange.headers_at = now
+        request, exchange.request = exchange.request, None
+        exchange.method = request.method
+        exchange.request_headers = request.headers
+        exchange.status = response.status
+        exchange.response_headers = response.headers
+        exchange.http_version = response.extensions.get("http_version", b"HTTP/1.1")
+        conn = exchange.conn
+        if conn is not None:
+            if not conn.ready:
+                self.opened(exchange, conn, now)
+            if not exchange.carried:
+                conn.ledger.carries(conn, exchange)
+            if conn.version is None:
+                conn.version = exchange.http_version.decode("ascii").removeprefix("HTTP/")
+        if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
+            exchange.upgraded, exchange.over_at = True, now
+            if conn is not None:
+                conn.ledger.lost(conn, Reason.UPGRADED, now)
+            self.finish(exchange, None)
+            return True
+        stream = response.stream
+        if attach(stream, Handle(exchange, self._dropped)):
+            self.watch_body(type(stream))
+            self._sink.awaits_body(exchange)
+        else:
+            exchange.over_at = now
+            self.finish(exchange, None)
+        return True
+
+    def failed(self, exchange: Exchange, error: BaseException) -> bool:
+        """The pool raised *error* instead of returning a response."""
+        now = _now()
+        if exchange.extensions is not None:
+            self.unlisten(exchange)
+        ledger = exchange.ledger
+        if type(error).__name__ == "PoolTimeout" and exchange.conn is not None:
+            # The connection had refused it, out of our sight.
+            ledger.refused(exchange, now)
+        cancelled = errors.cancelled(error)
+        exchange.request_failed(now, errors.name_of(error), cancelled=cancelled)
+        conn = exchange.conn
+        if conn is None:
+            exchange.target = seams.target(exchange.request)
+        else:
+            if conn.multiplexed:
+                self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
+            elif exchange.send_at:
+                ledger.carries(conn, exchange)
+            ledger.released(exchange, now)
+            if conn.dialler is exchange:
+                ledger.dial_failed(conn)
+        self.finish(exchange, error)
+        return True
+
+    def _check(self, conn: Connection, exchange: Exchange, at: int, reason: Reason) -> None:
+        # An HTTP/2 connection that broke with a stream lives on until its last one.
+        if conn.state is State.OPEN and not conn.probe.available():
+            conn.ledger.lost(conn, Reason.GOAWAY if conn.probe.goaway() else reason, at, exchange)
+
+    # The network stream.
+
+    def watch(self, stream: Any, conn: Connection) -> None:
+        """*stream* is now the network stream of *conn*."""
+        if stream is not None and attach(stream, conn):
+            if conn.probe is not None:
+                conn.probe.watches(stream)
+            self.watch_stream(type(stream))
+
+    def stream_closing(self, stream: Any) -> None:
+        """A network stream is being closed."""
+        conn = attached(stream)
+        # A stream closed while dialling is one attempt's, not the connection.
+        if conn is None or not conn.ready or conn.state is State.CLOSED or conn.ledger.process is not self.process:
+            return
+        now = _now()
+        by = CURRENT.get()
+        if by is not None and (by.conn is not conn or by.headers_at):
+            by = None
+        user = by or conn.last_user
+        cancelled = None
+        if user is not None and (by is not None or user.reading_since):
+            # Only here is what is being handled known to be the exchange's own.
+            error = sys.exc_info()[1]
+            cancelled = errors.cancelled(error) if error is not None else None
+        elif user is not None and user.headers_at and user.holds and not user.over_at and conn.doomed is None:
+            # Left without a word to the pool: an iterator finalised after a break.
+            self._left(user, now)
+        probe = conn.probe
+        reason = conn.ledger.closed(
+            conn,
+            now,
+            by=by,
+            cancelled=cancelled,
+            readable=probe.readable() if not conn.users else None,
+            goaway=conn.multiplexed and probe.goaway(),
+            clean=probe.clean(),
+        )
+        if reason is not None:
+            self._sink.closed(conn, now, silent=user is not None and user.silent)
+
+    # The body.
+
+    def body_ended(self, exchange: Exchange) -> None:
+        """The body was read to its end."""
+        exchange.body_ended(_now())
+
+    def body_raised(self, exchange: Exchange, error: BaseException) -> bool:
+        """The body's own read raised *error*."""
+        now = _now()
+        cancelled = errors.cancelled(error)
+        exchange.body_raised(now, errors.name_of(error), cancelled=cancelled)
+        conn = exchange.conn
+        if conn is not None and conn.multiplexed:
+            self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
+        self.finish(exchange, error)
+        return True
+
+    def body_closing(self, exchange: Exchange) -> None:
+        """The response is about to be closed."""
+        if exchange.finished or exchange.reading_since:
+            # A read that fails closes the response on its way out.
+            return
+        now = _now()
+        if exchange.ended:
+            # With threads the connection may serve another request before the
+            # close returns: it is free from here on.
+            exchange.ledger.released(exchange, now)
+        elif not exchange.over_at:
+            self._left(exchange, now)
+
+    def _left(self, exchange: Exchange, at: int) -> None:
+        exchange.body_left(at)
+        if self._call_sites is not None:
+            place = self._call_sites.find(sys._getframe(3))
+            if place is not None:
+                exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
+
+    def body_closed(self, exchange: Exchange) -> bool:
+        """The response has been closed."""
+        if not exchange.reading_since:
+            self.finish(exchange, None)
+        return True
+
+    # Ends.
+
+    def finish(self, exchange: Exchange, error: BaseException | None) -> None:
+        """Report *exchange*, once, and forget it."""
+        if self.exchanges.pop(exchange, exchange) is exchange:
+            return
+        exchange.finished = True
+        exchange.ledger.finished(exchange, _now())
+        self._guard(self._sink.describe, exchange, error)
+        self._guard(self._sink.end, exchange)
+        self._forget(exchange)
+
+    def let_go(self, exchange: Exchange) -> None:
+        """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open."""
+        exchange.finished = True
+        if self.exchanges.pop(exchange, exchange) is None:
+            self._guard(self._sink.end, exchange)
+            self._guard(self.unlisten, exchange)
+            self._guard(exchange.ledger.finished, exchange, _now())
+            self._forget(exchange)
+
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.request = exchange.span = exchange.made_at = None
+        exchange.request_headers = exchange.response_headers = ()
+        if not self.active and not self.exchanges:
+            self._idle()
+
+    def collect(self) -> None:
+        """Deal with what the garbage collector has finalised."""
+        while True:
+            try:
+                dropped = self._dropped.get_nowait()
+            except Empty:
+                return
+            if isinstance(dropped, Exchange):
+                if not dropped.finished and dropped.ledger.process is self.process:
+                    now = _now()
+                    self._forgotten(dropped)
+                    dropped.ledger.leaked(dropped, now)
+                    self.finish(dropped, None)
+            elif self.ledgers.pop(dropped, dropped) is None:
+                now = _now()
+                for conn in dropped.abandoned():
+                    self._sink.closed(conn, now, silent=False)
+
+    def _forgotten(self, exchange: Exchange) -> None:
+        exchange.body_forgotten()
+        place = exchange.made_at
+        if exchange.outcome == NEVER_CLOSED and place is not None:
+            exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
+
+    def exiting(self) -> None:
+        """The process exits: responses still open end now, while there is an exporter."""
+        self.collect()
+        for exchange in list(self.exchanges):
+            if exchange.headers_at:
+                self._forgotten(exchange)
+                self.finish(exchange, None)
+

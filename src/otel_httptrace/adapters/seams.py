@@ -1,0 +1,215 @@
+"""Every private name we lean on, as read in httpcore 1.0.9 and httpcore2 2.16.2, and how we patch.
+
+A name that is not there costs what it would have told, and nothing else: each
+function here has an answer for "not known". Pools may be stand-ins that have
+nothing of a pool, so nothing is assumed of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..core.ledger import Limits
+from ..core.timeline import Address, Origin
+
+#: The one attribute that we put on objects of the libraries: on a pool its
+#: ledger, on a connection and its streams the connection's record, on a
+#: response's stream what watches it. None of these refers back to its object,
+#: so no reference cycle keeps a socket open longer than it would have been.
+KEY: Final = "_otel_httptrace"
+
+_UNLIMITED: Final = 2**31
+
+
+def attached(thing: object) -> Any:
+    """What we put on *thing*; None if nothing."""
+    try:
+        return thing.__dict__.get(KEY)
+    except AttributeError:
+        return None
+
+
+def attach(thing: object, value: object) -> bool:
+    """Put *value* on *thing*; False where that is not possible."""
+    try:
+        thing.__dict__[KEY] = value
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def limits(pool: object, counts_only_idle: bool) -> Limits:
+    """What the pool was set to: ``_max_connections``, ``_max_keepalive_connections``, ``_keepalive_expiry``."""
+
+    def number(name: str) -> int | None:
+        value = getattr(pool, name, None)
+        # Unlimited is kept as sys.maxsize.
+        return value if isinstance(value, int) and value < _UNLIMITED else None
+
+    expiry = getattr(pool, "_keepalive_expiry", None)
+    return Limits(
+        connections=number("_max_connections"),
+        keepalive=number("_max_keepalive_connections"),
+        keepalive_expiry=int(expiry * 1e9) if isinstance(expiry, (int, float)) else None,
+        counts_only_idle=counts_only_idle,
+    )
+
+
+def connections(pool: object) -> list[Any]:
+    """The connections the pool lists: ``_connections``."""
+    listed = getattr(pool, "_connections", None)
+    return list(listed) if isinstance(listed, list) else []
+
+
+def proxied(pool: object) -> bool:
+    """Whether the pool goes through a proxy: ``_proxy_url`` of a proxy pool, ``_proxy`` of a plain one."""
+    return getattr(pool, "_proxy_url", None) is not None or getattr(pool, "_proxy", None) is not None
+
+
+class Probe:
+    """Asks a connection what it knows, without keeping it alive."""
+
+    __slots__ = ("_connection", "_stream", "proxied")
+
+    def __init__(self, connection: object, proxied: bool) -> None:
+        self._connection = _reference(connection)
+        self._stream: Callable[[], Any] = _nothing
+        self.proxied = proxied
+
+    def watches(self, stream: object) -> None:
+        """*stream* is now the connection's network stream."""
+        self._stream = _reference(stream)
+
+    def readable(self) -> bool | None:
+        """Whether the socket is readable, as the pool itself asks it; None if not known."""
+        stream = self._stream()
+        answer = stream.get_extra_info("is_readable") if stream is not None else None
+        return None if answer is None else bool(answer)
+
+    def goaway(self) -> bool:
+        """Whether HTTP/2 has retired it: ``_connection_terminated`` or ``_used_all_stream_ids``."""
+        inner = innermost(self._connection())
+        return bool(
+            getattr(inner, "_connection_terminated", None) is not None or getattr(inner, "_used_all_stream_ids", False)
+        )
+
+    def clean(self) -> bool | None:
+        """Whether HTTP/1.1 is between two messages, which closing does not change: ``_h11_state``; None if not known."""
+        state = getattr(innermost(self._connection()), "_h11_state", None)
+        ours = getattr(state, "our_state", None)
+        return None if ours is None else str(ours) == "IDLE"
+
+    def available(self) -> bool:
+        """Whether it takes further requests, which is part of the connection interface."""
+        connection = self._connection()
+        return connection is None or bool(connection.is_available())
+
+
+def innermost(connection: object) -> Any:
+    """The HTTP/1.1 or HTTP/2 connection inside proxies and dials: ``_connection``, as often as there is one."""
+    inner = connection
+    while (nested := getattr(inner, "_connection", None)) is not None:
+        inner = nested
+    return inner
+
+
+def network_stream(connection: object) -> Any:
+    """The network stream of an open connection: ``_network_stream``; None if not known."""
+    return getattr(innermost(connection), "_network_stream", None)
+
+
+def multiplexes(connection: object) -> bool:
+    """Whether it speaks HTTP/2: ``_h2_state``."""
+    return hasattr(innermost(connection), "_h2_state")
+
+
+def plain_origin(origin: Any) -> Origin:
+    """The library's origin, whose parts are bytes, as ours."""
+    return Origin(origin.scheme.decode("ascii", "replace"), origin.host.decode("ascii", "replace"), origin.port)
+
+
+def target(request: Any) -> Origin | None:
+    """What a request is for; None where that cannot be told, as for a scheme that the library does not know."""
+    try:
+        return plain_origin(request.url.origin)
+    except Exception:
+        return None
+
+
+def origin(connection: object) -> Origin | None:
+    """Which origin a connection serves: ``_remote_origin`` of a proxied one, ``_origin`` of a plain one."""
+    found = getattr(connection, "_remote_origin", None) or getattr(connection, "_origin", None)
+    return plain_origin(found) if found is not None else None
+
+
+def address(stream: Any, which: str) -> Address | None:
+    """An end of a network stream, ``server_addr`` or ``client_addr``; None if not known."""
+    try:
+        found = stream.get_extra_info(which)
+    except Exception:
+        # The peer may be gone already: then its address is not known.
+        return None
+    if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
+        return Address(found[0], found[1])
+    return Address(found, None) if isinstance(found, str) and found else None
+
+
+def _reference(thing: object) -> Callable[[], Any]:
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return _nothing
+
+
+def _nothing() -> None:
+    return None
+
+
+_MISSING: Final = object()
+
+
+class Patches:
+    """Replaced attributes, each put back only where it is still ours."""
+
+    def __init__(self) -> None:
+        self._replaced: list[tuple[Any, str, object, object]] = []
+        self._seen: set[tuple[int, str]] = set()
+
+    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Replace *owner*'s attribute *name* by ``make(original)``, once.
+
+        Raises:
+            AttributeError: there is no such attribute.
+            TypeError: *owner* cannot be patched (a type implemented in C).
+        """
+        if (id(owner), name) in self._seen:
+            return
+        own = vars(owner).get(name, _MISSING)
+        original = getattr(owner, name)
+        wrapper = make(original)
+        functools.update_wrapper(wrapper, original)
+        setattr(owner, name, wrapper)
+        self._seen.add((id(owner), name))
+        # Keeps the owner alive, so that its id stays its own.
+        self._replaced.append((owner, name, own, wrapper))
+
+    def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
+        """Replace a method where *cls* has it from, so that subclasses are not patched twice."""
+        owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if owner is not None and owner is not object:
+            self.replace(owner, name, make)
+
+    def restore(self) -> None:
+        """Put every original back; what somebody has wrapped since stays, and is inert."""
+        for owner, name, own, wrapper in reversed(self._replaced):
+            if vars(owner).get(name) is not wrapper:
+                continue
+            if own is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+        self._replaced.clear()
+        self._seen.clear()

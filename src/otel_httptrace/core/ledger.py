@@ -1,0 +1,588 @@
+# Why was this connection opened, and why did it close? A pool knows both for
+# a moment and tells nobody. This module remembers, for one pool.
+#
+# Rule 1: reasons are decided here and nowhere else.
+# Rule 2: nothing here reads a clock, a socket or a span.
+# Rule 3: what was not seen is UNKNOWN. A wrong reason costs an incident an
+#         hour; a missing one costs it a minute.
+#
+# How a pool loses connections, as read in httpcore 1.0.9 and httpcore2 2.16.2:
+# an HTTP/1.1 connection whose response is closed before h11 is DONE is closed
+# there and then (http11.py, _response_closed). An idle one is dropped by the
+# next pass over the pool (connection_pool.py, _assign_requests_to_connections),
+# which takes it off the list first, may dial a replacement second, and closes
+# it last. So a replacement is created before its predecessor's close is seen:
+# we therefore look at who is missing whenever a connection is created.
+
+"""The ledger of one pool's connections."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Collection
+from enum import Enum
+from typing import Any, NamedTuple
+
+from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, Origin
+
+
+class Reason(str, Enum):
+    """Why a connection was opened, "because", or closed, "because"."""
+
+    #: The process had not connected to this origin before.
+    FIRST_CONNECTION = "first_connection"
+    #: This pool is new, while another had already connected to the origin.
+    NEW_CLIENT = "new_client"
+    #: Every open connection to the origin was carrying a request.
+    ALL_BUSY = "all_busy"
+    #: A response was closed before its body had been read to the end.
+    BODY_NOT_READ = "body_not_read"
+    #: It is held by a response that nobody closed and nobody can any more.
+    RESPONSE_LEAKED = "response_leaked"
+    #: Idle for longer than ``keepalive_expiry``.
+    KEEPALIVE_EXPIRED = "keepalive_expired"
+    #: More connections than ``max_keepalive_connections``.
+    KEEPALIVE_LIMIT = "keepalive_limit"
+    #: Idle, and the pool needed its slot for another origin.
+    POOL_FULL = "pool_full"
+    #: The server closed it while it was idle.
+    SERVER_CLOSED = "server_closed"
+    #: ``Connection: close`` on either side, or HTTP/1.0 without keep-alive.
+    CONNECTION_CLOSE = "connection_close"
+    #: An error or timeout while it carried a request.
+    REQUEST_FAILED = "request_failed"
+    #: Its request was cancelled.
+    REQUEST_CANCELLED = "request_cancelled"
+    #: HTTP/2 GOAWAY, or out of stream ids.
+    GOAWAY = "goaway"
+    #: 101 or CONNECT: it left the pool.
+    UPGRADED = "upgraded"
+    #: The client or pool was closed.
+    CLIENT_CLOSED = "client_closed"
+    #: Not seen.
+    UNKNOWN = "unknown"
+
+
+#: Losses that one request caused, so that a link can name it.
+BLAMED = frozenset(
+    {Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST_FAILED, Reason.REQUEST_CANCELLED}
+)
+
+
+class State(Enum):
+    """Where a connection is in its life."""
+
+    #: Being dialled: open and busy, as far as the pool is concerned.
+    DIALLING = "dialling"
+    #: Ready; busy or idle by its number of streams.
+    OPEN = "open"
+    #: Still open on the wire, but out of reach: its close is only a matter of time.
+    LOST = "lost"
+    #: Closed, or never opened.
+    CLOSED = "closed"
+
+
+#: What may follow what. Every change of state goes through `Connection.move`.
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.DIALLING: frozenset({State.OPEN, State.CLOSED}),
+    State.OPEN: frozenset({State.LOST, State.CLOSED}),
+    State.LOST: frozenset({State.CLOSED}),
+    State.CLOSED: frozenset(),
+}
+
+
+class Loss(NamedTuple):
+    """A connection that is gone, and has not yet explained a new one."""
+
+    origin: Origin
+    reason: Reason
+    at: int
+    #: The span context of the request that lost it, and where it closed its response.
+    context: Any = None
+    closed_at: str | None = None
+
+
+class Limits(NamedTuple):
+    """What a pool was set to; None where there is no limit or it is not known."""
+
+    connections: int | None = None
+    keepalive: int | None = None
+    #: Nanoseconds.
+    keepalive_expiry: int | None = None
+    #: httpcore 1.0.9 compares *all* connections with ``max_keepalive_connections``,
+    #: httpcore2 only idle ones.
+    counts_only_idle: bool = False
+
+
+class Connection:
+    """One connection, from the pool's decision to open it until it is closed."""
+
+    def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
+        self.ledger = ledger
+        self.origin = origin
+        self.id = number
+        self.created_at = at
+        self.opened_at = 0
+        self.state = State.DIALLING
+        #: Requests it has carried; None where some may have gone unseen.
+        self.carried: int | None = 0
+        self.multiplexed = False
+        #: The exchanges that hold it now; on HTTP/1.1 at most one, save for a
+        #: moment where a second one was assigned and is about to be refused.
+        self.users: dict[Exchange, None] = {}
+        #: Held by somebody we do not see: from before we were there, or a leaked HTTP/2 stream.
+        self.unseen = False
+        self.idle_since = 0
+        self.version: str | None = None
+        self.peer: Address | None = None
+        self.transport: str | None = None
+        self.open_reason: Reason | None = None
+        self.explained_by: Loss | None = None
+        self.close_reason: Reason | None = None
+        #: Decided before the close itself was seen.
+        self.doomed: Reason | None = None
+        #: Who dials or has dialled it, as long as that exchange is under way.
+        self.dialler: Exchange | None = None
+        #: The last one to use it (HTTP/1.1), until that exchange is over.
+        self.user: Exchange | None = None
+        #: Span context of the request that opened it, and of one that leaked it.
+        self.opened_by: Any = None
+        self.leaked_by: Any = None
+        #: For the adapter, opaque here: how to ask whether its socket is readable.
+        self.probe: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.id} to {self.origin.host}:{self.origin.port} {self.state.value}>"
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can be written on it."""
+        return self.state is not State.DIALLING
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is open and nobody uses it."""
+        return self.state is State.OPEN and not self.users and not self.unseen
+
+    @property
+    def last_user(self) -> Exchange | None:
+        """Whose doing it would be if it closed now: the one that uses it alone, or did last."""
+        if self.user is not None:
+            return self.user
+        return next(iter(self.users)) if len(self.users) == 1 else None
+
+    def move(self, state: State) -> bool:
+        """Change its state; False, and no change, where that is not legal."""
+        if state not in TRANSITIONS[self.state]:
+            return False
+        self.state = state
+        return True
+
+
+class Process:
+    """What all pools of a process know together.
+
+    Args:
+        max_origins: how many origins it remembers having connected to. Beyond that the least
+            recently opened are forgotten, and a first connection can no longer be told.
+    """
+
+    def __init__(self, max_origins: int = 10_000) -> None:
+        self._numbers = itertools.count(1)
+        self._connected: OrderedDict[Origin, None] = OrderedDict()
+        self._max_origins = max_origins
+        self._forgot = False
+        self._lock = threading.RLock()
+
+    def number(self) -> int:
+        """The next connection's number."""
+        return next(self._numbers)
+
+    def connected(self, origin: Origin) -> None:
+        """A connection to *origin* is ready."""
+        with self._lock:
+            self._connected[origin] = None
+            self._connected.move_to_end(origin)
+            if len(self._connected) > self._max_origins:
+                self._connected.popitem(last=False)
+                self._forgot = True
+
+    def first(self, origin: Origin) -> Reason:
+        """Why a pool that never connected to *origin* opens a connection to it."""
+        with self._lock:
+            if origin in self._connected:
+                return Reason.NEW_CLIENT
+            return Reason.UNKNOWN if self._forgot else Reason.FIRST_CONNECTION
+
+
+class Ledger:
+    """One pool: its connections, and those it lost.
+
+    Args:
+        process: shared by all ledgers.
+        limits: what the pool was set to.
+    """
+
+    def __init__(self, process: Process, limits: Limits) -> None:
+        self.process = process
+        self.limits = limits
+        self.live: dict[Connection, None] = {}
+        self.waiting: dict[Exchange, None] = {}
+        self.idle = 0
+        # Each entry waits for the new connection that it explains, which may
+        # never come: keep as many as the pool may have connections, within reason.
+        self._lost: deque[Loss] = deque(maxlen=min(limits.connections or 1000, 1000))
+        self._origins: OrderedDict[Origin, None] = OrderedDict()
+        self._forgot = False
+        self._closed_before = False
+        # Re-entrant: a garbage collection inside it may finalise a body of the same pool.
+        self.lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        idle = sum(conn.idle for conn in self.live)
+        last = self._lost[-1].reason.value if self._lost else "none"
+        return f"<Ledger {len(self.live)} connections | {len(self.live) - idle} active {idle} idle | last lost: {last}>"
+
+    # Opening.
+
+    def adopted(self, origin: Origin, at: int, *, busy: bool) -> Connection:
+        """A connection was there before we were, *busy* or not: what it did is not known."""
+        with self.lock:
+            conn = Connection(self, origin, self.process.number(), at)
+            conn.move(State.OPEN)
+            conn.carried, conn.unseen = None, busy
+            self.idle += not busy
+            self.live[conn] = None
+            self._remember(origin)
+            self.process.connected(origin)
+            return conn
+
+    def created(self, origin: Origin, at: int) -> Connection:
+        """The pool decided to open a connection; who went missing has been reported to `missed`."""
+        with self.lock:
+            conn = Connection(self, origin, self.process.number(), at)
+            conn.open_reason = self._explain(conn, at)
+            self.live[conn] = None
+            return conn
+
+    def _explain(self, new: Connection, at: int) -> Reason:
+        origin, expiry = new.origin, self.limits.keepalive_expiry
+        for loss in reversed(self._lost):
+            if loss.origin == origin:
+                self._lost.remove(loss)
+                new.explained_by = loss
+                if expiry is not None and at - loss.at >= expiry:
+                    # Had it been kept, it would have expired by now.
+                    return Reason.KEEPALIVE_EXPIRED
+                return loss.reason
+        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in self.live):
+            return Reason.ALL_BUSY
+        if origin in self._origins:
+            return Reason.CLIENT_CLOSED if self._closed_before else Reason.UNKNOWN
+        if self._forgot:
+            return Reason.UNKNOWN
+        return self.process.first(origin)
+
+    def opened(self, conn: Connection, at: int) -> bool:
+        """The connection is ready, TLS and proxy included."""
+        with self.lock:
+            if not conn.move(State.OPEN):
+                return False
+            conn.opened_at = at
+            self._remember(conn.origin)
+            self.process.connected(conn.origin)
+            return True
+
+    def dial_failed(self, conn: Connection) -> None:
+        """Dialling it failed, and nobody else is about to try: what it was to replace is still to be replaced."""
+        with self.lock:
+            if conn.state is State.DIALLING and not conn.users and conn.move(State.CLOSED):
+                self.live.pop(conn, None)
+                if conn.explained_by is not None:
+                    self._lost.append(conn.explained_by)
+
+    def _remember(self, origin: Origin) -> None:
+        self._origins[origin] = None
+        if len(self._origins) > 10_000:
+            self._origins.popitem(last=False)
+            self._forgot = True
+
+    # Use.
+
+    def acquired(self, conn: Connection, exchange: Exchange, at: int) -> None:
+        """The pool assigned *exchange* to *conn*, perhaps after another that could not take it."""
+        with self.lock:
+            if exchange.conn is conn and exchange.holds:
+                return
+            if exchange.holds:
+                self._left(exchange, at)
+            was_idle = conn.idle
+            if conn.unseen and not conn.multiplexed:
+                # Whoever held it has left, for HTTP/1.1 serves one at a time.
+                conn.unseen, was_idle = False, True
+            elif was_idle:
+                self.idle -= 1
+            exchange.was_idle = was_idle
+            exchange.idle = at - conn.idle_since if was_idle and conn.idle_since else None
+            exchange.conn, exchange.holds = conn, True
+            if not conn.multiplexed and (conn.user is None or not conn.users):
+                conn.user = exchange
+            conn.users[exchange] = None
+
+    def carries(self, conn: Connection, exchange: Exchange) -> None:
+        """The request of *exchange* is on *conn*: the connection did take it."""
+        if exchange.carried:
+            return
+        exchange.carried = True
+        with self.lock:
+            carried = conn.carried
+            if carried is not None:
+                conn.carried = carried + 1
+            if not conn.multiplexed:
+                conn.user = exchange
+        exchange.carried_before = carried
+        # On HTTP/2, whoever shares a connection has not opened it, even if the
+        # first request is still under way. On HTTP/1.1 what was carried decides.
+        exchange.reused = conn.dialler is not exchange and (conn.multiplexed or carried is None or carried > 0)
+
+    def refused(self, exchange: Exchange, at: int) -> None:
+        """The connection could not take it after all: it waits for the pool again."""
+        with self.lock:
+            conn = exchange.conn
+            self.released(exchange, at)
+            if conn is not None and conn.user is exchange:
+                conn.user = next(iter(conn.users), None)
+            exchange.conn = None
+            exchange.acquired_at = exchange.send_at = 0
+            exchange.was_idle, exchange.idle, exchange.carried = False, None, False
+            self.waiting[exchange] = None
+
+    def released(self, exchange: Exchange, at: int) -> None:
+        """The exchange is done with its connection, which may stay open. Idempotent."""
+        if exchange.holds:
+            with self.lock:
+                if exchange.holds:
+                    self._left(exchange, at)
+
+    def _left(self, exchange: Exchange, at: int) -> None:
+        conn = exchange.conn
+        exchange.holds = False
+        if conn is None:
+            return
+        conn.users.pop(exchange, None)
+        if not conn.users:
+            conn.idle_since = at
+            self.idle += conn.idle
+
+    def finished(self, exchange: Exchange, at: int) -> None:
+        """The exchange is over: forget it."""
+        self.waiting.pop(exchange, None)
+        self.released(exchange, at)
+        conn = exchange.conn
+        if conn is None:
+            return
+        if conn.dialler is exchange:
+            conn.dialler = None
+        if conn.user is exchange:
+            conn.user = None
+
+    # Losing and closing.
+
+    def missing(self, listed: Collection[Connection]) -> list[Connection]:
+        """Connections that the pool no longer lists though nobody saw them go."""
+        return [conn for conn in self.live if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
+
+    def missed(self, gone: list[tuple[Connection, bool | None]], at: int) -> None:
+        """The pool dropped connections: each with whether its socket was readable, None if not known."""
+        with self.lock:
+            # A connection created but not yet used: this is not the first that
+            # the pool creates in one pass, so only an eviction can have happened since.
+            later = any(conn.state is State.DIALLING and not conn.users for conn in self.live)
+            surplus = self._surplus(later, sum(conn.idle for conn in self.live))
+            for conn, readable in gone:
+                if conn.state is State.DIALLING:
+                    # Whoever still dials it may yet make it, out of the pool.
+                    self.dial_failed(conn)
+                    continue
+                reason = self._idle_loss(conn, readable, at) if conn.idle else Reason.UNKNOWN
+                if reason is Reason.KEEPALIVE_LIMIT:
+                    if surplus <= 0:
+                        reason = Reason.POOL_FULL
+                    surplus -= 1
+                conn.doomed = reason
+                self._lose(conn, reason, at)
+
+    def _surplus(self, later: bool, idle: int) -> int:
+        # How many the pool drops over its keep-alive limit before it creates the
+        # first connection of a pass; what else goes makes room for another origin.
+        connections, keepalive = self.limits.connections, self.limits.keepalive
+        if later or keepalive is None:
+            return 0
+        if self.limits.counts_only_idle:
+            return idle - keepalive
+        # 1.0.9 drops idle ones until all are within the limit. If then an idle
+        # one is left there is room for a new one, unless both limits are the same.
+        return idle if connections is None or keepalive < connections else 0
+
+    def _idle_loss(self, conn: Connection, readable: bool | None, at: int) -> Reason:
+        expiry = self.limits.keepalive_expiry
+        if expiry is not None and conn.idle_since and at - conn.idle_since >= expiry:
+            return Reason.KEEPALIVE_EXPIRED
+        if readable is None:
+            return Reason.UNKNOWN
+        return Reason.SERVER_CLOSED if readable else Reason.KEEPALIVE_LIMIT
+
+    def closed(
+        self,
+        conn: Connection,
+        at: int,
+        *,
+        by: Exchange | None = None,
+        cancelled: bool | None = None,
+        readable: bool | None = None,
+        goaway: bool = False,
+        clean: bool | None = None,
+    ) -> Reason | None:
+        """The connection is being closed.
+
+        Args:
+            conn: which.
+            at: when.
+            by: the exchange in whose call to the pool it happens; else the user of the connection counts.
+            cancelled: whether the exception on its way out is a cancellation; None if there is none.
+            readable: whether the socket is readable, None if not known.
+            goaway: whether the server has retired the connection.
+            clean: whether it was between two messages, None if not known.
+
+        Returns:
+            Why; None if it was closed before, or never opened.
+        """
+        with self.lock:
+            before = conn.state
+            if not conn.move(State.CLOSED):
+                return None
+            self.live.pop(conn, None)
+            if before is State.DIALLING:
+                return None
+            user = by or conn.last_user
+            if conn.doomed is not None:
+                reason = conn.doomed
+            elif goaway:
+                reason = Reason.GOAWAY
+            else:
+                reason = self._close_reason(conn, user, at, cancelled, readable, clean)
+            conn.close_reason = reason
+            if user is not None and not user.finished and not user.upgraded:
+                user.close_reason = reason.value
+            if before is State.OPEN:
+                self.idle -= not conn.users and not conn.unseen
+                self._lost.append(self._loss(conn, reason, at, user))
+            return reason
+
+    def _close_reason(
+        self,
+        conn: Connection,
+        user: Exchange | None,
+        at: int,
+        cancelled: bool | None,
+        readable: bool | None,
+        clean: bool | None,
+    ) -> Reason:
+        if user is not None and user.upgraded:
+            return Reason.UPGRADED
+        if not conn.users:
+            if conn.unseen:
+                return Reason.UNKNOWN
+            if user is not None and user.ended and not keeps_alive(user):
+                return Reason.CONNECTION_CLOSE
+            if clean is False:
+                # The response was read to its end, yet the exchange was not
+                # over: httpcore goes on where writing the request has failed.
+                return Reason.REQUEST_FAILED if user is not None and user.ended else Reason.UNKNOWN
+            return self._idle_loss(conn, readable, at)
+        if user is None:
+            return Reason.UNKNOWN
+        if user.headers_at and not user.reading_since and not keeps_alive(user):
+            # Reading the body would not have saved it.
+            return Reason.CONNECTION_CLOSE if user.outcome in (None, CLOSED_EARLY, COMPLETE) else Reason.REQUEST_FAILED
+        if user.outcome == CLOSED_EARLY:
+            return Reason.BODY_NOT_READ
+        if cancelled is None and user.outcome in (FAILED, CANCELLED):
+            cancelled = user.outcome == CANCELLED
+        if cancelled is None:
+            return Reason.UNKNOWN
+        return Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED
+
+    def lost(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None = None) -> None:
+        """The connection is out of the pool's reach, though not closed yet."""
+        with self.lock:
+            if conn.doomed is None:
+                conn.doomed = reason
+            if self._lose(conn, reason, at, exchange) and exchange is not None and not exchange.upgraded:
+                exchange.close_reason = reason.value
+
+    def leaked(self, exchange: Exchange, at: int) -> None:
+        """Its response was collected without having been closed: the slot never comes back."""
+        conn = exchange.conn
+        if conn is None:
+            return
+        with self.lock:
+            conn.leaked_by = exchange.context
+            if conn.multiplexed:
+                # The others share it on; only it will never be idle again.
+                self.idle -= conn.idle
+                conn.unseen = True
+            else:
+                self._lose(conn, Reason.RESPONSE_LEAKED, at, exchange)
+
+    def pool_closed(self, at: int) -> None:
+        """The pool is being closed, and with it every connection."""
+        with self.lock:
+            self._closed_before = True
+            for conn in list(self.live):
+                if conn.doomed is None:
+                    conn.doomed = Reason.CLIENT_CLOSED
+                self._lose(conn, Reason.CLIENT_CLOSED, at)
+
+    def abandoned(self) -> list[Connection]:
+        """The pool is gone, and nobody closed it: its connections, ended by the garbage collector."""
+        with self.lock:
+            gone = [conn for conn in self.live if conn.state in (State.OPEN, State.LOST)]
+            for conn in gone:
+                conn.move(State.CLOSED)
+                conn.close_reason = conn.doomed or Reason.UNKNOWN
+            self.live.clear()
+            self.idle = 0
+            return gone
+
+    def _lose(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None = None) -> bool:
+        idle = conn.idle
+        if not conn.move(State.LOST):
+            return False
+        self.idle -= idle
+        self._lost.append(self._loss(conn, reason, at, exchange))
+        return True
+
+    def _loss(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None) -> Loss:
+        if exchange is None or reason not in BLAMED:
+            return Loss(conn.origin, reason, at)
+        return Loss(conn.origin, reason, at, exchange.context, exchange.closed_at)
+
+    def holders(self) -> list[Any]:
+        """Span contexts of the requests that hold the pool's connections, oldest connection first."""
+        with self.lock:
+            contexts = []
+            for conn in self.live:
+                holding = [exchange.context for exchange in conn.users]
+                contexts += holding or [conn.leaked_by]
+            return [context for context in contexts if context is not None]
+
+
+def keeps_alive(exchange: Exchange) -> bool:
+    """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, section 9.3)."""
+    if exchange.http_version < b"HTTP/1.1":
+        return False
+    headers = (*exchange.request_headers, *exchange.response_headers)
+    return not any(name.lower() == b"connection" and b"close" in value.lower() for name, value in headers)

@@ -1,0 +1,396 @@
+# One exchange: one request sent to a pool, until its response body is over.
+#
+# Adapters tell it what happened, in the past tense and with a time; telemetry
+# reads it once, when it is over. A keep-alive request is a handful of integer
+# stores here and nothing else: whatever is rare (a dial, a failure) hangs off
+# an object of its own that most exchanges never have.
+#
+# Facts may come in any order, twice, late or never. Zero means "not seen".
+
+"""The timeline of one exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from .ledger import Connection, Ledger
+
+# Phases, in the order in which they happen.
+POOL: Final = "pool"
+DNS: Final = "dns"
+CONNECT: Final = "connect"
+PROXY: Final = "proxy"
+TLS: Final = "tls"
+SEND: Final = "send"
+WAIT: Final = "wait"
+RECEIVE: Final = "receive"
+
+# How a response body ended.
+COMPLETE: Final = "complete"
+CLOSED_EARLY: Final = "closed_early"
+NEVER_CLOSED: Final = "never_closed"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+
+
+class Origin(NamedTuple):
+    """Scheme, host and port (RFC 6454, section 4)."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+class Address(NamedTuple):
+    """One end of a connection; over a Unix socket the path, without a port."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(eq=False)
+class Lookup:
+    """One name resolution, as the resolver was asked."""
+
+    name: str
+    started: int
+    ended: int = 0
+    answers: tuple[str, ...] = ()
+    error: str | None = None
+    #: Nobody waits for it any more, though a thread may still be in it.
+    abandoned: bool = False
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One attempt to connect to a host, all its addresses tried, or to a Unix socket."""
+
+    host: str
+    port: int | None
+    transport: str
+    started: int
+    ended: int = 0
+    failed: bool = False
+    error: str | None = None
+    lookups: list[Lookup] = field(default_factory=list)
+    peer: Address | None = None
+    local: Address | None = None
+
+    @property
+    def connect_started(self) -> int:
+        """When the connect itself began: after the last lookup."""
+        return max((lookup.ended for lookup in self.lookups), default=0) or self.started
+
+    @property
+    def resolving(self) -> bool:
+        """Whether it is in a lookup, or failed in one, so that nothing was connected to."""
+        if not self.lookups:
+            return False
+        last = self.lookups[-1]
+        return not last.ended or (last.error is not None and not self.peer)
+
+    def over(self, at: int, error: str | None = None, *, failed: bool = False) -> None:
+        """It connected, or *failed* with *error* (none if it was cancelled)."""
+        if not self.ended:
+            self.ended, self.failed, self.error = at, failed, error
+            for lookup in self.lookups:
+                lookup.abandoned = True
+                if not lookup.ended:
+                    lookup.ended, lookup.error = at, error
+
+
+@dataclass(eq=False)
+class Step:
+    """A TLS or proxy handshake."""
+
+    started: int
+    ended: int = 0
+    failed: bool = False
+    error: str | None = None
+    server: str | None = None
+    port: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def over(self, at: int, error: str | None = None, *, failed: bool = False) -> None:
+        """It succeeded, or *failed* with *error* (none if it was cancelled)."""
+        if not self.ended:
+            self.ended, self.failed, self.error = at, failed, error
+
+
+class Dial:
+    """How an exchange opened a connection: attempts, back-off, handshakes."""
+
+    __slots__ = ("attempts", "backoff", "backoff_started", "done", "handshakes", "last", "phase", "proxy")
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.handshakes: list[Step] = []
+        self.proxy: Step | None = None
+        self.backoff = 0
+        self.backoff_started = 0
+        self.done = False
+        self.last: Attempt | Step | None = None
+        self.phase = CONNECT
+
+    def attempt_started(self, attempt: Attempt) -> None:
+        """A connect begins, the first or a retry."""
+        self.attempts.append(attempt)
+        self.last, self.phase = attempt, CONNECT
+
+    def handshake_started(self, step: Step) -> None:
+        """TLS with the server begins; whatever was done with a proxy is over."""
+        if self.proxy is not None:
+            self.proxy.over(step.started)
+        self.handshakes.append(step)
+        self.last, self.phase = step, TLS
+
+    def proxy_started(self, step: Step) -> None:
+        """The first of what is done with the proxy begins: TLS to it, CONNECT or SOCKS."""
+        if self.proxy is None:
+            self.proxy = step
+        # TLS to the proxy is over, what is asked of the proxy is not.
+        self.proxy.ended = 0
+        self.last, self.phase = self.proxy, PROXY
+
+    def step_over(self, at: int, error: str | None = None, *, failed: bool = False) -> None:
+        """What began last succeeded, or *failed* with *error* (none if it was cancelled)."""
+        if self.last is not None:
+            self.last.over(at, error, failed=failed)
+
+    def backoff_began(self, at: int) -> None:
+        """The pause before a retry begins."""
+        self.backoff_started = at
+        self.last, self.phase = None, CONNECT
+
+    def backoff_over(self, at: int) -> None:
+        """The pause before a retry is over."""
+        if self.backoff_started:
+            self.backoff += at - self.backoff_started
+            self.backoff_started = 0
+
+    def over(self, at: int, error: str | None = None, *, failed: bool = False) -> None:
+        """The connection is ready, or dialling it *failed* with *error* (none if it was cancelled)."""
+        self.backoff_over(at)
+        self.step_over(at, error, failed=failed)
+        if self.proxy is not None:
+            self.proxy.over(at, error, failed=failed)
+        self.done = not failed
+
+    @property
+    def current_phase(self) -> str:
+        """The phase it is in, or has failed in."""
+        if self.phase == CONNECT and isinstance(self.last, Attempt) and self.last.resolving:
+            return DNS
+        return self.phase
+
+    @property
+    def dns(self) -> int | None:
+        """Nanoseconds in lookups; None if there was none."""
+        return _total((look.started, look.ended) for attempt in self.attempts for look in attempt.lookups)
+
+    @property
+    def connect(self) -> int | None:
+        """Nanoseconds in connects and in back-off; None if no connect was begun."""
+        total = _total((a.connect_started, a.ended) for a in self.attempts if not a.resolving)
+        return total + self.backoff if total is not None else self.backoff or None
+
+    @property
+    def tls(self) -> int | None:
+        """Nanoseconds in TLS handshakes with the server; None if there was none."""
+        return _total((step.started, step.ended) for step in self.handshakes)
+
+    @property
+    def peer(self) -> Address | None:
+        """The remote end of the newest connection that was made, whether or not TLS then failed."""
+        for attempt in reversed(self.attempts):
+            if attempt.peer is not None:
+                return attempt.peer
+        return None
+
+
+def _total(intervals: Iterable[tuple[int, int]]) -> int | None:
+    total = None
+    for started, ended in intervals:
+        if ended:
+            total = (total or 0) + max(0, ended - started)
+    return total
+
+
+class Exchange:
+    """One request sent to a pool, from that call to the end of its response body.
+
+    Defaults are on the class, so that a plain request stores only what it saw.
+    All times are monotonic nanoseconds; ``wall`` is what to add for the epoch.
+    """
+
+    ledger: Ledger
+    #: The request as the library holds it; dropped when the exchange is over.
+    request: Any
+    started: int
+    wall: int
+
+    #: What it was for; known to the connection, if it has one.
+    target: Origin | None = None
+    conn: Connection | None = None
+    #: Whether it counts as one of the connection's streams just now.
+    holds = False
+    #: Whether the connection took its request.
+    carried = False
+    reused = False
+    was_idle = False
+    idle: int | None = None
+    carried_before: int | None = None
+    dial: Dial | None = None
+    #: The request's own extensions, while ours stand in for them.
+    extensions: Any = None
+
+    acquired_at = 0
+    send_at = 0
+    wait_at = 0
+    headers_at = 0
+    over_at = 0
+
+    #: The pool when the wait for it began: connections, idle, waiting.
+    pool: tuple[int, int, int] | None = None
+
+    method = b""
+    request_headers: Any = ()
+    status = 0
+    http_version = b"HTTP/1.1"
+    response_headers: Any = ()
+    upgraded = False
+
+    #: Whether the end of the message was read, which need not be the end of the exchange.
+    ended = False
+    outcome: str | None = None
+    failed_phase: str | None = None
+    error: str | None = None
+    bytes_read = 0
+    last_byte_at = 0
+    read_wait = 0
+    #: When the body's own read was entered; zero outside of it.
+    reading_since = 0
+
+    closed_at: str | None = None
+    closed_via: str | None = None
+    #: Where the application made the request: frames as code and line, formatted only if it leaks.
+    made_at: Any = None
+    close_reason: str | None = None
+
+    #: Suppressed: nothing is emitted or counted, the ledger goes on.
+    silent = False
+    #: For telemetry, opaque here: the request span, the context it leaves behind, upstream's end.
+    span: Any = None
+    context: Any = None
+    upstream_ended: int | None = None
+    #: The request span could not be kept open for the body.
+    ends_early = False
+    finished = False
+
+    def __init__(self, ledger: Ledger, request: Any, started: int, wall: int) -> None:
+        self.ledger = ledger
+        self.request = request
+        self.started = started
+        self.wall = wall
+
+    def __repr__(self) -> str:
+        state = self.outcome or self.failed_phase or (RECEIVE if self.headers_at else self.phase)
+        return f"<Exchange on {self.conn!r}: {state}>"
+
+    @property
+    def origin(self) -> Origin | None:
+        """What it was for; None if it failed before that was known."""
+        return self.conn.origin if self.conn is not None else self.target
+
+    @property
+    def phase(self) -> str:
+        """The phase it is in, as far as seen."""
+        if self.headers_at:
+            return RECEIVE
+        if self.wait_at:
+            return WAIT
+        if self.send_at:
+            return SEND
+        if self.dial is None:
+            return POOL
+        return SEND if self.dial.done else self.dial.current_phase
+
+    # What happens to every exchange.
+
+    def sending(self, at: int) -> None:
+        """It has its connection, and the request begins to be written."""
+        self.acquired_at = self.acquired_at or at
+        self.send_at = at
+
+    def request_failed(self, at: int, error: str, *, cancelled: bool) -> None:
+        """An exception came out of the pool instead of a response."""
+        if self.over_at:
+            return
+        self.failed_phase = self.phase
+        self.over_at = at
+        if not cancelled:
+            self.error = error
+        if self.dial is not None and not self.send_at:
+            self.dial.over(at, self.error, failed=True)
+
+    # The body.
+
+    def body_ended(self, at: int) -> None:
+        """The body was read to its end."""
+        self.read_wait += at - self.reading_since if self.reading_since else 0
+        self.reading_since = 0
+        if not self.over_at:
+            self.ended, self.outcome, self.over_at = True, COMPLETE, at
+
+    def body_raised(self, at: int, error: str, *, cancelled: bool) -> None:
+        """The body's own read raised."""
+        self.read_wait += at - self.reading_since if self.reading_since else 0
+        self.reading_since = 0
+        if not self.over_at:
+            self.outcome, self.over_at = (CANCELLED if cancelled else FAILED), at
+            if not cancelled:
+                self.error = error
+
+    def body_left(self, at: int) -> None:
+        """The response is being closed, and the body's end was not read."""
+        if not self.over_at:
+            self.outcome, self.over_at = CLOSED_EARLY, at
+
+    def body_forgotten(self) -> None:
+        """Nobody closed the response, and nobody can any more: it ends with its last byte."""
+        if not self.over_at:
+            self.outcome, self.over_at = NEVER_CLOSED, self.last_byte_at or self.headers_at
+            self.read_wait = min(self.read_wait, self.over_at - self.headers_at)
+
+    # Durations in nanoseconds; None where the phase did not happen.
+
+    @property
+    def time_pool(self) -> int | None:
+        """Waiting for the pool."""
+        if self.acquired_at:
+            return self.acquired_at - self.started
+        return self.over_at - self.started if self.failed_phase == POOL else None
+
+    @property
+    def time_send(self) -> int | None:
+        """Writing the request."""
+        if not self.send_at:
+            return None
+        return (self.wait_at or self.headers_at or self.over_at) - self.send_at
+
+    @property
+    def time_wait(self) -> int | None:
+        """From the request written to the response headers received."""
+        if not self.wait_at:
+            return None
+        return (self.headers_at or self.over_at) - self.wait_at
+
+    @property
+    def time_receive(self) -> int | None:
+        """From the response headers to the end of the body."""
+        if not self.headers_at or self.upgraded:
+            return None
+        return max(0, self.over_at - self.headers_at)

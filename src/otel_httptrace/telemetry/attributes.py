@@ -1,0 +1,198 @@
+# A plain keep-alive request has about ten attributes, and each is paid for on
+# the request, on the wire and in the backend: what would say nothing is left
+# out. What was not observed is absent, never zero.
+
+"""From records to attributes: pure functions."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..core.timeline import COMPLETE, POOL, SEND, WAIT, Address, Attempt, Exchange, Step
+from . import names
+
+Attributes = dict[str, Any]
+
+#: A wait shorter than this says nothing: one millisecond, in nanoseconds.
+NOTEWORTHY: Final = 1_000_000
+_SECOND: Final = 1e9
+
+#: Responses without a body, whatever Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
+_BODILESS: Final = frozenset({204, 304})
+
+
+def request(exchange: Exchange) -> Attributes:
+    """The attributes of the request span."""
+    attributes: Attributes = {}
+    conn = exchange.conn
+    if conn is not None and exchange.send_at:
+        attributes[names.CONN_REUSED] = exchange.reused
+        if exchange.reused:
+            if conn.multiplexed:
+                attributes[names.CONN_WAS_IDLE] = exchange.was_idle
+            if exchange.was_idle and exchange.idle is not None:
+                attributes[names.CONN_IDLE] = exchange.idle / _SECOND
+        elif conn.open_reason is not None and exchange.dial is not None:
+            attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
+        attributes[names.CONN_ID] = conn.id
+        if exchange.carried_before is not None:
+            attributes[names.CONN_REQUESTS] = exchange.carried_before
+        if exchange.close_reason is not None:
+            attributes[names.CONN_CLOSE_REASON] = exchange.close_reason
+    peer = conn.peer if conn is not None else None
+    dial = exchange.dial
+    if dial is not None:
+        _dial(exchange, attributes)
+        peer = dial.peer or peer
+    if peer is not None:
+        attributes[names.NETWORK_PEER_ADDRESS] = peer.host
+        if peer.port is not None:
+            attributes[names.NETWORK_PEER_PORT] = peer.port
+        elif conn is not None and conn.transport is not None:
+            attributes[names.NETWORK_TRANSPORT] = conn.transport
+    waited = exchange.time_pool
+    if waited is not None and (waited >= NOTEWORTHY or exchange.failed_phase == POOL):
+        _pool(exchange, waited, attributes)
+    if exchange.send_at:
+        sent = exchange.time_send
+        if sent is not None and sent >= NOTEWORTHY or exchange.failed_phase == SEND:
+            attributes[names.TIME_SEND] = (sent or 0) / _SECOND
+        wait = exchange.time_wait
+        if wait is not None:
+            attributes[names.TIME_WAIT] = wait / _SECOND
+    if exchange.failed_phase is not None:
+        attributes[names.FAILED_PHASE] = exchange.failed_phase
+    elif exchange.outcome is not None:
+        received = exchange.over_at - exchange.headers_at
+        attributes[names.TIME_RECEIVE] = received / _SECOND
+        attributes[names.BODY_OUTCOME] = exchange.outcome
+        if received >= NOTEWORTHY:
+            attributes[names.BODY_READ_WAIT] = exchange.read_wait / _SECOND
+        if exchange.outcome is not COMPLETE:
+            _left(exchange, attributes)
+        size = body_size(exchange)
+        if size is not None:
+            attributes[names.HTTP_RESPONSE_BODY_SIZE] = size
+    return attributes
+
+
+def _dial(exchange: Exchange, attributes: Attributes) -> None:
+    dial = exchange.dial
+    if dial is None:
+        return
+    for name, duration in (
+        (names.TIME_DNS, dial.dns),
+        (names.TIME_CONNECT, dial.connect),
+        (names.TIME_PROXY, dial.proxy.ended - dial.proxy.started if dial.proxy and dial.proxy.ended else None),
+        (names.TIME_TLS, dial.tls),
+    ):
+        if duration is not None:
+            attributes[name] = duration / _SECOND
+
+
+def _pool(exchange: Exchange, waited: int, attributes: Attributes) -> None:
+    attributes[names.TIME_POOL] = waited / _SECOND
+    if exchange.pool is not None:
+        connections, idle, waiting = exchange.pool
+        attributes[names.POOL_CONNECTIONS] = connections
+        attributes[names.POOL_IDLE] = idle
+        attributes[names.POOL_WAITING] = waiting
+        limit = exchange.ledger.limits.connections
+        if limit is not None:
+            attributes[names.POOL_LIMIT] = limit
+
+
+def _left(exchange: Exchange, attributes: Attributes) -> None:
+    attributes[names.BODY_BYTES_READ] = exchange.bytes_read
+    if exchange.closed_at is not None:
+        attributes[names.BODY_CLOSED_AT] = exchange.closed_at
+    if exchange.closed_via is not None:
+        attributes[names.BODY_CLOSED_VIA] = exchange.closed_via
+
+
+def body(exchange: Exchange) -> Attributes:
+    """The ``httptrace.body.*`` attributes, for ``http.receive`` or where the request span is over already."""
+    attributes: Attributes = {names.BODY_OUTCOME: exchange.outcome, names.BODY_READ_WAIT: exchange.read_wait / _SECOND}
+    if exchange.outcome != COMPLETE:
+        _left(exchange, attributes)
+    return attributes
+
+
+def body_size(exchange: Exchange) -> int | None:
+    """Bytes of a complete body, else what Content-Length announced; None where neither is known or there is no body."""
+    if exchange.method == b"HEAD" or exchange.status in _BODILESS or exchange.status < 200:
+        return None
+    if exchange.outcome == COMPLETE:
+        return exchange.bytes_read
+    for name, value in exchange.response_headers:
+        if name.lower() == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
+
+
+def connect(attempt: Attempt) -> Attributes:
+    """The attributes of ``http.connect``."""
+    attributes: Attributes = {names.SERVER_ADDRESS: attempt.host, names.NETWORK_TRANSPORT: attempt.transport}
+    if attempt.port is not None:
+        attributes[names.SERVER_PORT] = attempt.port
+    _end(attempt.peer, names.NETWORK_PEER_ADDRESS, names.NETWORK_PEER_PORT, attributes)
+    _end(attempt.local, names.NETWORK_LOCAL_ADDRESS, names.NETWORK_LOCAL_PORT, attributes)
+    if attempt.transport == "tcp" and attempt.peer is not None:
+        attributes[names.NETWORK_TYPE] = "ipv6" if ":" in attempt.peer.host else "ipv4"
+    return attributes
+
+
+def _end(address: Address | None, host: str, port: str, attributes: Attributes) -> None:
+    if address is not None:
+        attributes[host] = address.host
+        if address.port is not None:
+            attributes[port] = address.port
+
+
+def tls(step: Step) -> Attributes:
+    """The attributes of ``http.tls``."""
+    attributes: Attributes = {}
+    if step.server is not None:
+        attributes[names.SERVER_ADDRESS] = step.server
+    for detail, name in _TLS_DETAILS:
+        if detail in step.details:
+            attributes[name] = step.details[detail]
+    return attributes
+
+
+_TLS_DETAILS: Final = (
+    ("name", names.TLS_PROTOCOL_NAME),
+    ("version", names.TLS_PROTOCOL_VERSION),
+    ("cipher", names.TLS_CIPHER),
+    ("alpn", names.TLS_NEXT_PROTOCOL),
+    ("resumed", names.TLS_RESUMED),
+)
+
+
+def proxy(step: Step) -> Attributes:
+    """The attributes of ``http.proxy``: the proxy's address."""
+    attributes: Attributes = {}
+    if step.server is not None:
+        attributes[names.SERVER_ADDRESS] = step.server
+    if step.port is not None:
+        attributes[names.SERVER_PORT] = step.port
+    return attributes
+
+
+def getconn(exchange: Exchange) -> Attributes:
+    """The attributes of ``http.getconn``."""
+    attributes: Attributes = {}
+    conn = exchange.conn
+    if conn is not None and exchange.send_at:
+        attributes[names.CONN_REUSED] = exchange.reused
+        attributes[names.CONN_WAS_IDLE] = exchange.reused and exchange.was_idle
+        attributes[names.CONN_ID] = conn.id
+    origin = exchange.origin
+    if origin is not None:
+        attributes[names.SERVER_ADDRESS] = origin.host
+        if origin.port is not None:
+            attributes[names.SERVER_PORT] = origin.port
+    if exchange.failed_phase in (None, SEND, WAIT) or exchange.error is None:
+        return attributes
+    attributes[names.ERROR_TYPE] = exchange.error
+    return attributes

@@ -1,0 +1,269 @@
+# Per request, a lock and two additions; OpenTelemetry is asked only when
+# something rare happened (a lookup, a wait, a connection's end) and when a
+# reader collects. The counts are kept per origin, as many as `max_origins`,
+# the least recently used moving to one called "_other": no total is ever lost.
+
+"""Metrics: plain counts, read when somebody collects."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
+
+from ..core.ledger import Connection, Ledger, State
+from ..core.timeline import Exchange, Lookup, Origin
+from . import names
+
+# The boundaries that semantic conventions advise.
+_LOOKUP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+_CONNECTION_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+_OTHER: Final = "_other"
+
+#: What was counted: of what kind, and which of its values.
+_Key = tuple[str, Any]
+
+
+class _Capped:
+    """The names, at most so many, that a histogram tells apart."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> str:
+        with self._lock:
+            # A name once told apart stays so: a histogram cannot move its counts.
+            if name not in self._seen:
+                if len(self._seen) >= self._limit:
+                    return _OTHER
+                self._seen[name] = None
+            return name
+
+
+class Metrics:
+    """Counts, and the instruments that show them.
+
+    Args:
+        meter: makes the instruments.
+        max_origins: how many origins are told apart.
+        exchanges: everything under way.
+        ledgers: every pool's.
+        collect: deals with what the garbage collector has finalised; called before every collection.
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        max_origins: int,
+        exchanges: Callable[[], Iterable[Exchange]],
+        ledgers: Callable[[], Iterable[Ledger]],
+        collect: Callable[[], object],
+    ) -> None:
+        self._max_origins = max_origins
+        self._exchanges = exchanges
+        self._ledgers = ledgers
+        self._collect = collect
+        self.clear()
+        self._lookups = meter.create_histogram(
+            names.METRIC_DNS_LOOKUP_DURATION,
+            unit="s",
+            description="Measures the time taken to perform a DNS lookup.",
+            explicit_bucket_boundaries_advisory=_LOOKUP_SECONDS,
+        )
+        self._connections = meter.create_histogram(
+            names.METRIC_CONNECTION_DURATION,
+            unit="s",
+            description="The duration of the successfully established outbound HTTP connections.",
+            explicit_bucket_boundaries_advisory=_CONNECTION_SECONDS,
+        )
+        self._queue = meter.create_histogram(
+            names.METRIC_TIME_IN_QUEUE,
+            unit="s",
+            description="The time that requests waited for a connection of the pool, where they had to.",
+            explicit_bucket_boundaries_advisory=_LOOKUP_SECONDS,
+        )
+        for name, unit, description, kind in (
+            (names.METRIC_REQUESTS, "{request}", "Requests sent to a pool.", "request"),
+            (names.METRIC_CONNECTIONS_OPENED, "{connection}", "Connections opened, by why.", "opened"),
+            (names.METRIC_CONNECTIONS_CLOSED, "{connection}", "Connections closed, by why.", "closed"),
+            (names.METRIC_BODIES, "{response}", "Response bodies, by how they ended.", "body"),
+        ):
+            meter.create_observable_counter(name, [self._counted(kind)], unit=unit, description=description)
+        meter.create_observable_up_down_counter(
+            names.METRIC_OPEN_CONNECTIONS,
+            [self._open_connections],
+            unit="{connection}",
+            description="Number of outbound HTTP connections that are currently active or idle on the client.",
+        )
+        meter.create_observable_up_down_counter(
+            names.METRIC_RESPONSES_OPEN,
+            [self._open_responses],
+            unit="{response}",
+            description="Responses neither read to the end nor closed.",
+        )
+        meter.create_observable_gauge(
+            names.METRIC_RESPONSES_OPEN_MAX_AGE,
+            [self._oldest_response],
+            unit="s",
+            description="The age of the oldest response neither read to the end nor closed.",
+        )
+
+    def clear(self) -> None:
+        """Start from nothing, as in a child process."""
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
+        self._others: Counter[_Key] = Counter()
+        self._names = _Capped(self._max_origins)
+        self._hosts = _Capped(self._max_origins)
+
+    # What happens.
+
+    def _add(self, origin: Origin | None, *keys: _Key) -> None:
+        with self._lock:
+            counts = self._counts.get(origin)
+            if counts is None:
+                counts = self._counts[origin] = Counter()
+                if len(self._counts) > self._max_origins:
+                    _, oldest = self._counts.popitem(last=False)
+                    self._others.update(oldest)
+            else:
+                self._counts.move_to_end(origin)
+            for key in keys:
+                counts[key] = counts.get(key, 0) + 1
+
+    def finished(self, exchange: Exchange) -> None:
+        """An exchange is over."""
+        got = exchange.conn is not None and exchange.send_at
+        request: _Key = ("request", exchange.reused if got else exchange.failed_phase or "")
+        if exchange.outcome is None:
+            self._add(exchange.origin, request)
+        else:
+            self._add(exchange.origin, request, ("body", exchange.outcome))
+        waited = exchange.time_pool
+        if waited is not None and waited >= 1_000_000:
+            self._queue.record(waited / 1e9, self._described(exchange.origin), context=_inside(exchange))
+
+    def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
+        """A lookup is over."""
+        described = {names.DNS_QUESTION_NAME: self._names(lookup.name)}
+        if lookup.error is not None:
+            described[names.ERROR_TYPE] = lookup.error
+        self._lookups.record((lookup.ended - lookup.started) / 1e9, described, context=_inside(exchange))
+
+    def opened(self, conn: Connection) -> None:
+        """A connection is ready."""
+        self._add(conn.origin, ("opened", conn.open_reason.value if conn.open_reason is not None else ""))
+
+    def closed(self, conn: Connection, at: int) -> None:
+        """A connection that was ready is closed."""
+        if not conn.opened_at or conn.close_reason is None:
+            # It was there before we were: it has not been counted as opened.
+            return
+        reason = conn.close_reason.value
+        self._add(conn.origin, ("closed", reason))
+        described = self._described(conn.origin)
+        described[names.CONN_CLOSE_REASON] = reason
+        self._connections.record((at - conn.opened_at) / 1e9, described)
+
+    # What is shown.
+
+    def _described(self, origin: Origin | None, *, scheme: bool = True) -> dict[str, Any]:
+        if origin is None:
+            return {}
+        port = "" if origin.port is None else f":{origin.port}"
+        if self._hosts(f"{origin.scheme}://{origin.host}{port}") == _OTHER:
+            return {names.SERVER_ADDRESS: _OTHER}
+        return _address(origin, scheme=scheme)
+
+    def _counted(self, kind: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        attribute = {
+            "request": names.CONN_REUSED,
+            "opened": names.CONN_OPEN_REASON,
+            "closed": names.CONN_CLOSE_REASON,
+            "body": names.BODY_OUTCOME,
+        }[kind]
+
+        def callback(options: CallbackOptions) -> Iterator[Observation]:
+            self._collect()
+            # Two schemes of one server and port are one series here.
+            totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
+            with self._lock:
+                for origin, counts in [*self._counts.items(), (_OTHER, self._others)]:
+                    where = {names.SERVER_ADDRESS: _OTHER} if isinstance(origin, str) else _address(origin, scheme=False)
+                    for (counted, value), number in counts.items():
+                        if counted != kind:
+                            continue
+                        described = dict(where)
+                        if kind == "request" and isinstance(value, str):
+                            if value:
+                                described[names.FAILED_PHASE] = value
+                        elif value != "":
+                            described[attribute] = value
+                        totals[tuple(described.items())] += number
+            for described_items, number in totals.items():
+                yield Observation(number, dict(described_items))
+
+        return callback
+
+    def _open_connections(self, options: CallbackOptions) -> Iterator[Observation]:
+        self._collect()
+        totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
+        for ledger in list(self._ledgers()):
+            for conn in list(ledger.live):
+                if conn.state in (State.OPEN, State.LOST):
+                    described = self._where(conn.origin, scheme=True)
+                    described[names.HTTP_CONNECTION_STATE] = "idle" if conn.idle else "active"
+                    if conn.version is not None:
+                        described[names.NETWORK_PROTOCOL_VERSION] = conn.version
+                    totals[tuple(described.items())] += 1
+        for described_items, number in totals.items():
+            yield Observation(number, dict(described_items))
+
+    def _where(self, origin: Origin | None, *, scheme: bool) -> dict[str, Any]:
+        with self._lock:
+            known = origin in self._counts
+        return _address(origin, scheme=scheme) if known else {names.SERVER_ADDRESS: _OTHER}
+
+    def _unread(self) -> Iterator[tuple[tuple[tuple[str, Any], ...], Exchange]]:
+        self._collect()
+        for exchange in list(self._exchanges()):
+            if exchange.headers_at and not exchange.over_at and not exchange.silent:
+                yield tuple(self._where(exchange.origin, scheme=False).items()), exchange
+
+    def _open_responses(self, options: CallbackOptions) -> Iterator[Observation]:
+        totals = Counter(where for where, _ in self._unread())
+        for where, number in totals.items():
+            yield Observation(number, dict(where))
+
+    def _oldest_response(self, options: CallbackOptions) -> Iterator[Observation]:
+        now = time.monotonic_ns()
+        oldest: dict[tuple[tuple[str, Any], ...], int] = {}
+        for where, exchange in self._unread():
+            oldest[where] = max(oldest.get(where, 0), now - exchange.headers_at)
+        for where, age in oldest.items():
+            yield Observation(age / 1e9, dict(where))
+
+
+def _address(origin: Origin | None, *, scheme: bool) -> dict[str, Any]:
+    if origin is None:
+        return {}
+    described: dict[str, Any] = {names.SERVER_ADDRESS: origin.host}
+    if origin.port is not None:
+        described[names.SERVER_PORT] = origin.port
+    if scheme:
+        described[names.URL_SCHEME] = origin.scheme
+    return described
+
+
+def _inside(exchange: Exchange) -> Context | None:
+    # For exemplars: where an event loop's callback or a thread has lost the context.
+    return trace.set_span_in_context(exchange.span) if exchange.span is not None else None

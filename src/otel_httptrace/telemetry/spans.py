@@ -1,0 +1,222 @@
+# One CLIENT span per request there is already: upstream's. We say more on it,
+# and keep it open until the body is over. Upstream ends it when the headers are
+# in, by calling `span.end()`; that call is noted, and made when it is time.
+#
+# Everything is said at once, when the exchange is over: one `set_attributes`,
+# and child spans with the times of what they describe. So nothing is half-told
+# when something fails, and a request that is in flight costs nothing.
+
+"""The request span and its children."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
+
+from ..config import Config
+from ..core.ledger import BLAMED
+from ..core.timeline import FAILED, POOL, Exchange, Step
+from . import attributes, names
+
+_logger = logging.getLogger("otel_httptrace")
+
+#: Set on a span that an exchange has claimed: the next one is another exchange's.
+_CLAIMED: Final = "_otel_httptrace_claimed"
+_MAX_HOLDERS: Final = 8
+
+
+class Spans:
+    """Reports exchanges on spans.
+
+    Args:
+        tracer: makes child spans.
+        config: which child spans there are, and when the request span ends.
+    """
+
+    def __init__(self, tracer: Tracer, config: Config) -> None:
+        self._tracer = tracer
+        self._children = config.spans != "none"
+        self._all = config.spans == "all"
+        self._at_headers = config.span_end == "headers"
+        self._told = False
+
+    def claim(self, exchange: Exchange) -> bool:
+        """Take the request span that is current for *exchange*; False if there is none."""
+        span: Any = trace.get_current_span()
+        # Only upstream's own, never any other that happens to be current.
+        scope = getattr(span, "instrumentation_scope", None)
+        if scope is None or scope.name != names.UPSTREAM_SCOPE or span.kind is not SpanKind.CLIENT:
+            return False
+        if not span.is_recording() or getattr(span, _CLAIMED, False):
+            return True
+        exchange.span = span
+        exchange.context = span.get_span_context()
+        return True
+
+    def awaits_body(self, exchange: Exchange) -> None:
+        """Keep the request span open until `end`."""
+        span = exchange.span
+        if span is None:
+            return
+
+        def end(end_time: int | None = None) -> None:
+            exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
+            if exchange.finished:
+                self._end(span, exchange)
+
+        try:
+            span.end = end
+        except AttributeError:
+            # No instance attributes: it ends when the headers are in, and what
+            # is known of the body goes on a child span.
+            exchange.ends_early = True
+            if not self._told:
+                self._told = True
+                _logger.warning(
+                    "otel-httptrace: spans of type %s cannot be kept open until the response body is over; "
+                    "the body is reported on http.receive spans instead",
+                    type(span).__qualname__,
+                )
+
+    def end(self, exchange: Exchange) -> None:
+        """End the request span, unless upstream has yet to do so."""
+        span = exchange.span
+        if span is not None and exchange.upstream_ended is not None:
+            self._end(span, exchange)
+
+    def _end(self, span: Any, exchange: Exchange) -> None:
+        # Whoever takes the attribute away ends the span: once, in any order.
+        if vars(span).pop("end", None) is None:
+            return
+        at = exchange.upstream_ended
+        if not self._at_headers and exchange.over_at:
+            at = exchange.wall + exchange.over_at
+        span.end(at)
+
+    def describe(self, exchange: Exchange, error: BaseException | None) -> None:
+        """Say everything on the request span, and make its children."""
+        span: Span = exchange.span
+        if exchange.ends_early:
+            if not exchange.failed_phase:
+                self._child(exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange))
+            return
+        span.set_attributes(attributes.request(exchange))
+        if exchange.outcome == FAILED and error is not None:
+            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+            span.set_attribute(names.ERROR_TYPE, exchange.error or type(error).__qualname__)
+            span.record_exception(error, timestamp=exchange.wall + exchange.over_at)
+        if exchange.dial is not None or exchange.failed_phase == POOL or self._all:
+            self._link(exchange, span)
+        if self._children:
+            self._make_children(exchange)
+
+    # Links.
+
+    def _link(self, exchange: Exchange, span: Span) -> None:
+        for context, described in self._links(exchange):
+            span.add_link(context, described)
+
+    def _links(self, exchange: Exchange) -> Iterator[tuple[SpanContext, dict[str, Any]]]:
+        conn = exchange.conn
+        if conn is not None and exchange.send_at:
+            loss = conn.explained_by
+            if exchange.reused:
+                if self._all and conn.opened_by is not None:
+                    yield conn.opened_by, {names.LINK: names.LINK_CONNECTION_OPENED_BY}
+            elif loss is not None and conn.open_reason in BLAMED and loss.context is not None:
+                described = {names.LINK: names.LINK_CONNECTION_LOST_BY, names.CONN_CLOSE_REASON: loss.reason.value}
+                if loss.closed_at is not None:
+                    described[names.BODY_CLOSED_AT] = loss.closed_at
+                yield loss.context, described
+        if exchange.failed_phase == POOL and exchange.error == "PoolTimeout":
+            for context in exchange.ledger.holders()[:_MAX_HOLDERS]:
+                yield context, {names.LINK: names.LINK_POOL_HELD_BY}
+
+    # Child spans.
+
+    def _make_children(self, exchange: Exchange) -> None:
+        waited = exchange.time_pool
+        got = exchange.send_at
+        parent: Context | None = None
+        if (
+            self._all
+            or exchange.dial is not None
+            or not got
+            or (waited is not None and waited >= attributes.NOTEWORTHY)
+        ):
+            parent = self._getconn(exchange, got or exchange.over_at)
+        if exchange.dial is not None:
+            self._dial(exchange, parent)
+        if self._all:
+            for name, started, ended in (
+                (names.SPAN_SEND, exchange.send_at, exchange.wait_at or exchange.headers_at or exchange.over_at),
+                (names.SPAN_WAIT, exchange.wait_at, exchange.headers_at or exchange.over_at),
+            ):
+                if started:
+                    self._child(exchange, name, started, ended, {})
+            if exchange.outcome is not None:
+                self._child(exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange))
+
+    def _getconn(self, exchange: Exchange, ended: int) -> Context:
+        described = attributes.getconn(exchange)
+        span = self._start(exchange, names.SPAN_GETCONN, exchange.started, described, None)
+        self._finish(exchange, span, ended, described.get(names.ERROR_TYPE))
+        return trace.set_span_in_context(span)
+
+    def _dial(self, exchange: Exchange, parent: Context | None) -> None:
+        dial = exchange.dial
+        if dial is None:
+            return
+        for attempt in dial.attempts:
+            for lookup in attempt.lookups:
+                described: dict[str, Any] = {names.DNS_QUESTION_NAME: lookup.name}
+                if lookup.answers:
+                    described[names.DNS_ANSWERS] = lookup.answers
+                self._child(exchange, names.SPAN_DNS, lookup.started, lookup.ended, described, lookup.error, parent)
+            if not attempt.resolving:
+                described = attributes.connect(attempt)
+                started = attempt.connect_started
+                self._child(exchange, names.SPAN_CONNECT, started, attempt.ended, described, attempt.error, parent)
+        if dial.proxy is not None:
+            self._step(exchange, names.SPAN_PROXY, dial.proxy, attributes.proxy(dial.proxy), parent)
+        for step in dial.handshakes:
+            self._step(exchange, names.SPAN_TLS, step, attributes.tls(step), parent)
+
+    def _step(self, exchange: Exchange, name: str, step: Step, described: dict[str, Any], parent: Context | None) -> None:
+        self._child(exchange, name, step.started, step.ended, described, step.error, parent)
+
+    def _child(
+        self,
+        exchange: Exchange,
+        name: str,
+        started: int,
+        ended: int,
+        described: dict[str, Any],
+        error: str | None = None,
+        parent: Context | None = None,
+    ) -> None:
+        if error is not None:
+            described[names.ERROR_TYPE] = error
+        self._finish(exchange, self._start(exchange, name, started, described, parent), ended or exchange.over_at, error)
+
+    def _start(
+        self, exchange: Exchange, name: str, started: int, described: dict[str, Any], parent: Context | None
+    ) -> Span:
+        return self._tracer.start_span(
+            name,
+            context=parent if parent is not None else trace.set_span_in_context(exchange.span),
+            kind=SpanKind.INTERNAL,
+            attributes=described,
+            start_time=exchange.wall + started,
+        )
+
+    def _finish(self, exchange: Exchange, span: Span, ended: int, error: str | None) -> None:
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(exchange.wall + ended)
