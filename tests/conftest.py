@@ -1,0 +1,136 @@
+"""Fixtures, and how a test that is a coroutine runs: on the flavour it asks for."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+# Wherever pytest is started: `from kit...` is tests/kit.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kit.clients import LIBRARIES, MODES, Flavour  # noqa: E402
+from kit.server import Answer, Server  # noqa: E402
+from kit.telemetry import Telemetry, collect, patchable, replaced  # noqa: E402
+
+from otel_httptrace.guard import Guard  # noqa: E402
+
+FLAVOURS = [Flavour(library, mode) for library in LIBRARIES for mode in MODES]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say which markers there are."""
+    config.addinivalue_line("markers", "settings(**settings): what the telemetry fixture instruments with")
+    config.addinivalue_line("markers", "contained: faults of ours are contained, as in production, instead of raised")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with a flavour runs on all, save uvloop where nothing is said of it."""
+    if "flavour" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("modes")
+        modes = marker.args if marker is not None else MODES
+        chosen = [flavour for flavour in FLAVOURS if flavour.mode in modes]
+        metafunc.parametrize("flavour", chosen, ids=repr)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
+    """Run a test that is a coroutine on its flavour."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    flavour: Flavour = pyfuncitem.funcargs["flavour"]
+    flavour.run(pyfuncitem.obj(**wanted))
+    return True
+
+
+@pytest.fixture(autouse=True)
+def _loud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults of ours are raised, except where a test is about their containment."""
+    monkeypatch.setattr(Guard, "loud", request.node.get_closest_marker("contained") is None)
+
+
+@pytest.fixture
+def bare_telemetry() -> Iterator[Telemetry]:
+    """Providers; the test instruments by itself."""
+    before = patchable()
+    telemetry = Telemetry()
+    yield telemetry
+    if telemetry.instrumentor.is_instrumented_by_opentelemetry:
+        telemetry.uninstrument()
+    collect()
+    telemetry.shutdown()
+    assert replaced(before) == []
+
+
+class _Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@pytest.fixture
+def telemetry(request: pytest.FixtureRequest, bare_telemetry: Telemetry) -> Iterator[Telemetry]:
+    """Instrumented with the defaults, or what the test's `settings` mark says; silent on the log."""
+    marker = request.node.get_closest_marker("settings")
+    records = _Records()
+    logger = logging.getLogger("otel_httptrace")
+    logger.addHandler(records)
+    bare_telemetry.instrument(**(marker.kwargs if marker is not None else {}))
+    yield bare_telemetry
+    logger.removeHandler(records)
+    if request.node.get_closest_marker("contained") is None:
+        assert records.messages == []
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Server]]:
+    """Start servers: ``server = serve({"/target": answer(...)})``."""
+    running: list[Server] = []
+
+    def start(routes: dict[str, Answer] | None = None, **options: Any) -> Server:
+        server = Server(routes, **options).__enter__()
+        running.append(server)
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def server(serve: Callable[..., Server]) -> Server:
+    """A server with the stock of answers."""
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """A certificate authority for loopback."""
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture(scope="session")
+def server_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """TLS for servers: a certificate for localhost and 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost", "127.0.0.1", "origin.test").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """TLS for clients that trust `server_tls`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(context)
+    return context

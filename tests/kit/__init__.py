@@ -1,0 +1,1 @@
+"""What the tests are written with: scripted servers, one client for all flavours, and what was emitted."""
