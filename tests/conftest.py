@@ -28,14 +28,15 @@ FLAVOURS = [Flavour(library, mode) for library in LIBRARIES for mode in MODES]
 def pytest_configure(config: pytest.Config) -> None:
     """Say which markers there are."""
     config.addinivalue_line("markers", "settings(**settings): what the telemetry fixture instruments with")
+    config.addinivalue_line("markers", "modes(*modes): which flavours a test runs on")
     config.addinivalue_line("markers", "contained: faults of ours are contained, as in production, instead of raised")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with a flavour runs on all, save uvloop where nothing is said of it."""
+    """A test with a flavour runs on all; on uvloop only where it says so, for little differs there."""
     if "flavour" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("modes")
-        modes = marker.args if marker is not None else MODES
+        modes = marker.args if marker is not None else ("sync", "asyncio", "trio")
         chosen = [flavour for flavour in FLAVOURS if flavour.mode in modes]
         metafunc.parametrize("flavour", chosen, ids=repr)
 
