@@ -55,6 +55,9 @@ class CallSite:
         self._installed = tuple({_folder(paths[name]) for name in ("purelib", "platlib")})
         self._stdlib = tuple({_folder(paths[name]) for name in ("stdlib", "platstdlib")} | {_folder(os.__file__, 1)})
         self._own = _folder(__file__, 1)
+        self._sends: dict[int, CodeType] = {}
+        self._requests: dict[int, CodeType] = {}
+        self._sender = 0
 
     def find(self, frame: FrameType | None) -> Place | None:
         """The place that *frame* was called from; None if there is nothing but plumbing."""
@@ -71,6 +74,42 @@ class CallSite:
                 library = Mark(code, frame.f_lineno)
             frame = frame.f_back
         return Place(library, None) if library is not None else None
+
+    def find_maker(self) -> Place | None:
+        """The place that made the request under way.
+
+        None also where the client's own ``request()`` made it, which reads the response before it
+        returns, so that nobody can leave that open: most requests are spared the walk.
+        """
+        if self._sender:
+            # As many frames away as it was the last time, or it is worth the walk.
+            # sys._getframe(n) is quick: it makes no objects of the frames it passes.
+            try:
+                frame = sys._getframe(self._sender)
+            except ValueError:
+                pass
+            else:
+                if id(frame.f_code) in self._sends and frame.f_back and id(frame.f_back.f_code) in self._requests:
+                    return None
+        frame = sys._getframe(1)
+        self._sender = self._depth_of_sender(frame)
+        return self.find(frame)
+
+    def _depth_of_sender(self, frame: FrameType | None) -> int:
+        depth = 1
+        while frame is not None and depth < 64:
+            if id(frame.f_code) in self._sends:
+                return depth
+            frame, depth = frame.f_back, depth + 1
+        return 0
+
+    def knows_client(self, client: type) -> None:
+        """*client* is a class with httpx's ``send()``, which reads unless it is to stream, and ``request()``, which calls that."""
+        for name, known in (("send", self._sends), ("request", self._requests)):
+            code = getattr(getattr(client, name, None), "__code__", None)
+            if code is not None:
+                # The code object is kept: so nobody else gets its id.
+                known[id(code)] = code
 
     def _classify(self, filename: str) -> int:
         kind = self._kind(filename)

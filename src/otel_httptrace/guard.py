@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 class Guard:
-    """Calls our own functions so that their faults never reach the application."""
+    """Calls our own functions so that their faults never reach the application.
+
+    What is called for every request has no call to spare: it is called in a
+    ``try`` of its own, which costs nothing, and hands its fault to `contain`.
+    """
 
     #: Raise faults instead of containing them. For tests only.
     loud = False
@@ -40,15 +44,23 @@ class Guard:
             self.contain(function.__name__)
             return None
 
-    def contain(self, kind: str) -> None:
-        """Note the exception being handled as a fault of the hook *kind*, and switch that hook off."""
+    def contain(self, kind: str) -> Callable[..., None]:
+        """Note the exception being handled as a fault of the hook *kind*.
+
+        Returns:
+            What stands in for the hook from now on: it does nothing.
+        """
         if self.loud:
             raise  # noqa: PLE0704: re-raises what the caller is handling
-        if kind in self._off:
-            return
-        self._off.add(kind)
-        _logger.exception(
-            "otel-httptrace: a fault in %r was contained and this hook is now off. "
-            "Your requests are unharmed; telemetry may lack details.",
-            kind,
-        )
+        if kind not in self._off:
+            self._off.add(kind)
+            _logger.exception(
+                "otel-httptrace: a fault in %r was contained and this hook is now off. "
+                "Your requests are unharmed; telemetry may lack details.",
+                kind,
+            )
+        return _nothing
+
+
+def _nothing(*args: Any) -> None:
+    return None

@@ -82,6 +82,9 @@ class HTTPTraceInstrumentor(BaseInstrumentor):
         )
         reporter = Reporter(Spans(tracer, config), counts)
         call_sites = CallSite(config.app_packages) if config.code_location else None
+        if call_sites is not None:
+            for client in (client for library, _ in libraries for client in library.clients()):
+                call_sites.knows_client(client)
         observer = Observer(guard, reporter, call_sites, idle=patches.restore)
         Hooks(patches, guard, observer).install(libraries)
         self._observer = observer

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from types import AsyncGeneratorType, ModuleType
 from typing import Any, TypeVar
 
+from ..core.ledger import Connection
 from ..core.timeline import Exchange
 from ..guard import Guard
 from .current import CURRENT, leave
@@ -80,48 +81,74 @@ class Hooks:
         replace(cls, "create_connection", self._create_connection)
 
     def _sync_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        guard, observer = self._guard, self._observer
-        begin, answered, failed, let_go = observer.begin, observer.answered, observer.failed, observer.let_go
+        guard, let_go = self._guard, self._observer.let_go
+        begin: Hook = self._observer.begin
+        answered: Hook = self._observer.answered
+        failed: Hook = self._observer.failed
 
-        def handle_request(*args: Any, **kwargs: Any) -> Any:
-            request = args[1] if len(args) > 1 else kwargs.get("request")
-            exchange = guard(begin, args[0] if args else None, request, counts_only_idle)
+        def handle_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal begin, answered, failed
+            try:
+                exchange = begin(self, args[0] if args else kwargs.get("request"), counts_only_idle)
+            except Exception:
+                begin, exchange = guard.contain("begin"), None
             if exchange is None:
-                return original(*args, **kwargs)
+                return original(self, *args, **kwargs)
             token = CURRENT.set(exchange)
             try:
-                response = original(*args, **kwargs)
+                response = original(self, *args, **kwargs)
             except BaseException as error:
-                if not guard(failed, exchange, error):
+                try:
+                    failed(exchange, error)
+                except Exception:
+                    failed = guard.contain("failed")
+                if not exchange.finished:
                     guard(let_go, exchange)
                 raise
             finally:
                 leave(token)
-            if not guard(answered, exchange, response):
+            try:
+                answered(exchange, response)
+            except Exception:
+                answered = guard.contain("answered")
+            if not exchange.headers_at:
                 guard(let_go, exchange)
             return response
 
         return handle_request
 
     def _async_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        guard, observer = self._guard, self._observer
-        begin, answered, failed, let_go = observer.begin, observer.answered, observer.failed, observer.let_go
+        guard, let_go = self._guard, self._observer.let_go
+        begin: Hook = self._observer.begin
+        answered: Hook = self._observer.answered
+        failed: Hook = self._observer.failed
 
-        async def handle_async_request(*args: Any, **kwargs: Any) -> Any:
-            request = args[1] if len(args) > 1 else kwargs.get("request")
-            exchange = guard(begin, args[0] if args else None, request, counts_only_idle)
+        async def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal begin, answered, failed
+            try:
+                exchange = begin(self, args[0] if args else kwargs.get("request"), counts_only_idle)
+            except Exception:
+                begin, exchange = guard.contain("begin"), None
             if exchange is None:
-                return await original(*args, **kwargs)
+                return await original(self, *args, **kwargs)
             token = CURRENT.set(exchange)
             try:
-                response = await original(*args, **kwargs)
+                response = await original(self, *args, **kwargs)
             except BaseException as error:
-                if not guard(failed, exchange, error):
+                try:
+                    failed(exchange, error)
+                except Exception:
+                    failed = guard.contain("failed")
+                if not exchange.finished:
                     guard(let_go, exchange)
                 raise
             finally:
                 leave(token)
-            if not guard(answered, exchange, response):
+            try:
+                answered(exchange, response)
+            except Exception:
+                answered = guard.contain("answered")
+            if not exchange.headers_at:
                 guard(let_go, exchange)
             return response
 
@@ -155,34 +182,49 @@ class Hooks:
             self._patches.replace_method(cls, "handle_request", self._sync_assignment)
 
     def _sync_assignment(self, original: Hook) -> Hook:
-        guard, refusals = self._guard, self._refusals
-        assigned, refused = self._observer.assigned, self._observer.refused
+        guard, refusals, refused = self._guard, self._refusals, self._observer.refused
+        assigned: Hook = self._observer.assigned
 
         def handle_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-            guard(assigned, self, False)
+            nonlocal assigned
+            exchange, conn = CURRENT.get(), attached(self)
+            if exchange is None or conn is None:
+                return original(self, *args, **kwargs)
+            try:
+                assigned(exchange, conn, False)
+            except Exception:
+                assigned = guard.contain("assigned")
             try:
                 return original(self, *args, **kwargs)
             except refusals:
-                guard(refused, self)
+                guard(refused, exchange, conn)
                 raise
 
         return handle_request
 
     def _async_assignment(self, original: Hook) -> Hook:
-        guard, refusals = self._guard, self._refusals
-        assigned, refused = self._observer.assigned, self._observer.refused
+        guard, refusals, refused = self._guard, self._refusals, self._observer.refused
+        assigned: Hook = self._observer.assigned
 
-        async def refusable(connection: Any, coroutine: Coroutine[Any, Any, T]) -> T:
+        async def refusable(exchange: Exchange, conn: Connection, coroutine: Coroutine[Any, Any, T]) -> T:
             try:
                 return await coroutine
             except refusals:
-                guard(refused, connection)
+                guard(refused, exchange, conn)
                 raise
 
         def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
-            contended = guard(assigned, self, True)
+            nonlocal assigned
+            exchange, conn = CURRENT.get(), attached(self)
+            if exchange is None or conn is None:
+                return original(self, *args, **kwargs)
+            contended = False
+            try:
+                contended = assigned(exchange, conn, True)
+            except Exception:
+                assigned = guard.contain("assigned")
             coroutine = original(self, *args, **kwargs)
-            return refusable(self, coroutine) if contended else coroutine
+            return refusable(exchange, conn, coroutine) if contended else coroutine
 
         return handle_async_request
 
@@ -226,26 +268,23 @@ class Hooks:
             replace(cls, "close", self._sync_close)
 
     def _sync_iteration(self, original: Hook) -> Hook:
-        guard, observer = self._guard, self._observer
-        ended, raised, let_go = observer.body_ended, observer.body_raised, observer.let_go
+        guard, raised, let_go = self._guard, self._observer.body_raised, self._observer.let_go
 
         def observed(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
             exchange.reading_since = _now()
             try:
                 for part in parts:
-                    at = _now()
-                    exchange.read_wait += at - exchange.reading_since
-                    exchange.reading_since = 0
-                    exchange.last_byte_at = at
-                    exchange.bytes_read += len(part)
+                    exchange.body_read(_now(), len(part))
                     yield part
                     exchange.reading_since = _now()
             except BaseException as error:
                 # While nobody reads it is the consumer's, or the iterator is being closed.
-                if exchange.reading_since and not guard(raised, exchange, error):
-                    guard(let_go, exchange)
+                if exchange.reading_since:
+                    guard(raised, exchange, error)
+                    if not exchange.finished:
+                        guard(let_go, exchange)
                 raise
-            guard(ended, exchange)
+            exchange.body_ended(_now())
 
         def __iter__(self: Any) -> Iterator[bytes]:
             parts: Iterator[bytes] = original(self)
@@ -255,8 +294,8 @@ class Hooks:
         return __iter__
 
     def _async_iteration(self, original: Hook) -> Hook:
-        guard, observer = self._guard, self._observer
-        ended, raised, let_go = observer.body_ended, observer.body_raised, observer.let_go
+        guard, raised, let_go = self._guard, self._observer.body_raised, self._observer.let_go
+        closing = self._closing
 
         class Observed:
             # Not a generator: dropped half-way, a generator would be closed by
@@ -275,42 +314,33 @@ class Hooks:
                 try:
                     part = await self._next()
                 except StopAsyncIteration:
-                    guard(ended, exchange)
+                    exchange.body_ended(_now())
                     raise
                 except BaseException as error:
-                    if not guard(raised, exchange, error):
+                    guard(raised, exchange, error)
+                    if not exchange.finished:
                         guard(let_go, exchange)
                     raise
-                at = _now()
-                exchange.read_wait += at - exchange.reading_since
-                exchange.reading_since = 0
-                exchange.last_byte_at = at
-                exchange.bytes_read += len(part)
+                exchange.body_read(_now(), len(part))
                 return part
 
-        async def observed(
-            exchange: Exchange, parts: AsyncGenerator[bytes, None]
-        ) -> AsyncGenerator[bytes, None]:
+        async def observed(exchange: Exchange, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
             # httpcore2 and httpx2 close what they iterate, if it is a generator.
             exchange.reading_since = _now()
             try:
                 async for part in parts:
-                    at = _now()
-                    exchange.read_wait += at - exchange.reading_since
-                    exchange.reading_since = 0
-                    exchange.last_byte_at = at
-                    exchange.bytes_read += len(part)
+                    exchange.body_read(_now(), len(part))
                     yield part
                     exchange.reading_since = _now()
             except BaseException as error:
-                if exchange.reading_since and not guard(raised, exchange, error):
-                    guard(let_go, exchange)
+                if exchange.reading_since:
+                    guard(raised, exchange, error)
+                    if not exchange.finished:
+                        guard(let_go, exchange)
                 raise
             finally:
                 await parts.aclose()
-            guard(ended, exchange)
-
-        closing = self._closing
+            exchange.body_ended(_now())
 
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
@@ -324,36 +354,58 @@ class Hooks:
         return __aiter__
 
     def _sync_close(self, original: Hook) -> Hook:
-        guard, observer = self._guard, self._observer
-        closing, closed, let_go = observer.body_closing, observer.body_closed, observer.let_go
+        guard, let_go = self._guard, self._observer.let_go
+        closing: Hook = self._observer.body_closing
+        finish: Hook = self._observer.finish
 
         def close(self: Any) -> Any:
+            nonlocal closing, finish
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return original(self)
-            guard(closing, handle.exchange)
+            exchange = handle.exchange
+            try:
+                closing(exchange)
+            except Exception:
+                closing = guard.contain("body_closing")
             try:
                 return original(self)
             finally:
-                if not guard(closed, handle.exchange):
-                    guard(let_go, handle.exchange)
+                if not exchange.reading_since:
+                    try:
+                        finish(exchange, None)
+                    except Exception:
+                        finish = guard.contain("finish")
+                    if not exchange.finished:
+                        guard(let_go, exchange)
 
         return close
 
     def _async_close(self, original: Hook) -> Hook:
-        guard, observer = self._guard, self._observer
-        closing, closed, let_go = observer.body_closing, observer.body_closed, observer.let_go
+        guard, let_go = self._guard, self._observer.let_go
+        closing: Hook = self._observer.body_closing
+        finish: Hook = self._observer.finish
 
         async def aclose(self: Any) -> Any:
+            nonlocal closing, finish
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return await original(self)
-            guard(closing, handle.exchange)
+            exchange = handle.exchange
+            try:
+                closing(exchange)
+            except Exception:
+                closing = guard.contain("body_closing")
             try:
                 return await original(self)
             finally:
-                if not guard(closed, handle.exchange):
-                    guard(let_go, handle.exchange)
+                if not exchange.reading_since:
+                    try:
+                        finish(exchange, None)
+                    except Exception:
+                        finish = guard.contain("finish")
+                    if not exchange.finished:
+                        guard(let_go, exchange)
 
         return aclose
 

@@ -55,6 +55,14 @@ class Library:
         except ImportError:
             return None
 
+    def clients(self) -> list[type]:
+        """The client classes built on it, of those that are installed."""
+        try:
+            module = importlib.import_module(self.client)
+        except ImportError:
+            return []
+        return [cls for name in ("Client", "AsyncClient") if isinstance(cls := getattr(module, name, None), type)]
+
 
 LIBRARIES = (
     Library("httpcore", "httpx", ">=1.0,<2", counts_only_idle=False, closes_iterators=False),

@@ -23,9 +23,10 @@ from ..core.timeline import NEVER_CLOSED, Exchange, Lookup
 from ..guard import Guard
 from . import errors, seams
 from .current import CURRENT
-from .seams import Probe, attach, attached
+from .seams import KEY, Probe, attach, attached
 
 _now = time.monotonic_ns
+_epoch = time.time_ns
 
 
 class Handle:
@@ -73,7 +74,10 @@ class Observer:
         self._sink = sink
         self._call_sites = call_sites
         self._idle = idle
+        self._describe: Callable[..., None] = sink.describe
         self._lock = threading.Lock()
+        #: Types of response streams that are watched.
+        self._bodies: set[type] = set()
         self.active = True
         self._clear()
 
@@ -104,38 +108,38 @@ class Observer:
             self.collect()
         if not self.active:
             return None
-        handle = attached(pool)
-        if handle is None or handle.ledger.process is not self.process:
-            handle = self._adopt(pool, counts_only_idle)
-            if handle is None:
+        try:
+            ledger = pool.__dict__[KEY].ledger
+        except (AttributeError, KeyError):
+            ledger = None
+        if ledger is None or ledger.process is not self.process:
+            ledger = self._adopt(pool, counts_only_idle)
+            if ledger is None:
                 return None
-        ledger: Ledger = handle.ledger
         started = _now()
-        exchange = Exchange(ledger, request, started, time.time_ns() - started)
-        exchange.pool = (len(ledger.live), ledger.idle, len(ledger.waiting))
+        exchange = Exchange(ledger, request, started, _epoch() - started)
+        exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         if self._call_sites is not None:
-            exchange.made_at = self._call_sites.find(sys._getframe(3))
+            exchange.made_at = self._call_sites.find_maker()
         self._sink.claim(exchange)
-        ledger.waiting[exchange] = None
-        self.exchanges[exchange] = None
+        ledger.waiting[exchange] = self.exchanges[exchange] = None
         return exchange
 
-    def _adopt(self, pool: Any, counts_only_idle: bool) -> PoolHandle | None:
+    def _adopt(self, pool: Any, counts_only_idle: bool) -> Ledger | None:
         with self._lock:
             if self.first_exchange is not None:
                 self.first_exchange()
                 self.first_exchange = None
             handle = attached(pool)
             if handle is not None and handle.ledger.process is self.process:
-                return handle  # type: ignore[no-any-return]
+                return handle.ledger  # type: ignore[no-any-return]
             ledger = Ledger(self.process, seams.limits(pool, counts_only_idle))
-            handle = PoolHandle(ledger, self._dropped)
-            if not attach(pool, handle):
+            if not attach(pool, PoolHandle(ledger, self._dropped)):
                 return None
             self.ledgers[ledger] = None
             for connection in seams.connections(pool):
                 self._adopt_connection(ledger, connection, seams.proxied(pool))
-            return handle
+            return ledger
 
     def _adopt_connection(self, ledger: Ledger, connection: Any, proxied: bool) -> None:
         origin = seams.origin(connection)
@@ -189,25 +193,24 @@ class Observer:
         if handle is not None and handle.ledger.process is self.process:
             handle.ledger.pool_closed(_now())
 
-    def assigned(self, connection: Any, asynchronous: bool) -> bool:
-        """The exchange in the pool is handed to *connection*; whether that one may yet refuse it."""
-        exchange, conn = CURRENT.get(), attached(connection)
-        if exchange is None or conn is None or conn.ledger is not exchange.ledger:
+    def assigned(self, exchange: Exchange, conn: Connection, asynchronous: bool) -> bool:
+        """The pool handed *exchange* to *conn*; whether that one may yet refuse it."""
+        ledger = exchange.ledger
+        if conn.ledger is not ledger:
             return False
         now = _now()
-        exchange.ledger.waiting.pop(exchange, None)
+        ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
-        exchange.ledger.acquired(conn, exchange, now)
-        if conn.ready and not conn.multiplexed:
-            exchange.acquired_at = exchange.send_at = now
-            return contended
-        self.listen(exchange, conn, asynchronous)
-        return True
+        ledger.acquired(conn, exchange, now)
+        if conn.state is State.DIALLING or conn.multiplexed:
+            self.listen(exchange, conn, asynchronous)
+            return True
+        exchange.acquired_at = exchange.send_at = now
+        return contended
 
-    def refused(self, connection: Any) -> None:
-        """*connection* could not take the exchange after all."""
-        exchange, conn = CURRENT.get(), attached(connection)
-        if exchange is None or conn is None or exchange.conn is not conn:
+    def refused(self, exchange: Exchange, conn: Connection) -> None:
+        """*conn* could not take the exchange after all."""
+        if exchange.conn is not conn:
             return
         now = _now()
         exchange.ledger.refused(exchange, now)
@@ -228,12 +231,11 @@ class Observer:
         """Whether instrumentation is suppressed here and now."""
         return self._sink.suppressed()
 
-    def answered(self, exchange: Exchange, response: Any) -> bool:
+    def answered(self, exchange: Exchange, response: Any) -> None:
         """The pool returned a response."""
-        now = _now()
+        exchange.headers_at = now = _now()
         if exchange.extensions is not None:
             self.unlisten(exchange)
-        exchange.headers_at = now
         request, exchange.request = exchange.request, None
         exchange.method = request.method
         exchange.request_headers = request.headers
@@ -242,28 +244,38 @@ class Observer:
         exchange.http_version = response.extensions.get("http_version", b"HTTP/1.1")
         conn = exchange.conn
         if conn is not None:
-            if not conn.ready:
-                self.opened(exchange, conn, now)
+            if not conn.carried:
+                self._first_answer(exchange, conn, now)
             if not exchange.carried:
                 conn.ledger.carries(conn, exchange)
-            if conn.version is None:
-                conn.version = exchange.http_version.decode("ascii").removeprefix("HTTP/")
         if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
-            exchange.upgraded, exchange.over_at = True, now
-            if conn is not None:
-                conn.ledger.lost(conn, Reason.UPGRADED, now)
-            self.finish(exchange, None)
-            return True
+            self._upgraded(exchange, now)
+            return
         stream = response.stream
-        if attach(stream, Handle(exchange, self._dropped)):
-            self.watch_body(type(stream))
-            self._sink.awaits_body(exchange)
-        else:
+        try:
+            stream.__dict__[KEY] = Handle(exchange, self._dropped)
+        except AttributeError:
             exchange.over_at = now
             self.finish(exchange, None)
-        return True
+            return
+        if type(stream) not in self._bodies:
+            self.watch_body(type(stream))
+            self._bodies.add(type(stream))
+        self._sink.awaits_body(exchange)
 
-    def failed(self, exchange: Exchange, error: BaseException) -> bool:
+    def _first_answer(self, exchange: Exchange, conn: Connection, at: int) -> None:
+        if conn.state is State.DIALLING:
+            self.opened(exchange, conn, at)
+        if conn.version is None:
+            conn.version = exchange.http_version.decode("ascii", "replace").removeprefix("HTTP/")
+
+    def _upgraded(self, exchange: Exchange, at: int) -> None:
+        exchange.upgraded, exchange.over_at = True, at
+        if exchange.conn is not None:
+            exchange.ledger.lost(exchange.conn, Reason.UPGRADED, at)
+        self.finish(exchange, None)
+
+    def failed(self, exchange: Exchange, error: BaseException) -> None:
         """The pool raised *error* instead of returning a response."""
         now = _now()
         if exchange.extensions is not None:
@@ -286,7 +298,6 @@ class Observer:
             if conn.dialler is exchange:
                 ledger.dial_failed(conn)
         self.finish(exchange, error)
-        return True
 
     def _check(self, conn: Connection, exchange: Exchange, at: int, reason: Reason) -> None:
         # An HTTP/2 connection that broke with a stream lives on until its last one.
@@ -336,11 +347,7 @@ class Observer:
 
     # The body.
 
-    def body_ended(self, exchange: Exchange) -> None:
-        """The body was read to its end."""
-        exchange.body_ended(_now())
-
-    def body_raised(self, exchange: Exchange, error: BaseException) -> bool:
+    def body_raised(self, exchange: Exchange, error: BaseException) -> None:
         """The body's own read raised *error*."""
         now = _now()
         cancelled = errors.cancelled(error)
@@ -349,20 +356,16 @@ class Observer:
         if conn is not None and conn.multiplexed:
             self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
         self.finish(exchange, error)
-        return True
 
     def body_closing(self, exchange: Exchange) -> None:
         """The response is about to be closed."""
-        if exchange.finished or exchange.reading_since:
-            # A read that fails closes the response on its way out.
-            return
-        now = _now()
         if exchange.ended:
             # With threads the connection may serve another request before the
             # close returns: it is free from here on.
-            exchange.ledger.released(exchange, now)
-        elif not exchange.over_at:
-            self._left(exchange, now)
+            exchange.ledger.released(exchange, _now())
+        elif not exchange.over_at and not exchange.reading_since:
+            # A read that fails closes the response on its way out, too.
+            self._left(exchange, _now())
 
     def _left(self, exchange: Exchange, at: int) -> None:
         exchange.body_left(at)
@@ -371,36 +374,32 @@ class Observer:
             if place is not None:
                 exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
 
-    def body_closed(self, exchange: Exchange) -> bool:
-        """The response has been closed."""
-        if not exchange.reading_since:
-            self.finish(exchange, None)
-        return True
-
     # Ends.
 
     def finish(self, exchange: Exchange, error: BaseException | None) -> None:
         """Report *exchange*, once, and forget it."""
-        if self.exchanges.pop(exchange, exchange) is exchange:
+        if self.exchanges.pop(exchange, exchange) is not None:
             return
         exchange.finished = True
-        exchange.ledger.finished(exchange, _now())
-        self._guard(self._sink.describe, exchange, error)
-        self._guard(self._sink.end, exchange)
-        self._forget(exchange)
+        exchange.ledger.finished(exchange, exchange.over_at)
+        try:
+            self._describe(exchange, error)
+        except Exception:
+            self._describe = self._guard.contain("describe")
+        if exchange.span is not None:
+            self._sink.end(exchange)
+            exchange.span = None
+        exchange.request_headers = exchange.response_headers = ()
+        if not self.active and not self.exchanges:
+            self._idle()
 
     def let_go(self, exchange: Exchange) -> None:
         """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open."""
+        self.exchanges.pop(exchange, None)
         exchange.finished = True
-        if self.exchanges.pop(exchange, exchange) is None:
-            self._guard(self._sink.end, exchange)
-            self._guard(self.unlisten, exchange)
-            self._guard(exchange.ledger.finished, exchange, _now())
-            self._forget(exchange)
-
-    def _forget(self, exchange: Exchange) -> None:
-        exchange.request = exchange.span = exchange.made_at = None
-        exchange.request_headers = exchange.response_headers = ()
+        self._guard(self._sink.end, exchange)
+        self._guard(self.unlisten, exchange)
+        self._guard(exchange.ledger.finished, exchange, _now())
         if not self.active and not self.exchanges:
             self._idle()
 

@@ -197,10 +197,19 @@ class Patches:
         self._replaced.append((owner, name, own, wrapper))
 
     def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
-        """Replace a method where *cls* has it from, so that subclasses are not patched twice."""
+        """Replace a method where *cls* has it from, so that subclasses are not patched twice.
+
+        Where that is a type implemented in C, *cls* itself gets one of its own (uvloop's is such a
+        subclass); where *cls* is one too, nothing is done.
+        """
         owner = next((base for base in cls.__mro__ if name in vars(base)), None)
-        if owner is not None and owner is not object:
-            self.replace(owner, name, make)
+        for candidate in (owner, cls):
+            if candidate is not None and candidate is not object:
+                try:
+                    self.replace(candidate, name, make)
+                except TypeError:
+                    continue
+                return
 
     def restore(self) -> None:
         """Put every original back; what somebody has wrapped since stays, and is inert."""

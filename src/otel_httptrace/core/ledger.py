@@ -71,6 +71,9 @@ BLAMED = frozenset(
 )
 
 
+_BUSY = object()
+
+
 class State(Enum):
     """Where a connection is in its life."""
 
@@ -119,6 +122,12 @@ class Limits(NamedTuple):
 class Connection:
     """One connection, from the pool's decision to open it until it is closed."""
 
+    __slots__ = (
+        "carried", "close_reason", "created_at", "described", "dialler", "doomed", "explained_by", "id", "idle_since",
+        "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe",
+        "state", "transport", "unseen", "user", "users", "version",
+    )  # fmt: skip
+
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
         self.ledger = ledger
         self.origin = origin
@@ -143,6 +152,8 @@ class Connection:
         self.close_reason: Reason | None = None
         #: Decided before the close itself was seen.
         self.doomed: Reason | None = None
+        #: For telemetry, opaque here: what it says of every request on this connection.
+        self.described: Any = None
         #: Who dials or has dialled it, as long as that exchange is under way.
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
@@ -230,7 +241,9 @@ class Ledger:
         self.limits = limits
         self.live: dict[Connection, None] = {}
         self.waiting: dict[Exchange, None] = {}
-        self.idle = 0
+        #: Those that nobody uses. A dict, as its changes are atomic: the plain
+        #: path of a request takes no lock.
+        self.idle: dict[Connection, None] = {}
         # Each entry waits for the new connection that it explains, which may
         # never come: keep as many as the pool may have connections, within reason.
         self._lost: deque[Loss] = deque(maxlen=min(limits.connections or 1000, 1000))
@@ -241,7 +254,7 @@ class Ledger:
         self.lock = threading.RLock()
 
     def __repr__(self) -> str:
-        idle = sum(conn.idle for conn in self.live)
+        idle = len(self.idle)
         last = self._lost[-1].reason.value if self._lost else "none"
         return f"<Ledger {len(self.live)} connections | {len(self.live) - idle} active {idle} idle | last lost: {last}>"
 
@@ -253,7 +266,8 @@ class Ledger:
             conn = Connection(self, origin, self.process.number(), at)
             conn.move(State.OPEN)
             conn.carried, conn.unseen = None, busy
-            self.idle += not busy
+            if not busy:
+                self.idle[conn] = None
             self.live[conn] = None
             self._remember(origin)
             self.process.connected(origin)
@@ -313,35 +327,38 @@ class Ledger:
 
     def acquired(self, conn: Connection, exchange: Exchange, at: int) -> None:
         """The pool assigned *exchange* to *conn*, perhaps after another that could not take it."""
-        with self.lock:
-            if exchange.conn is conn and exchange.holds:
+        if exchange.holds:
+            if exchange.conn is conn:
                 return
-            if exchange.holds:
-                self._left(exchange, at)
-            was_idle = conn.idle
-            if conn.unseen and not conn.multiplexed:
+            self.released(exchange, at)
+        was_idle = self.idle.pop(conn, _BUSY) is None
+        if not conn.multiplexed:
+            if conn.unseen:
                 # Whoever held it has left, for HTTP/1.1 serves one at a time.
                 conn.unseen, was_idle = False, True
-            elif was_idle:
-                self.idle -= 1
-            exchange.was_idle = was_idle
-            exchange.idle = at - conn.idle_since if was_idle and conn.idle_since else None
-            exchange.conn, exchange.holds = conn, True
-            if not conn.multiplexed and (conn.user is None or not conn.users):
+            if conn.user is None or not conn.users:
                 conn.user = exchange
-            conn.users[exchange] = None
+        conn.users[exchange] = None
+        if was_idle:
+            exchange.was_idle = True
+            if conn.idle_since:
+                exchange.idle = at - conn.idle_since
+        exchange.conn, exchange.holds = conn, True
 
     def carries(self, conn: Connection, exchange: Exchange) -> None:
         """The request of *exchange* is on *conn*: the connection did take it."""
         if exchange.carried:
             return
         exchange.carried = True
-        with self.lock:
+        if conn.multiplexed:
+            with self.lock:
+                carried = conn.carried
+                conn.carried = carried + 1 if carried is not None else None
+        else:
+            # HTTP/1.1 serves one at a time.
             carried = conn.carried
-            if carried is not None:
-                conn.carried = carried + 1
-            if not conn.multiplexed:
-                conn.user = exchange
+            conn.carried = carried + 1 if carried is not None else None
+            conn.user = exchange
         exchange.carried_before = carried
         # On HTTP/2, whoever shares a connection has not opened it, even if the
         # first request is still under way. On HTTP/1.1 what was carried decides.
@@ -361,28 +378,31 @@ class Ledger:
 
     def released(self, exchange: Exchange, at: int) -> None:
         """The exchange is done with its connection, which may stay open. Idempotent."""
-        if exchange.holds:
-            with self.lock:
-                if exchange.holds:
-                    self._left(exchange, at)
-
-    def _left(self, exchange: Exchange, at: int) -> None:
         conn = exchange.conn
-        exchange.holds = False
-        if conn is None:
+        if not exchange.holds or conn is None:
             return
+        exchange.holds = False
         conn.users.pop(exchange, None)
+        if conn.multiplexed:
+            with self.lock:
+                self._left(conn, at)
+        else:
+            self._left(conn, at)
+
+    def _left(self, conn: Connection, at: int) -> None:
         if not conn.users:
             conn.idle_since = at
-            self.idle += conn.idle
+            if conn.state is State.OPEN and not conn.unseen:
+                self.idle[conn] = None
 
     def finished(self, exchange: Exchange, at: int) -> None:
         """The exchange is over: forget it."""
-        self.waiting.pop(exchange, None)
-        self.released(exchange, at)
         conn = exchange.conn
         if conn is None:
+            self.waiting.pop(exchange, None)
             return
+        if exchange.holds:
+            self.released(exchange, at)
         if conn.dialler is exchange:
             conn.dialler = None
         if conn.user is exchange:
@@ -400,7 +420,7 @@ class Ledger:
             # A connection created but not yet used: this is not the first that
             # the pool creates in one pass, so only an eviction can have happened since.
             later = any(conn.state is State.DIALLING and not conn.users for conn in self.live)
-            surplus = self._surplus(later, sum(conn.idle for conn in self.live))
+            surplus = self._surplus(later, len(self.idle))
             for conn, readable in gone:
                 if conn.state is State.DIALLING:
                     # Whoever still dials it may yet make it, out of the pool.
@@ -476,8 +496,8 @@ class Ledger:
             conn.close_reason = reason
             if user is not None and not user.finished and not user.upgraded:
                 user.close_reason = reason.value
+            self.idle.pop(conn, None)
             if before is State.OPEN:
-                self.idle -= not conn.users and not conn.unseen
                 self._lost.append(self._loss(conn, reason, at, user))
             return reason
 
@@ -532,7 +552,7 @@ class Ledger:
             conn.leaked_by = exchange.context
             if conn.multiplexed:
                 # The others share it on; only it will never be idle again.
-                self.idle -= conn.idle
+                self.idle.pop(conn, None)
                 conn.unseen = True
             else:
                 self._lose(conn, Reason.RESPONSE_LEAKED, at, exchange)
@@ -554,14 +574,13 @@ class Ledger:
                 conn.move(State.CLOSED)
                 conn.close_reason = conn.doomed or Reason.UNKNOWN
             self.live.clear()
-            self.idle = 0
+            self.idle.clear()
             return gone
 
     def _lose(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None = None) -> bool:
-        idle = conn.idle
         if not conn.move(State.LOST):
             return False
-        self.idle -= idle
+        self.idle.pop(conn, None)
         self._lost.append(self._loss(conn, reason, at, exchange))
         return True
 

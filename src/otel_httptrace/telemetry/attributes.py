@@ -23,43 +23,36 @@ _BODILESS: Final = frozenset({204, 304})
 
 def request(exchange: Exchange) -> Attributes:
     """The attributes of the request span."""
-    attributes: Attributes = {}
     conn = exchange.conn
+    attributes: Attributes = {}
     if conn is not None and exchange.send_at:
         attributes[names.CONN_REUSED] = exchange.reused
-        if exchange.reused:
-            if conn.multiplexed:
-                attributes[names.CONN_WAS_IDLE] = exchange.was_idle
-            if exchange.was_idle and exchange.idle is not None:
-                attributes[names.CONN_IDLE] = exchange.idle / _SECOND
-        elif conn.open_reason is not None and exchange.dial is not None:
-            attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
         attributes[names.CONN_ID] = conn.id
         if exchange.carried_before is not None:
             attributes[names.CONN_REQUESTS] = exchange.carried_before
+        if exchange.reused:
+            if conn.multiplexed:
+                attributes[names.CONN_WAS_IDLE] = exchange.was_idle
+            if exchange.idle is not None:
+                attributes[names.CONN_IDLE] = exchange.idle / _SECOND
+        elif conn.open_reason is not None and exchange.dial is not None:
+            attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
         if exchange.close_reason is not None:
             attributes[names.CONN_CLOSE_REASON] = exchange.close_reason
     peer = conn.peer if conn is not None else None
-    dial = exchange.dial
-    if dial is not None:
+    if exchange.dial is not None:
         _dial(exchange, attributes)
-        peer = dial.peer or peer
+        peer = exchange.dial.peer or peer
     if peer is not None:
         attributes[names.NETWORK_PEER_ADDRESS] = peer.host
         if peer.port is not None:
             attributes[names.NETWORK_PEER_PORT] = peer.port
         elif conn is not None and conn.transport is not None:
             attributes[names.NETWORK_TRANSPORT] = conn.transport
-    waited = exchange.time_pool
-    if waited is not None and (waited >= NOTEWORTHY or exchange.failed_phase == POOL):
-        _pool(exchange, waited, attributes)
+    if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase == POOL:
+        _pool(exchange, attributes)
     if exchange.send_at:
-        sent = exchange.time_send
-        if sent is not None and sent >= NOTEWORTHY or exchange.failed_phase == SEND:
-            attributes[names.TIME_SEND] = (sent or 0) / _SECOND
-        wait = exchange.time_wait
-        if wait is not None:
-            attributes[names.TIME_WAIT] = wait / _SECOND
+        _sent(exchange, attributes)
     if exchange.failed_phase is not None:
         attributes[names.FAILED_PHASE] = exchange.failed_phase
     elif exchange.outcome is not None:
@@ -76,6 +69,15 @@ def request(exchange: Exchange) -> Attributes:
     return attributes
 
 
+def _sent(exchange: Exchange, attributes: Attributes) -> None:
+    received = exchange.headers_at or exchange.over_at
+    written = exchange.wait_at or received
+    if written - exchange.send_at >= NOTEWORTHY or exchange.failed_phase == SEND:
+        attributes[names.TIME_SEND] = (written - exchange.send_at) / _SECOND
+    if exchange.wait_at:
+        attributes[names.TIME_WAIT] = (received - written) / _SECOND
+
+
 def _dial(exchange: Exchange, attributes: Attributes) -> None:
     dial = exchange.dial
     if dial is None:
@@ -90,8 +92,8 @@ def _dial(exchange: Exchange, attributes: Attributes) -> None:
             attributes[name] = duration / _SECOND
 
 
-def _pool(exchange: Exchange, waited: int, attributes: Attributes) -> None:
-    attributes[names.TIME_POOL] = waited / _SECOND
+def _pool(exchange: Exchange, attributes: Attributes) -> None:
+    attributes[names.TIME_POOL] = (exchange.time_pool or 0) / _SECOND
     if exchange.pool is not None:
         connections, idle, waiting = exchange.pool
         attributes[names.POOL_CONNECTIONS] = connections

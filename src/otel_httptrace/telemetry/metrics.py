@@ -18,8 +18,9 @@ from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from ..core.ledger import Connection, Ledger, State
-from ..core.timeline import Exchange, Lookup, Origin
+from ..core.timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, NEVER_CLOSED, POOL, Exchange, Lookup, Origin
 from . import names
+from .attributes import NOTEWORTHY
 
 # The boundaries that semantic conventions advise.
 _LOOKUP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -29,6 +30,12 @@ _OTHER: Final = "_other"
 
 #: What was counted: of what kind, and which of its values.
 _Key = tuple[str, Any]
+
+# Made once: these are counted for every request.
+_REQUESTS: Final[dict[bool, _Key]] = {reused: ("request", reused) for reused in (False, True)}
+_BODIES: Final[dict[str, _Key]] = {
+    outcome: ("body", outcome) for outcome in (COMPLETE, CLOSED_EARLY, NEVER_CLOSED, FAILED, CANCELLED)
+}
 
 
 class _Capped:
@@ -138,19 +145,21 @@ class Metrics:
             else:
                 self._counts.move_to_end(origin)
             for key in keys:
-                counts[key] = counts.get(key, 0) + 1
+                counts[key] += 1
 
     def finished(self, exchange: Exchange) -> None:
         """An exchange is over."""
-        got = exchange.conn is not None and exchange.send_at
-        request: _Key = ("request", exchange.reused if got else exchange.failed_phase or "")
-        if exchange.outcome is None:
-            self._add(exchange.origin, request)
+        conn = exchange.conn
+        if conn is None or not exchange.send_at:
+            self._add(exchange.origin, ("request", exchange.failed_phase or ""))
+        elif exchange.outcome is None:
+            self._add(conn.origin, _REQUESTS[exchange.reused])
         else:
-            self._add(exchange.origin, request, ("body", exchange.outcome))
-        waited = exchange.time_pool
-        if waited is not None and waited >= 1_000_000:
-            self._queue.record(waited / 1e9, self._described(exchange.origin), context=_inside(exchange))
+            self._add(conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
+        if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase == POOL:
+            waited = exchange.time_pool or 0
+            if waited >= NOTEWORTHY:
+                self._queue.record(waited / 1e9, self._described(exchange.origin), context=_inside(exchange))
 
     def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
         """A lookup is over."""

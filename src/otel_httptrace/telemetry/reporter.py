@@ -29,14 +29,15 @@ class Reporter:
     def __init__(self, spans: Spans, metrics: Metrics) -> None:
         self._spans = spans
         self._metrics = metrics
+        # The spans' own, without a call in between: these are for every request.
+        self.awaits_body = spans.awaits_body
+        self.end = spans.end
 
     def claim(self, exchange: Exchange) -> None:
         """See `Sink`."""
-        if self._spans.claim(exchange):
-            # Upstream would not have made its span under suppression.
-            exchange.silent = False
-        else:
-            exchange.silent = suppressed()
+        # Under suppression upstream would not have made a span to claim.
+        if not self._spans.claim(exchange) and suppressed():
+            exchange.silent = True
 
     def suppressed(self) -> bool:
         """See `Sink`."""
@@ -57,10 +58,6 @@ class Reporter:
         if not silent:
             self._metrics.closed(conn, at)
 
-    def awaits_body(self, exchange: Exchange) -> None:
-        """See `Sink`."""
-        self._spans.awaits_body(exchange)
-
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """See `Sink`."""
         if exchange.silent or suppressed():
@@ -68,7 +65,3 @@ class Reporter:
         self._metrics.finished(exchange)
         if exchange.span is not None:
             self._spans.describe(exchange, error)
-
-    def end(self, exchange: Exchange) -> None:
-        """See `Sink`."""
-        self._spans.end(exchange)

@@ -50,13 +50,15 @@ class Spans:
         """Take the request span that is current for *exchange*; False if there is none."""
         span: Any = trace.get_current_span()
         # Only upstream's own, never any other that happens to be current.
-        scope = getattr(span, "instrumentation_scope", None)
-        if scope is None or scope.name != names.UPSTREAM_SCOPE or span.kind is not SpanKind.CLIENT:
+        try:
+            if span.instrumentation_scope.name != names.UPSTREAM_SCOPE or span.kind is not SpanKind.CLIENT:
+                return False
+        except AttributeError:
             return False
-        if not span.is_recording() or getattr(span, _CLAIMED, False):
-            return True
-        exchange.span = span
-        exchange.context = span.get_span_context()
+        if span.is_recording() and _CLAIMED not in span.__dict__:
+            span.__dict__[_CLAIMED] = True
+            exchange.span = span
+            exchange.context = span.get_span_context()
         return True
 
     def awaits_body(self, exchange: Exchange) -> None:
