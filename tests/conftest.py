@@ -17,6 +17,7 @@ import trustme
 sys.path.insert(0, str(Path(__file__).parent))
 
 from kit.clients import LIBRARIES, MODES, Flavour  # noqa: E402
+from kit.dns import Resolver  # noqa: E402
 from kit.server import Answer, Server  # noqa: E402
 from kit.telemetry import Telemetry, collect, patchable, replaced  # noqa: E402
 
@@ -69,6 +70,12 @@ def bare_telemetry() -> Iterator[Telemetry]:
     collect()
     telemetry.shutdown()
     assert replaced(before) == []
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    """A resolver below our hook: ask for it before `telemetry`, so that it is what gets wrapped."""
+    return Resolver(monkeypatch)
 
 
 class _Records(logging.Handler):
