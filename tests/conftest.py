@@ -132,6 +132,7 @@ def ca() -> trustme.CA:
 def server_tls(ca: trustme.CA) -> ssl.SSLContext:
     """TLS for servers: a certificate for localhost and 127.0.0.1."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
     ca.issue_cert("localhost", "127.0.0.1", "origin.test").configure_cert(context)
     return context
 
