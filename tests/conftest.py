@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from kit.clients import LIBRARIES, MODES, Flavour  # noqa: E402
 from kit.dns import Resolver  # noqa: E402
+from kit.http2 import H2Server  # noqa: E402
 from kit.server import Answer, Server  # noqa: E402
 from kit.telemetry import Telemetry, collect, patchable, replaced  # noqa: E402
 
@@ -143,3 +144,33 @@ def client_tls(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     ca.configure_trust(context)
     return context
+
+
+@pytest.fixture
+def h2_server(ca: trustme.CA) -> Iterator[Callable[..., H2Server]]:
+    """Start HTTP/2 servers: ``server = h2_server("/held")``."""
+    running: list[H2Server] = []
+
+    def start(*held: str) -> H2Server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+        running.append(H2Server(context, *held).__enter__())
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[[Any], Any]]:
+    """Run a proxy: ``proxy = running(Proxy())``."""
+    servers: list[Any] = []
+
+    def run(server: Any) -> Any:
+        servers.append(server.__enter__())
+        return server
+
+    yield run
+    for server in servers:
+        server.__exit__(None, None, None)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from kit.clients import MODES, Flavour
 from kit.http2 import H2Server
 from kit.matchers import PORT, SECONDS, Seconds
@@ -53,36 +52,6 @@ def reused(peer: tuple[str, int], **more: Any) -> dict[str, Any]:
         **READ,
         **more,
     }
-
-
-@pytest.fixture
-def h2_server(ca: trustme.CA) -> Iterator[Callable[..., H2Server]]:
-    """Start HTTP/2 servers: ``server = h2_server("/held")``."""
-    running: list[H2Server] = []
-
-    def start(*held: str) -> H2Server:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-        running.append(H2Server(context, *held).__enter__())
-        return running[-1]
-
-    yield start
-    for server in running:
-        server.__exit__(None, None, None)
-
-
-@pytest.fixture
-def running() -> Iterator[Callable[[Any], Any]]:
-    """Run a proxy: ``proxy = running(Proxy())``."""
-    servers: list[Any] = []
-
-    def run(server: Any) -> Any:
-        servers.append(server.__enter__())
-        return server
-
-    yield run
-    for server in servers:
-        server.__exit__(None, None, None)
 
 
 # Direct.

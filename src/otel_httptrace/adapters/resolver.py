@@ -110,7 +110,7 @@ class Resolver:
         if isinstance(flags, int) and flags & socket.AI_NUMERICHOST:
             return None
         # One lookup per name and dial: a second call continues the first.
-        if attempt.lookups and attempt.lookups[-1].error is None:
+        if attempt.lookups and not attempt.lookups[-1].failed:
             return attempt.lookups[-1]
         lookup = Lookup(name, _now())
         attempt.lookups.append(lookup)
@@ -129,7 +129,7 @@ class Resolver:
 
     def _failed(self, exchange: Exchange, lookup: Lookup, error: BaseException) -> None:
         if not lookup.ended:
-            lookup.ended = _now()
+            lookup.ended, lookup.failed = _now(), True
             lookup.error = None if errors.cancelled(error) else errors.of_lookup(error)
             self._looked_up(exchange, lookup)
 

@@ -200,8 +200,10 @@ class Process:
             recently opened are forgotten, and a first connection can no longer be told.
     """
 
+    #: Not started anew with the counts: an id is unique for as long as the process lives.
+    _numbers = itertools.count(1)
+
     def __init__(self, max_origins: int = 10_000) -> None:
-        self._numbers = itertools.count(1)
         self._connected: OrderedDict[Origin, None] = OrderedDict()
         self._max_origins = max_origins
         self._forgot = False

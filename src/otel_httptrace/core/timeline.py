@@ -60,6 +60,8 @@ class Lookup:
     ended: int = 0
     answers: tuple[str, ...] = ()
     error: str | None = None
+    #: It failed or was cancelled; only a failure has an error.
+    failed: bool = False
     #: Nobody waits for it any more, though a thread may still be in it.
     abandoned: bool = False
 
@@ -90,7 +92,7 @@ class Attempt:
         if not self.lookups:
             return False
         last = self.lookups[-1]
-        return not last.ended or (last.error is not None and not self.peer)
+        return not last.ended or last.failed
 
     def over(self, at: int, error: str | None = None, *, failed: bool = False) -> None:
         """It connected, or *failed* with *error* (none if it was cancelled)."""
@@ -99,7 +101,7 @@ class Attempt:
             for lookup in self.lookups:
                 lookup.abandoned = True
                 if not lookup.ended:
-                    lookup.ended, lookup.error = at, error
+                    lookup.ended, lookup.error, lookup.failed = at, error, True
 
 
 @dataclass(eq=False)
