@@ -69,6 +69,21 @@ async def test_connections_are_numbered_and_counted(flavour: Flavour, server: Se
     assert server.targets == [["/", "/", "/close"], ["/", "/"]]
 
 
+async def test_ids_are_unique_in_the_process(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Two clients never share a connection's number, not even after instrumenting anew."""
+    async with flavour.client() as client:
+        await client.get(server.url())
+    async with flavour.client() as client:
+        await client.get(server.url())
+    telemetry.uninstrument()
+    telemetry.instrument()
+    async with flavour.client() as client:
+        await client.get(server.url())
+
+    ids = telemetry.column("httptrace.conn.id")
+    assert len(set(ids)) == 3
+
+
 async def test_idle_time(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """`httptrace.conn.idle` is the time since the last use, from the end of that body on."""
     async with flavour.client() as client:

@@ -187,6 +187,21 @@ async def test_a_lookup_that_outlives_the_timeout(flavour: Flavour, resolver: Re
 
 
 @PATCHABLE
+async def test_cancelled_in_a_lookup(flavour: Flavour, resolver: Resolver, telemetry: Telemetry) -> None:
+    """A cancelled lookup has its time, and no error."""
+    resolver.answers["origin.test"] = ["127.0.0.1"]
+    gate = resolver.gates["origin.test"] = threading.Event()
+    async with flavour.client() as client:
+        await flavour.cancelled(client.get, "http://origin.test/", when=lambda: resolver.asked)
+        gate.set()
+
+    span = telemetry.request()
+    assert telemetry.told(span) == {"httptrace.time.dns": SECONDS, "httptrace.failed_phase": "dns"}
+    assert not failed(span)
+    assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test"}
+
+
+@PATCHABLE
 async def test_the_resolver_is_asked_what_it_would_have_been(
     flavour: Flavour, server: Server, resolver: Resolver, bare_telemetry: Telemetry
 ) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import h2.config
 import h2.connection
 import h2.events
+import h2.exceptions
 
 from .server import PATIENCE
 
@@ -96,7 +97,8 @@ class H2Peer:
             self._flush()
             while self._once():
                 self._flush()
-        except OSError:
+        except (OSError, h2.exceptions.ProtocolError):
+            # The latter: after GOAWAY, h2 takes nothing any more.
             self.closed_by = self.closed_by or "client"
         finally:
             self.sock.close()
