@@ -23,7 +23,19 @@ _APPLICATION: Final = 2
 
 #: Between the application and the wire, and never the place to look.
 _PLUMBING: Final = frozenset(
-    {"httpx", "httpx2", "httpcore", "httpcore2", "otel_httptrace", "opentelemetry", "wrapt", "anyio", "trio", "h11", "h2"}
+    {
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "httpcore2",
+        "otel_httptrace",
+        "opentelemetry",
+        "wrapt",
+        "anyio",
+        "trio",
+        "h11",
+        "h2",
+    }
 )
 
 
@@ -104,7 +116,7 @@ class CallSite:
         return 0
 
     def knows_client(self, client: type) -> None:
-        """*client* is a class with httpx's ``send()``, which reads unless it is to stream, and ``request()``, which calls that."""
+        """*client* is a class like httpx's: ``request()`` calls ``send()``, and that reads unless it is to stream."""
         for name, known in (("send", self._sends), ("request", self._requests)):
             code = getattr(getattr(client, name, None), "__code__", None)
             if code is not None:
@@ -119,7 +131,7 @@ class CallSite:
         return kind
 
     def _kind(self, filename: str) -> int:
-        if filename.startswith("<frozen ") or filename.startswith(self._own):
+        if filename.startswith(("<frozen ", self._own)):
             return _SKIP
         parts = filename.replace("\\", "/").split("/")
         for folder in ("site-packages", "dist-packages"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from . import environment_variables as env
 
@@ -72,7 +72,7 @@ def _choice(*allowed: str) -> Callable[[str, object], str]:
         text = value.strip().lower() if isinstance(value, str) else value
         if text not in allowed:
             raise ValueError(f"{name}={value!r} is not one of: {', '.join(allowed)}")
-        return cast(str, text)
+        return str(text)
 
     return parse
 

@@ -51,7 +51,7 @@ class Guard:
             What stands in for the hook from now on: it does nothing.
         """
         if self.loud:
-            raise  # noqa: PLE0704: re-raises what the caller is handling
+            raise  # noqa: PLE0704 - what the caller is handling
         if kind not in self._off:
             self._off.add(kind)
             _logger.exception(

@@ -26,7 +26,7 @@ _SCOPE = "otel_httptrace"
 _INSTRUMENTS_ANY = ("httpcore >= 1.0, < 2", "httpcore2 >= 2")
 
 
-class HTTPTraceInstrumentor(BaseInstrumentor):
+class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """Adds DNS, connection and response body to the request spans of httpx and httpx2.
 
     ``HTTPTraceInstrumentor().instrument()`` is enough: it also turns on
@@ -78,7 +78,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):
             config.max_origins,
             exchanges=lambda: observer.exchanges,
             ledgers=lambda: observer.ledgers,
-            collect=lambda: observer.collect(),
+            collect=lambda: guard(observer.collect),
         )
         reporter = Reporter(Spans(tracer, config), counts)
         call_sites = CallSite(config.app_packages) if config.code_location else None

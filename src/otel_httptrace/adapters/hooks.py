@@ -67,12 +67,18 @@ class Hooks:
             for name in ("ConnectionPool", "HTTPProxy", "SOCKSProxy"):
                 self._watch_pool(getattr(module, name, None), library, "handle_request", self._sync_request, "close")
                 self._watch_pool(
-                    getattr(module, "Async" + name, None), library, "handle_async_request", self._async_request, "aclose"
+                    getattr(module, "Async" + name, None),
+                    library,
+                    "handle_async_request",
+                    self._async_request,
+                    "aclose",
                 )
 
     # The pool.
 
-    def _watch_pool(self, cls: type | None, library: Library, handle: str, make: Callable[..., Hook], close: str) -> None:
+    def _watch_pool(
+        self, cls: type | None, library: Library, handle: str, make: Callable[..., Hook], close: str
+    ) -> None:
         if cls is None:
             return
         replace = self._patches.replace_method

@@ -434,4 +434,3 @@ class Observer:
             if exchange.headers_at:
                 self._forgotten(exchange)
                 self.finish(exchange, None)
-

@@ -97,7 +97,7 @@ class Probe:
         )
 
     def clean(self) -> bool | None:
-        """Whether HTTP/1.1 is between two messages, which closing does not change: ``_h11_state``; None if not known."""
+        """Whether HTTP/1.1 is between two messages: ``_h11_state``, which a close leaves alone; None if not known."""
         state = getattr(innermost(self._connection()), "_h11_state", None)
         ours = getattr(state, "our_state", None)
         return None if ours is None else str(ours) == "IDLE"

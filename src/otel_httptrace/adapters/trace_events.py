@@ -223,7 +223,9 @@ class TraceEvents:
         error = info.get("exception")
         if exchange.dial is not None:
             tls = exchange.dial.phase == TLS
-            word = None if error is None or errors.cancelled(error) else (errors.of_tls if tls else errors.name_of)(error)
+            word = (
+                None if error is None or errors.cancelled(error) else (errors.of_tls if tls else errors.name_of)(error)
+            )
             exchange.dial.step_over(at, word, failed=True)
 
     # The request itself.
@@ -277,4 +279,3 @@ def _tls(stream: Any) -> dict[str, Any]:
     if resumed is not None:
         details["resumed"] = bool(resumed)
     return details
-

@@ -66,9 +66,7 @@ class Reason(str, Enum):
 
 
 #: Losses that one request caused, so that a link can name it.
-BLAMED = frozenset(
-    {Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST_FAILED, Reason.REQUEST_CANCELLED}
-)
+BLAMED = frozenset({Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST_FAILED, Reason.REQUEST_CANCELLED})
 
 
 _BUSY = object()
@@ -285,6 +283,7 @@ class Ledger:
 
     def _explain(self, new: Connection, at: int) -> Reason:
         origin, expiry = new.origin, self.limits.keepalive_expiry
+        loss: Loss
         for loss in reversed(self._lost):
             if loss.origin == origin:
                 self._lost.remove(loss)

@@ -1,0 +1,1 @@
+"""What the core has recorded, as spans and metrics."""

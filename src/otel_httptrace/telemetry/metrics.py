@@ -207,7 +207,9 @@ class Metrics:
             totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
             with self._lock:
                 for origin, counts in [*self._counts.items(), (_OTHER, self._others)]:
-                    where = {names.SERVER_ADDRESS: _OTHER} if isinstance(origin, str) else _address(origin, scheme=False)
+                    where = (
+                        {names.SERVER_ADDRESS: _OTHER} if isinstance(origin, str) else _address(origin, scheme=False)
+                    )
                     for (counted, value), number in counts.items():
                         if counted != kind:
                             continue

@@ -106,7 +106,9 @@ class Spans:
         span: Span = exchange.span
         if exchange.ends_early:
             if not exchange.failed_phase:
-                self._child(exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange))
+                self._child(
+                    exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange)
+                )
             return
         span.set_attributes(attributes.request(exchange))
         if exchange.outcome == FAILED and error is not None:
@@ -163,7 +165,9 @@ class Spans:
                 if started:
                     self._child(exchange, name, started, ended, {})
             if exchange.outcome is not None:
-                self._child(exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange))
+                self._child(
+                    exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange)
+                )
 
     def _getconn(self, exchange: Exchange, ended: int) -> Context:
         described = attributes.getconn(exchange)
@@ -190,7 +194,9 @@ class Spans:
         for step in dial.handshakes:
             self._step(exchange, names.SPAN_TLS, step, attributes.tls(step), parent)
 
-    def _step(self, exchange: Exchange, name: str, step: Step, described: dict[str, Any], parent: Context | None) -> None:
+    def _step(
+        self, exchange: Exchange, name: str, step: Step, described: dict[str, Any], parent: Context | None
+    ) -> None:
         self._child(exchange, name, step.started, step.ended, described, step.error, parent)
 
     def _child(
@@ -205,7 +211,9 @@ class Spans:
     ) -> None:
         if error is not None:
             described[names.ERROR_TYPE] = error
-        self._finish(exchange, self._start(exchange, name, started, described, parent), ended or exchange.over_at, error)
+        self._finish(
+            exchange, self._start(exchange, name, started, described, parent), ended or exchange.over_at, error
+        )
 
     def _start(
         self, exchange: Exchange, name: str, started: int, described: dict[str, Any], parent: Context | None

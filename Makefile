@@ -1,0 +1,62 @@
+# Needs Python 3.11 and make, nothing else. Everything is set up in folders of
+# this one that git ignores.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PIP = -m pip install --quiet --disable-pip-version-check --no-input
+BIN = .venv/bin
+
+.PHONY: help demo test check types tests bench foreign wheel lock docs clean
+
+help:  ## This list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: .venv-demo/.done  ## The founding story on real sockets, as an engineer sees it
+	@.venv-demo/bin/python -m otel_httptrace.demo
+
+test: check types tests  ## Everything that must hold: lint, types, tests with coverage
+
+check: .venv/.done  ## Lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.done  ## Strict types
+	$(BIN)/mypy
+
+tests: .venv/.done  ## The tests, with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+bench: .venv/.done  ## What it costs: time and memory
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+
+foreign: .venv/.done  ## The libraries' own tests, instrumented: make foreign HTTPCORE=folder HTTPX=folder
+	$(BIN)/python tools/foreign_suites.py --httpcore "$(HTTPCORE)" --httpx "$(HTTPX)"
+
+wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
+	rm -rf dist
+	$(BIN)/python -m hatchling build
+
+lock:  ## requirements/*.txt anew, with uv
+	uv pip compile -q pyproject.toml --extra demo --group build --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/demo.txt
+	uv pip compile -q pyproject.toml --extra demo --group dev --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/dev.txt
+
+clean:  ## Remove what was set up
+	rm -rf .venv .venv-demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/.done: requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python $(PIP) --require-hashes --only-binary :all: -r requirements/dev.txt
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv-demo/.done: requirements/demo.txt pyproject.toml
+	@echo "Setting up, once ..."
+	@$(PYTHON) -m venv --clear .venv-demo
+	@.venv-demo/bin/python $(PIP) --require-hashes --only-binary :all: -r requirements/demo.txt
+	@.venv-demo/bin/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
