@@ -71,6 +71,9 @@ BLAMED = frozenset({Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST
 
 _BUSY = object()
 
+_MAX_LOSSES = 1000
+_MAX_LOST_ORIGINS = 1000
+
 
 class State(Enum):
     """Where a connection is in its life."""
@@ -244,9 +247,9 @@ class Ledger:
         #: Those that nobody uses. A dict, as its changes are atomic: the plain
         #: path of a request takes no lock.
         self.idle: dict[Connection, None] = {}
-        # Each entry waits for the new connection that it explains, which may
-        # never come: keep as many as the pool may have connections, within reason.
-        self._lost: deque[Loss] = deque(maxlen=min(limits.connections or 1000, 1000))
+        # Each waits for the new connection that it explains, which may never
+        # come. Per origin, the least recently lost of too many forgotten first.
+        self._lost: OrderedDict[Origin, deque[Loss]] = OrderedDict()
         self._origins: OrderedDict[Origin, None] = OrderedDict()
         self._forgot = False
         self._closed_before = False
@@ -255,7 +258,7 @@ class Ledger:
 
     def __repr__(self) -> str:
         idle = len(self.idle)
-        last = self._lost[-1].reason.value if self._lost else "none"
+        last = next(reversed(self._lost.values()))[-1].reason.value if self._lost else "none"
         return f"<Ledger {len(self.live)} connections | {len(self.live) - idle} active {idle} idle | last lost: {last}>"
 
     # Opening.
@@ -283,15 +286,14 @@ class Ledger:
 
     def _explain(self, new: Connection, at: int) -> Reason:
         origin, expiry = new.origin, self.limits.keepalive_expiry
-        loss: Loss
-        for loss in reversed(self._lost):
-            if loss.origin == origin:
-                self._lost.remove(loss)
-                new.explained_by = loss
-                if expiry is not None and at - loss.at >= expiry:
-                    # Had it been kept, it would have expired by now.
-                    return Reason.KEEPALIVE_EXPIRED
-                return loss.reason
+        losses = self._lost.get(origin)
+        if losses:
+            new.explained_by = loss = losses.pop()
+            if not losses:
+                del self._lost[origin]
+            # Had it been kept, it would have expired by now.
+            expired = expiry is not None and at - loss.at >= expiry
+            return Reason.KEEPALIVE_EXPIRED if expired else loss.reason
         if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in self.live):
             return Reason.ALL_BUSY
         if origin in self._origins:
@@ -316,7 +318,7 @@ class Ledger:
             if conn.state is State.DIALLING and not conn.users and conn.move(State.CLOSED):
                 self.live.pop(conn, None)
                 if conn.explained_by is not None:
-                    self._lost.append(conn.explained_by)
+                    self._note_loss(conn.explained_by)
 
     def _remember(self, origin: Origin) -> None:
         self._origins[origin] = None
@@ -373,6 +375,7 @@ class Ledger:
             if conn is not None and conn.user is exchange:
                 conn.user = next(iter(conn.users), None)
             exchange.conn = None
+            exchange.close_reason = None
             exchange.acquired_at = exchange.send_at = 0
             exchange.was_idle, exchange.idle, exchange.carried = False, None, False
             self.waiting[exchange] = None
@@ -499,7 +502,7 @@ class Ledger:
                 user.close_reason = reason.value
             self.idle.pop(conn, None)
             if before is State.OPEN:
-                self._lost.append(self._loss(conn, reason, at, user))
+                self._note_loss(self._loss(conn, reason, at, user))
             return reason
 
     def _close_reason(
@@ -582,8 +585,18 @@ class Ledger:
         if not conn.move(State.LOST):
             return False
         self.idle.pop(conn, None)
-        self._lost.append(self._loss(conn, reason, at, exchange))
+        self._note_loss(self._loss(conn, reason, at, exchange))
         return True
+
+    def _note_loss(self, loss: Loss) -> None:
+        losses = self._lost.get(loss.origin)
+        if losses is None:
+            losses = self._lost[loss.origin] = deque(maxlen=_MAX_LOSSES)
+            if len(self._lost) > _MAX_LOST_ORIGINS:
+                self._lost.popitem(last=False)
+        else:
+            self._lost.move_to_end(loss.origin)
+        losses.append(loss)
 
     def _loss(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None) -> Loss:
         if exchange is None or reason not in BLAMED:
@@ -601,8 +614,16 @@ class Ledger:
 
 
 def keeps_alive(exchange: Exchange) -> bool:
-    """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, section 9.3)."""
+    """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, sections 6.3 and 9.3)."""
     if exchange.http_version < b"HTTP/1.1":
         return False
-    headers = (*exchange.request_headers, *exchange.response_headers)
-    return not any(name.lower() == b"connection" and b"close" in value.lower() for name, value in headers)
+    if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in exchange.request_headers):
+        return False
+    # Neither length nor chunks: the body ends with the connection.
+    delimited = exchange.method == b"HEAD" or exchange.status in (204, 304)
+    for name, value in exchange.response_headers:
+        field = name.lower()
+        if field == b"connection" and b"close" in value.lower():
+            return False
+        delimited = delimited or field in (b"content-length", b"transfer-encoding")
+    return delimited
