@@ -153,7 +153,7 @@ async def _(world: World) -> None:
 async def _(world: World) -> None:
     """A dial that failed does not make the process have connected."""
     client, server = world.client(), world.server
-    serve, server.serve = server.serve, lambda peer: peer.reset()  # type: ignore[method-assign]
+    serve, server.serve = server.serve, lambda peer: (peer.receive(), peer.reset())  # type: ignore[method-assign]
     tls = world.client(verify=world.tls)
     with pytest.raises(world.flavour.httpx.ConnectError):
         await tls.get(server.url().replace("http:", "https:"))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -26,6 +27,8 @@ UPSTREAM = "opentelemetry.instrumentation.httpx"
 #: What upstream writes by default on its span.
 _UPSTREAMS = frozenset({"http.method", "http.url", "http.status_code", "http.host", "net.peer.name", "net.peer.port"})
 _MILLISECOND = 0.001
+#: Made once: detecting what this machine is takes longer than most tests.
+_RESOURCE = Resource.create()
 
 
 class Link(NamedTuple):
@@ -44,10 +47,10 @@ class Telemetry:
 
     def __init__(self, sampler: Sampler | None = None) -> None:
         self.exporter = InMemorySpanExporter()
-        self.tracer_provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.tracer_provider = TracerProvider(sampler, _RESOURCE, shutdown_on_exit=False)
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         self._reader = InMemoryMetricReader()
-        self.meter_provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self.meter_provider = MeterProvider([self._reader], _RESOURCE, shutdown_on_exit=False)
         self.instrumentor = HTTPTraceInstrumentor()
 
     def instrument(self, **settings: Any) -> None:
