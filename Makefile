@@ -32,8 +32,8 @@ bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 
-foreign: .venv/.done  ## The libraries' own tests, instrumented: make foreign HTTPCORE=folder HTTPX=folder
-	$(BIN)/python tools/foreign_suites.py --httpcore "$(HTTPCORE)" --httpx "$(HTTPX)"
+foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
+	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")
 
 wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 	rm -rf dist
@@ -44,6 +44,8 @@ lock:  ## requirements/*.txt anew, with uv
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/demo.txt
 	uv pip compile -q pyproject.toml --extra demo --group dev --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/dev.txt
+	uv pip compile -q requirements/foreign.in -c requirements/dev.txt --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/foreign.txt
 
 clean:  ## Remove what was set up
 	rm -rf .venv .venv-demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
