@@ -112,7 +112,9 @@ def test_breaking_off_an_iteration(library: Any, server: Server, telemetry: Tele
         last = line(-1)
 
     where = closed(telemetry.request())[0]
-    assert where in {f"test_callsite.py:{number} in test_breaking_off_an_iteration" for number in range(first, last + 1)}
+    assert where in {
+        f"test_callsite.py:{number} in test_breaking_off_an_iteration" for number in range(first, last + 1)
+    }
 
 
 @LIBRARIES
@@ -212,7 +214,10 @@ def test_find_takes_any_frame() -> None:
     """`find` is total: no frame at all, and code that came from nowhere."""
     assert CallSite().find(None) is None
     frames: list[Any] = []
-    exec(compile("def made():\n    keep(get(0))\nmade()", "<string>", "exec"), {"keep": frames.append, "get": sys._getframe})
+    exec(
+        compile("def made():\n    keep(get(0))\nmade()", "<string>", "exec"),
+        {"keep": frames.append, "get": sys._getframe},
+    )
     place = CallSite().find(frames[0])
     assert place is not None
     assert text(place.application) == "<string>:2 in made"
@@ -236,7 +241,9 @@ def test_the_standard_library_is_skipped() -> None:
     leave()
     (place,) = places
     assert place is not None and place.library is None
-    assert text(place.application) == Like(r"test_callsite\.py:\d+ in test_the_standard_library_is_skipped\.<locals>\.leave")
+    assert text(place.application) == Like(
+        r"test_callsite\.py:\d+ in test_the_standard_library_is_skipped\.<locals>\.leave"
+    )
 
 
 def test_paths_begin_at_the_nearest_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

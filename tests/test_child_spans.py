@@ -40,9 +40,7 @@ async def test_none(flavour: Flavour, serve: Any, telemetry: Telemetry, server_t
 
 @pytest.mark.modes(*MODES)
 @pytest.mark.settings(spans="connection")
-async def test_connection(
-    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
-) -> None:
+async def test_connection(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
     """`spans="connection"`: what it took to get a connection, and for a plain reused request nothing."""
     await run(flavour, serve, server_tls, client_tls)
 
@@ -145,9 +143,7 @@ async def test_durations_agree_with_the_attributes(
 
 
 @pytest.mark.modes(*MODES)
-async def test_attributes(
-    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
-) -> None:
+async def test_attributes(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
     """The whole of what the children of a new TLS connection say."""
     server = await run(flavour, serve, server_tls, client_tls)
 

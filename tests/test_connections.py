@@ -130,7 +130,9 @@ async def test_the_peer_replaces_upstreams_host_name(
 
     monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", stability)
     monkeypatch.setattr(_semconv._OpenTelemetrySemanticConventionStability, "_initialized", False)
-    monkeypatch.setattr(_semconv._OpenTelemetrySemanticConventionStability, "_OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING", {})
+    monkeypatch.setattr(
+        _semconv._OpenTelemetrySemanticConventionStability, "_OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING", {}
+    )
     bare_telemetry.instrument()
     async with flavour.client() as client:
         await client.get(server.url(host="localhost"))
@@ -215,7 +217,11 @@ async def test_concurrent_requests_have_connections_of_their_own(
 
 
 async def test_tls(
-    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, server_tls: ssl.SSLContext, client_tls: ssl.SSLContext
+    flavour: Flavour,
+    serve: Callable[..., Server],
+    telemetry: Telemetry,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
 ) -> None:
     """Over TLS the handshake has its time and its span."""
     server = serve(tls=server_tls)
@@ -253,7 +259,9 @@ async def test_tls_that_fails(
     assert telemetry.metric("httptrace.connections.opened") == {}
 
 
-async def test_tls_that_never_answers(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, client_tls: ssl.SSLContext) -> None:
+async def test_tls_that_never_answers(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, client_tls: ssl.SSLContext
+) -> None:
     """A handshake that times out is told from a connect that does."""
     server = serve()
     server.serve = lambda peer: peer.until_closed()  # type: ignore[method-assign]
@@ -387,9 +395,7 @@ async def test_socks5(
     handshake = {"httptrace.time.tls": SECONDS} if tls else {}
     assert telemetry.told(first) == opened(("127.0.0.1", proxy.port), **handshake, **{"httptrace.time.proxy": SECONDS})
     assert telemetry.told(second) == reused(("127.0.0.1", proxy.port))
-    assert telemetry.tree(first) == [
-        ("http.getconn", ["http.connect", "http.proxy", *(["http.tls"] if tls else [])])
-    ]
+    assert telemetry.tree(first) == [("http.getconn", ["http.connect", "http.proxy", *(["http.tls"] if tls else [])])]
     assert proxy.asked == ["localhost"]
 
 

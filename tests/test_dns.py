@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from kit.clients import MODES, Flavour
@@ -111,9 +110,7 @@ async def test_error_words(
     assert telemetry.told(span) == {"httptrace.time.dns": SECONDS, "httptrace.failed_phase": "dns"}
     assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test", "error.type": word}
     assert failed(telemetry.child("http.dns"))
-    assert telemetry.metric("dns.lookup.duration") == {
-        (("dns.question.name", "origin.test"), ("error.type", word)): 1
-    }
+    assert telemetry.metric("dns.lookup.duration") == {(("dns.question.name", "origin.test"), ("error.type", word)): 1}
 
 
 @PATCHABLE
@@ -136,9 +133,7 @@ async def test_answers_keep_their_order(
 
 
 @PATCHABLE
-async def test_an_ipv6_answer_first(
-    flavour: Flavour, server: Server, resolver: Resolver, telemetry: Telemetry
-) -> None:
+async def test_an_ipv6_answer_first(flavour: Flavour, server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
     """Where the IPv6 address comes first and the IPv4 one wins, both are told."""
     resolver.answers["origin.test"] = ["::1", "127.0.0.1"]
     async with flavour.client() as client:
@@ -220,9 +215,7 @@ async def test_the_resolver_is_asked_what_it_would_have_been(
 
 
 @PATCHABLE
-async def test_one_lookup_per_dial(
-    flavour: Flavour, server: Server, resolver: Resolver, telemetry: Telemetry
-) -> None:
+async def test_one_lookup_per_dial(flavour: Flavour, server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
     """As many lookups are reported as were made: one per connection."""
     resolver.answers["origin.test"] = ["127.0.0.1"]
     async with flavour.client() as client:

@@ -109,7 +109,9 @@ async def _(world: World) -> None:
     await world.client().get(world.server.url())
 
 
-@scenario("reuse", opened=["first_connection", None], lost=[None] * 2, closed={"client_closed": 1}, closed_by=["client"])
+@scenario(
+    "reuse", opened=["first_connection", None], lost=[None] * 2, closed={"client_closed": 1}, closed_by=["client"]
+)
 async def _(world: World) -> None:
     """Two requests, one after the other: nothing is opened for the second."""
     client = world.client()
@@ -346,7 +348,11 @@ async def _(world: World) -> None:
 
 
 @scenario(
-    "not yet expired", opened=["first_connection", None], lost=[None] * 2, closed={"client_closed": 1}, closed_by=["client"]
+    "not yet expired",
+    opened=["first_connection", None],
+    lost=[None] * 2,
+    closed={"client_closed": 1},
+    closed_by=["client"],
 )
 async def _(world: World) -> None:
     """Idle for as long, and the expiry is longer."""
@@ -469,6 +475,21 @@ SCENARIOS["beside a busy one, httpcore2"].only = "httpx2"
 
 
 @scenario(
+    "a pool of one, two origins",
+    opened=["first_connection", "first_connection", "pool_full"],
+    lost=[None] * 3,
+    closed={"pool_full": 2, "client_closed": 1},
+    closed_by=["client"] * 2,
+)
+async def _(world: World) -> None:
+    """The idle connection of one origin makes room for another's, and back."""
+    client, other = world.client(limits={"max_connections": 1}), world.serve()
+    await client.get(world.server.url())
+    await client.get(other.url())
+    await client.get(world.server.url())
+
+
+@scenario(
     "a pool of two, three origins",
     opened=["first_connection"] * 3 + ["pool_full"],
     lost=[None] * 4,
@@ -583,6 +604,20 @@ async def _(world: World) -> None:
     """`Connection: close` and closed unread: reading would not have saved it."""
     client = world.client()
     await world.unread(client, world.server.url("/close"))
+    await client.get(world.server.url())
+
+
+@scenario(
+    "a body that ends with the connection",
+    opened=["first_connection", "connection_close"],
+    lost=["connection_close", None],
+    closed={"connection_close": 1, "client_closed": 1},
+    closed_by=["server", "client"],
+)
+async def _(world: World) -> None:
+    """A response without a length ends as the server closes: it could not be kept, and nothing has failed."""
+    client = world.client()
+    await client.get(world.server.url("/until-close"))
     await client.get(world.server.url())
 
 
@@ -719,7 +754,10 @@ async def _(world: World) -> None:
 
 
 @scenario(
-    "GOAWAY with the answer", opened=["first_connection", "goaway"], lost=["goaway", None], closed={"goaway": 1, "client_closed": 1}
+    "GOAWAY with the answer",
+    opened=["first_connection", "goaway"],
+    lost=["goaway", None],
+    closed={"goaway": 1, "client_closed": 1},
 )
 async def _(world: World) -> None:
     """The server retires the connection along with an answer."""
@@ -737,6 +775,22 @@ async def _(world: World) -> None:
     """The same, and the connection goes on."""
     client, server = world.client(http2=True, verify=world.tls), world.h2()
     await client.get(server.url())
+    await client.get(server.url())
+
+
+@scenario(
+    "GOAWAY while idle",
+    opened=["first_connection", "goaway"],
+    lost=[None, None],
+    closed={"goaway": 1, "client_closed": 1},
+)
+async def _(world: World) -> None:
+    """GOAWAY comes while the connection is idle: the next request finds it there, and moves on."""
+    client, server = world.client(http2=True, verify=world.tls), world.h2()
+    await client.get(server.url())
+    server.peers[0].goaway()
+    server.peers[0].close()
+    await world.flavour.until(server.peers[0].over.is_set)
     await client.get(server.url())
 
 

@@ -89,7 +89,11 @@ async def test_upstreams_attributes_stay(flavour: Flavour, server: Server, telem
         await client.get(server.url())
 
     (span,) = telemetry.requests()
-    assert {name: value for name, value in attributes(span).items() if name in ("http.method", "http.url", "http.status_code")} == {
+    assert {
+        name: value
+        for name, value in attributes(span).items()
+        if name in ("http.method", "http.url", "http.status_code")
+    } == {
         "http.method": "GET",
         "http.url": server.url(),
         "http.status_code": 200,
@@ -198,9 +202,7 @@ async def test_phases_do_not_overlap(flavour: Flavour, server: Server, telemetry
     ("target", "size"),
     [("/", 5), ("/big", 300_000), ("/chunked", 8), ("/empty", 0), ("/hint", 5), ("/until-close", 5), ("/http10", 5)],
 )
-async def test_complete_bodies(
-    flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: int
-) -> None:
+async def test_complete_bodies(flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: int) -> None:
     """A complete body has its size in payload bytes, however it was framed."""
     async with flavour.client() as client:
         response = await client.get(server.url(target))
@@ -248,7 +250,10 @@ async def test_left_by_break(flavour: Flavour, server: Server, telemetry: Teleme
     assert status(span) == UNSET
 
 
-@pytest.mark.parametrize(("target", "size"), [("/", {"http.response.body.size": 5}), ("/chunked", {}), ("/empty", {"http.response.body.size": 0})])
+@pytest.mark.parametrize(
+    ("target", "size"),
+    [("/", {"http.response.body.size": 5}), ("/chunked", {}), ("/empty", {"http.response.body.size": 0})],
+)
 async def test_closed_unread(
     flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: dict[str, int]
 ) -> None:
@@ -302,9 +307,7 @@ async def test_an_exception_in_the_callers_block_is_closed_early(
     assert status(span) == UNSET
 
 
-@pytest.mark.parametrize(
-    ("target", "error"), [("/half-closed", "RemoteProtocolError"), ("/half-reset", "ReadError")]
-)
+@pytest.mark.parametrize(("target", "error"), [("/half-closed", "RemoteProtocolError"), ("/half-reset", "ReadError")])
 async def test_a_body_that_breaks_is_a_failed_request(
     flavour: Flavour, server: Server, telemetry: Telemetry, target: str, error: str
 ) -> None:
@@ -519,9 +522,7 @@ async def test_no_answer(flavour: Flavour, server: Server, telemetry: Telemetry)
 
     _, span = telemetry.requests()
     told = telemetry.told(span)
-    expected = on_reused(
-        server, **{"httptrace.failed_phase": "wait", "httptrace.conn.close_reason": "request_failed"}
-    )
+    expected = on_reused(server, **{"httptrace.failed_phase": "wait", "httptrace.conn.close_reason": "request_failed"})
     del expected["httptrace.time.receive"]
     assert told == expected
     assert failed(span)
@@ -691,7 +692,7 @@ async def test_auth_rounds_are_exchanges_of_their_own(flavour: Flavour, server: 
 
 
 async def test_retries_are_one_exchange(flavour: Flavour, telemetry: Telemetry) -> None:
-    """httpcore's `retries=` repeats only the dial: one span, one `http.connect` per attempt, one `time.connect`."""
+    """Httpcore's `retries=` repeats only the dial: one span, one `http.connect` per attempt, one `time.connect`."""
     port = free_port()
     async with flavour.client(retries=1) as client:
         with pytest.raises(flavour.httpx.ConnectError):
@@ -771,9 +772,7 @@ async def test_connect_made_by_the_application(flavour: Flavour, server: Server,
     """A successful CONNECT of the application's own is a hand-over, too."""
     server.routes[f"127.0.0.1:{server.port}"] = head(status="200 Connection established")
     async with flavour.client() as client:
-        async with client.stream(
-            "CONNECT", server.url(), extensions={"target": f"127.0.0.1:{server.port}".encode()}
-        ):
+        async with client.stream("CONNECT", server.url(), extensions={"target": f"127.0.0.1:{server.port}".encode()}):
             span = telemetry.request()
 
     told = telemetry.told(span)
@@ -811,9 +810,7 @@ async def test_a_trickling_body(flavour: Flavour, server: Server, telemetry: Tel
 
 
 @LEAVING
-async def test_all_but_the_terminator_is_closed_early(
-    flavour: Flavour, server: Server, telemetry: Telemetry
-) -> None:
+async def test_all_but_the_terminator_is_closed_early(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """All payload read but not the last chunk: closed early, for the connection is lost all the same."""
 
     def endless(peer: Peer, request: Request) -> None:

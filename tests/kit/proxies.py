@@ -72,7 +72,9 @@ class Socks(Server):
         if kind == 3:
             host = _exactly(peer, _exactly(peer, 1)[0]).decode()
         else:
-            host = socket.inet_ntop(*((socket.AF_INET, _exactly(peer, 4)) if kind == 1 else (socket.AF_INET6, _exactly(peer, 16))))
+            host = socket.inet_ntop(
+                *((socket.AF_INET, _exactly(peer, 4)) if kind == 1 else (socket.AF_INET6, _exactly(peer, 16)))
+            )
         port = int.from_bytes(_exactly(peer, 2), "big")
         self.asked.append(host)
         if self.reply:

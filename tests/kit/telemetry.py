@@ -172,7 +172,8 @@ class Telemetry:
             if other.context is not None
         }
         return [
-            Link("/" + targets[link.context.span_id].partition("/")[2], dict(link.attributes or {})) for link in span.links
+            Link("/" + targets[link.context.span_id].partition("/")[2], dict(link.attributes or {}))
+            for link in span.links
         ]
 
     # Metrics.

@@ -1,0 +1,278 @@
+"""Metrics: every instrument as the contract has it, and numbers equal to the server's own."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from kit.clients import Flavour
+from kit.dns import Resolver
+from kit.matchers import SECONDS
+from kit.server import Server, free_port
+from kit.telemetry import Telemetry
+from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
+
+
+def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
+    """Attributes of a metric for this server's origin."""
+    said = {"server.address": server.host, "server.port": server.port}
+    return tuple(sorted({**said, **{name.replace("__", "."): value for name, value in more.items()}}.items()))
+
+
+async def test_all_of_them(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """The whole output after a request that dialled, one that was left unread, and one that has to wait."""
+    limits = flavour.httpx.Limits(max_connections=1)
+    async with flavour.client(limits=limits) as client:
+        await client.get(server.url(host="localhost"))
+        async with client.stream("GET", server.url(host="localhost")):
+            pass
+        async with flavour.together() as start:
+            start(client.get, server.url("/held", host="localhost"))
+            await flavour.until(lambda: len(server.requests) == 3)
+            start(client.get, server.url(host="localhost"))
+            await flavour.until(lambda: len(client.pool._requests) == 2)
+            await flavour.sleep(0.01)
+            server.go.set()
+        response = await client.open("GET", server.url(host="localhost"))
+        found = telemetry.metrics()
+        await response.read()
+
+    where = (("server.address", "localhost"), ("server.port", server.port))
+    # On a busy machine one that did not have to wait may have waited a millisecond, too.
+    waited = [waited for waited in telemetry.column("httptrace.time.pool") if waited]
+    assert found == {
+        "dns.lookup.duration": {(("dns.question.name", "localhost"),): 2},
+        "http.client.open_connections": {
+            (
+                ("http.connection.state", "active"),
+                ("network.protocol.version", "1.1"),
+                *where,
+                ("url.scheme", "http"),
+            ): 1
+        },
+        "http.client.connection.duration": {
+            (("httptrace.conn.close_reason", "body_not_read"), *where, ("url.scheme", "http")): 1
+        },
+        "http.client.request.time_in_queue": {(*where, ("url.scheme", "http")): len(waited)},
+        "httptrace.requests": {(("http.conn.reused", False), *where): 2, (("http.conn.reused", True), *where): 2},
+        "httptrace.connections.opened": {
+            (("httptrace.conn.open_reason", "first_connection"), *where): 1,
+            (("httptrace.conn.open_reason", "body_not_read"), *where): 1,
+        },
+        "httptrace.connections.closed": {(("httptrace.conn.close_reason", "body_not_read"), *where): 1},
+        "httptrace.bodies": {
+            (("httptrace.body.outcome", "closed_early"), *where): 1,
+            (("httptrace.body.outcome", "complete"), *where): 3,
+        },
+        "httptrace.responses.open": {where: 1},
+        "httptrace.responses.open.max_age": {where: SECONDS},
+    }
+
+
+async def test_idle_connections(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Open connections are active while they carry a request, idle after it, and gone once closed."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url())
+        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 1}
+        await response.read()
+        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"idle": 1}
+    assert telemetry.metric("http.client.open_connections") == {}
+
+
+def test_kinds_units_and_buckets(server: Server, telemetry: Telemetry) -> None:
+    """Each instrument is of its kind, in its unit, with the buckets that the conventions advise."""
+    limits = httpx.Limits(max_connections=1)
+    with httpx.Client(limits=limits) as client:
+        with client.stream("GET", server.url(host="localhost")):
+            pass
+        client.get(server.url(host="localhost"))
+        thread = threading.Thread(target=client.get, args=(server.url("/held", host="localhost"),))
+        thread.start()
+        while len(server.requests) < 3:
+            pass
+        waiting = threading.Thread(target=client.get, args=(server.url(host="localhost"),))
+        waiting.start()
+        thread.join(0.05)
+        server.go.set()
+        thread.join()
+        waiting.join()
+        with client.stream("GET", server.url(host="localhost")):
+            found = {metric.name: metric for metric in telemetry._metrics()}
+
+    lookups = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+    connections = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
+
+    def shape(metric: Any) -> tuple[Any, ...]:
+        data = metric.data
+        if isinstance(data, Histogram):
+            return Histogram, metric.unit, data.data_points[0].explicit_bounds
+        if isinstance(data, Sum):
+            return Sum, metric.unit, data.is_monotonic
+        return type(data), metric.unit
+
+    assert {name: shape(metric) for name, metric in found.items()} == {
+        "dns.lookup.duration": (Histogram, "s", lookups),
+        "http.client.open_connections": (Sum, "{connection}", False),
+        "http.client.connection.duration": (Histogram, "s", connections),
+        "http.client.request.time_in_queue": (Histogram, "s", lookups),
+        "httptrace.requests": (Sum, "{request}", True),
+        "httptrace.connections.opened": (Sum, "{connection}", True),
+        "httptrace.connections.closed": (Sum, "{connection}", True),
+        "httptrace.bodies": (Sum, "{response}", True),
+        "httptrace.responses.open": (Sum, "{response}", False),
+        "httptrace.responses.open.max_age": (Gauge, "s"),
+    }
+    assert all(metric.description for metric in found.values())
+
+
+def test_upstreams_own_metric_is_left_alone(server: Server, telemetry: Telemetry) -> None:
+    """`http.client.duration` or `http.client.request.duration` is upstream's, with what upstream says."""
+    with httpx.Client() as client:
+        client.get(server.url())
+
+    data = telemetry._reader.get_metrics_data()
+    scopes = {
+        scope.scope.name: {metric.name for metric in scope.metrics}
+        for resource in (data.resource_metrics if data is not None else ())
+        for scope in resource.scope_metrics
+    }
+    assert scopes["opentelemetry.instrumentation.httpx"] == {"http.client.duration"}
+
+
+async def test_requests_without_a_connection(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A request that got no connection counts under the phase it failed in, a cancelled one too."""
+    refused, response = free_port(), None
+    async with flavour.client(limits=flavour.httpx.Limits(max_connections=1)) as client:
+        with pytest.raises(flavour.httpx.ConnectError):
+            await client.get(f"http://127.0.0.1:{refused}/")
+        response = await client.open("GET", server.url())
+        await flavour.cancelled(client.get, server.url(), when=lambda: len(client.pool._requests) == 2)
+        await response.read()
+
+    assert telemetry.metric("httptrace.requests") == {
+        at(server, http__conn__reused=False): 1,
+        tuple(sorted([("httptrace.failed_phase", "pool"), *at(server)])): 1,
+        tuple(
+            sorted([("httptrace.failed_phase", "connect"), ("server.address", "127.0.0.1"), ("server.port", refused)])
+        ): 1,
+    }
+
+
+async def test_counted_without_spans(
+    flavour: Flavour, server: Server, bare_telemetry: Telemetry, monkeypatch: Any
+) -> None:
+    """An excluded URL has no span, no attributes, and is counted."""
+    monkeypatch.setenv("OTEL_PYTHON_HTTPX_EXCLUDED_URLS", "missing")
+    monkeypatch.setenv("OTEL_PYTHON_HTTPX2_EXCLUDED_URLS", "missing")
+    bare_telemetry.instrument()
+    async with flavour.client() as client:
+        await client.get(server.url("/missing"))
+
+    if bare_telemetry.spans():
+        pytest.skip("upstream does not exclude URLs here")
+    assert bare_telemetry.metric("httptrace.requests") == {at(server, http__conn__reused=False): 1}
+    assert bare_telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"complete": 1}
+
+
+async def test_httpcore_alone(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Httpcore used directly has no span, and is counted."""
+    core = flavour.httpcore
+    if flavour.sync:
+        with core.ConnectionPool() as pool:
+            pool.request("GET", server.url())
+            pool.request("GET", server.url())
+    else:
+        async with core.AsyncConnectionPool() as apool:
+            await apool.request("GET", server.url())
+            await apool.request("GET", server.url())
+
+    assert telemetry.spans() == []
+    assert telemetry.metric("httptrace.requests") == {
+        at(server, http__conn__reused=False): 1,
+        at(server, http__conn__reused=True): 1,
+    }
+
+
+@pytest.mark.parametrize("suppress", [suppress_instrumentation, suppress_http_instrumentation])
+async def test_suppressed_requests_are_not_counted(
+    flavour: Flavour, server: Server, telemetry: Telemetry, suppress: Callable[[], Any]
+) -> None:
+    """Under suppression nothing is emitted or counted, and the ledger goes on."""
+    async with flavour.client() as client:
+        with suppress():
+            await client.get(server.url(host="localhost"))
+        assert telemetry.spans() == []
+        assert {
+            name: points for name, points in telemetry.metrics().items() if points and "open_connections" not in name
+        } == {}
+        await client.get(server.url(host="localhost"))
+
+    told = telemetry.told(telemetry.request())
+    assert (told["http.conn.reused"], told["httptrace.conn.requests"]) == (True, 1)
+
+
+def test_exemplars(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+    """A lookup's duration carries an exemplar of the request that it was made for."""
+    resolver.answers["origin.test"] = ["127.0.0.1"]
+    with httpx.Client() as client:
+        client.get(server.url(host="origin.test"))
+        metric = telemetry.raw_metric("dns.lookup.duration")
+
+    (point,) = metric.data.data_points
+    span = telemetry.request()
+    assert [(exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars] == [
+        (span.context.trace_id, span.context.span_id) if span.context else ()
+    ]
+
+
+# Cardinality.
+
+
+@pytest.mark.settings(max_origins=2)
+def test_origins_are_capped(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+    """Beyond `max_origins` the least recently used origin moves to `_other`; totals are kept."""
+    hosts = ["a.test", "b.test", "c.test", "d.test"]
+    resolver.answers.update({host: ["127.0.0.1"] for host in hosts})
+    with httpx.Client() as client:
+        for host in ["a.test", "b.test", "a.test", "c.test", "d.test"]:
+            client.get(server.url(host=host))
+        # Closing the client uses the origins once more.
+        requests = telemetry.metric("httptrace.requests")
+    assert sum(requests.values()) == 5
+    by_host: Counter[Any] = Counter()
+    for said, number in requests.items():
+        assert ("server.port" in dict(said)) == (dict(said)["server.address"] != "_other")
+        by_host[dict(said)["server.address"]] += number
+    assert by_host == {"_other": 3, "c.test": 1, "d.test": 1}
+    assert sum(telemetry.metric("httptrace.connections.opened").values()) == 4
+    assert sum(telemetry.metric("httptrace.connections.closed").values()) == 4
+    assert len({dict(said)["dns.question.name"] for said in telemetry.metric("dns.lookup.duration")}) <= 3
+    assert len({dict(said)["server.address"] for said in telemetry.metric("http.client.connection.duration")}) <= 3
+
+
+@pytest.mark.settings(max_origins=5)
+def test_totals_never_shrink(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+    """Whatever falls out of the origins told apart, totals only grow, and series stay few."""
+    chosen = random.Random(1)
+    hosts = [f"h{number}.test" for number in range(12)]
+    resolver.answers.update({host: ["127.0.0.1"] for host in hosts})
+    sent = 0
+    with httpx.Client(limits=httpx.Limits(max_connections=3)) as client:
+        for _ in range(10):
+            for _ in range(8):
+                client.get(server.url(host=chosen.choice(hosts)))
+                sent += 1
+            found = telemetry.metrics()
+            assert sum(found["httptrace.requests"].values()) == sent
+            assert sum(found["httptrace.bodies"].values()) == sent
+            for name, points in found.items():
+                if name not in ("dns.lookup.duration",):
+                    assert len({dict(said).get("server.address") for said in points}) <= 6, name
+    assert sum(telemetry.metric("httptrace.connections.opened").values()) == server.accepted
+    assert sum(telemetry.metric("httptrace.connections.closed").values()) == server.accepted
