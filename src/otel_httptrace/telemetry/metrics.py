@@ -156,7 +156,7 @@ class Metrics:
             self._add(conn.origin, _REQUESTS[exchange.reused])
         else:
             self._add(conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
-        if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase == POOL:
+        if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase is POOL:
             waited = exchange.time_pool or 0
             if waited >= NOTEWORTHY:
                 self._queue.record(waited / 1e9, self._described(exchange.origin), context=_inside(exchange))

@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 
 from ..config import Config
 from ..core.ledger import BLAMED
-from ..core.timeline import FAILED, POOL, Exchange, Step
+from ..core.timeline import COMPLETE, FAILED, POOL, Exchange, Step
 from . import attributes, names
 
 _logger = logging.getLogger("otel_httptrace")
@@ -111,6 +111,17 @@ class Spans:
                 )
             return
         span.set_attributes(attributes.request(exchange))
+        if (
+            exchange.outcome is COMPLETE
+            and exchange.dial is None
+            and not self._all
+            and exchange.acquired_at - exchange.started < attributes.NOTEWORTHY
+        ):
+            # What nearly every request is: there is nothing else to say.
+            return
+        self._say_more(exchange, span, error)
+
+    def _say_more(self, exchange: Exchange, span: Span, error: BaseException | None) -> None:
         if exchange.outcome == FAILED and error is not None:
             span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
             span.set_attribute(names.ERROR_TYPE, exchange.error or type(error).__qualname__)
