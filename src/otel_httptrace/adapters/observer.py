@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..callsite import CallSite, text
-from ..core.ledger import Connection, Ledger, Process, Reason, State
+from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
 from ..core.sink import Sink
 from ..core.timeline import NEVER_CLOSED, Exchange, Lookup
 from ..guard import Guard
@@ -180,7 +180,7 @@ class Observer:
         # Who is missing from the list was dropped a moment ago: see core/ledger.py.
         gone = ledger.missing({attached(listed) for listed in seams.connections(pool)})
         if gone:
-            ledger.missed([(conn, conn.probe.readable() if conn.idle else None) for conn in gone], now)
+            ledger.missed([Missed(conn, conn.probe.readable(), conn.probe.clean()) for conn in gone], now)
         for conn in list(ledger.live):
             if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
                 ledger.lost(conn, Reason.GOAWAY, now)

@@ -259,23 +259,27 @@ class TraceEvents:
 
 
 def _tls(stream: Any) -> dict[str, Any]:
-    """Version, cipher, ALPN protocol and resumption, as the `ssl` object tells them."""
+    """Version, cipher, ALPN protocol and resumption, each as far as the stream's `ssl` object tells it."""
     ssl_object = stream.get_extra_info("ssl_object") if stream is not None else None
+
+    def ask(name: str) -> Any:
+        # A backend of somebody's own may have less of an object than `ssl` does.
+        answer = getattr(ssl_object, name, None)
+        return answer() if callable(answer) else answer
+
     details: dict[str, Any] = {}
-    if ssl_object is None:
-        return details
-    version = ssl_object.version()
+    version = ask("version")
     if version:
         # "TLSv1.3" is protocol "tls", version "1.3"; "SSLv3" likewise.
         name, _, number = version.partition("v")
         details["name"], details["version"] = name.lower(), number
-    cipher = ssl_object.cipher()
+    cipher = ask("cipher")
     if cipher:
         details["cipher"] = cipher[0]
-    protocol = ssl_object.selected_alpn_protocol()
+    protocol = ask("selected_alpn_protocol")
     if protocol:
         details["alpn"] = protocol
-    resumed = getattr(ssl_object, "session_reused", None)
+    resumed = ask("session_reused")
     if resumed is not None:
         details["resumed"] = bool(resumed)
     return details

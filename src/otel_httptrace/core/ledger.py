@@ -108,6 +108,16 @@ class Loss(NamedTuple):
     closed_at: str | None = None
 
 
+class Missed(NamedTuple):
+    """A connection that the pool no longer lists, and what it says of itself; None where that is not known."""
+
+    conn: Connection
+    #: Whether its socket is readable.
+    readable: bool | None = None
+    #: Whether it is between two messages.
+    clean: bool | None = None
+
+
 class Limits(NamedTuple):
     """What a pool was set to; None where there is no limit or it is not known."""
 
@@ -126,7 +136,7 @@ class Connection:
     __slots__ = (
         "carried", "close_reason", "created_at", "described", "dialler", "doomed", "explained_by", "id", "idle_since",
         "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe",
-        "state", "transport", "unseen", "user", "users", "version",
+        "state", "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
@@ -144,6 +154,8 @@ class Connection:
         self.users: dict[Exchange, None] = {}
         #: Held by somebody we do not see: from before we were there, or a leaked HTTP/2 stream.
         self.unseen = False
+        #: Gone from the pool's list while in use.
+        self.unlisted = False
         self.idle_since = 0
         self.version: str | None = None
         self.peer: Address | None = None
@@ -418,25 +430,32 @@ class Ledger:
         """Connections that the pool no longer lists though nobody saw them go."""
         return [conn for conn in self.live if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
 
-    def missed(self, gone: list[tuple[Connection, bool | None]], at: int) -> None:
-        """The pool dropped connections: each with whether its socket was readable, None if not known."""
+    def missed(self, gone: list[Missed], at: int) -> None:
+        """The pool dropped connections, nobody knows since when."""
         with self.lock:
             # A connection created but not yet used: this is not the first that
             # the pool creates in one pass, so only an eviction can have happened since.
             later = any(conn.state is State.DIALLING and not conn.users for conn in self.live)
             surplus = self._surplus(later, len(self.idle))
-            for conn, readable in gone:
+            for conn, readable, clean in gone:
                 if conn.state is State.DIALLING:
                     # Whoever still dials it may yet make it, out of the pool.
                     self.dial_failed(conn)
                     continue
-                reason = self._idle_loss(conn, readable, at) if conn.idle else Reason.UNKNOWN
+                user = conn.last_user
+                if conn.users and (user is None or user.outcome is None):
+                    # With threads, one may look while another is about to close
+                    # the connection: that close will tell, in a moment.
+                    conn.unlisted = True
+                    continue
+                # Not known to be idle ever since, it cannot have been dropped for that.
+                reason = Reason.UNKNOWN if conn.unlisted else self._close_reason(conn, user, at, None, readable, clean)
                 if reason is Reason.KEEPALIVE_LIMIT:
                     if surplus <= 0:
                         reason = Reason.POOL_FULL
                     surplus -= 1
                 conn.doomed = reason
-                self._lose(conn, reason, at)
+                self._lose(conn, reason, at, user)
 
     def _surplus(self, later: bool, idle: int) -> int:
         # How many the pool drops over its keep-alive limit before it creates the
