@@ -270,6 +270,16 @@ def replaced(before: dict[tuple[Any, str], Any]) -> list[str]:
     return sorted(f"{owner.__name__}.{name}" for owner, name in gone)
 
 
+def restore(before: dict[tuple[Any, str], Any]) -> None:
+    """Put back by force what is not what it was."""
+    after = patchable()
+    for (owner, name), value in after.items():
+        if (owner, name) not in before:
+            delattr(owner, name)
+        elif before[owner, name] is not value:
+            setattr(owner, name, before[owner, name])
+
+
 def collect() -> None:
     """Let the garbage collector take what it can."""
     gc.collect()
