@@ -442,6 +442,9 @@ class Ledger:
                     # Whoever still dials it may yet make it, out of the pool.
                     self.dial_failed(conn)
                     continue
+                if conn.state is not State.OPEN:
+                    # Closed, or known to be lost, since they were counted.
+                    continue
                 user = conn.last_user
                 if conn.users and (user is None or user.outcome is None):
                     # With threads, one may look while another is about to close
