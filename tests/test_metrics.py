@@ -18,6 +18,8 @@ from kit.telemetry import Telemetry
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
 
+LIBRARIES = pytest.mark.parametrize("library", [httpx, httpx2], ids=["httpx", "httpx2"])
+
 
 def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
     """Attributes of a metric for this server's origin."""
@@ -276,3 +278,58 @@ def test_totals_never_shrink(server: Server, resolver: Resolver, telemetry: Tele
                     assert len({dict(said).get("server.address") for said in points}) <= 6, name
     assert sum(telemetry.metric("httptrace.connections.opened").values()) == server.accepted
     assert sum(telemetry.metric("httptrace.connections.closed").values()) == server.accepted
+
+
+# Threads.
+
+
+@LIBRARIES
+def test_under_threads_the_numbers_are_the_servers(library: Any, server: Server, telemetry: Telemetry) -> None:
+    """Eight threads, four hundred requests, some left unread: counts equal the server's exactly."""
+    left = Counter[str]()
+    lock = threading.Lock()
+    limits = library.Limits(max_connections=5)
+
+    def work(client: Any, seed: int) -> None:
+        chosen = random.Random(seed)
+        for _ in range(50):
+            what = chosen.choice(["read", "read", "read", "unread", "close"])
+            with lock:
+                left[what] += 1
+            if what == "unread":
+                with client.stream("GET", server.url()):
+                    pass
+            else:
+                client.get(server.url("/close" if what == "close" else "/"))
+
+    with library.Client(limits=limits, timeout=30, trust_env=False) as client:
+        threads = [threading.Thread(target=work, args=(client, seed)) for seed in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        still_open = sum(telemetry.metric("http.client.open_connections").values())
+        opened = sum(telemetry.metric("httptrace.connections.opened").values())
+        closed = sum(telemetry.metric("httptrace.connections.closed").values())
+        assert still_open == opened - closed
+
+    assert sum(telemetry.metric("httptrace.requests").values()) == 400 == len(server.requests)
+    assert telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {
+        "complete": left["read"] + left["close"],
+        "closed_early": left["unread"],
+    }
+    assert sum(telemetry.metric("httptrace.connections.opened").values()) == server.accepted
+    assert telemetry.counted("httptrace.connections.closed", "httptrace.conn.close_reason") == +Counter(
+        {
+            "body_not_read": left["unread"],
+            "connection_close": left["close"],
+            "client_closed": still_open,
+        }
+    )
+    assert telemetry.counted("httptrace.requests", "http.conn.reused")[False] == server.accepted
+    reused = sum(len(targets) - 1 for targets in server.targets)
+    assert telemetry.counted("httptrace.requests", "http.conn.reused").get(True, 0) == reused
+    assert len(telemetry.requests()) == 400
+    assert [attributes(span)["httptrace.body.outcome"] for span in telemetry.requests()].count("complete") == (
+        left["read"] + left["close"]
+    )
