@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 from kit.clients import Flavour
 from kit.dns import Resolver
 from kit.matchers import SECONDS
 from kit.server import Server, free_port
-from kit.telemetry import Telemetry
+from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
 
