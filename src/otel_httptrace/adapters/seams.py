@@ -203,13 +203,15 @@ class Patches:
         subclass); where *cls* is one too, nothing is done.
         """
         owner = next((base for base in cls.__mro__ if name in vars(base)), None)
+        if owner is None or owner is object:
+            # httpcore exports a stand-in for SOCKSProxy where socksio is not installed.
+            return
         for candidate in (owner, cls):
-            if candidate is not None and candidate is not object:
-                try:
-                    self.replace(candidate, name, make)
-                except TypeError:
-                    continue
-                return
+            try:
+                self.replace(candidate, name, make)
+            except TypeError:
+                continue
+            return
 
     def restore(self) -> None:
         """Put every original back; what somebody has wrapped since stays, and is inert."""

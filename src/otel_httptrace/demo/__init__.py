@@ -1,0 +1,1 @@
+"""The founding story on real sockets: ``python -m otel_httptrace.demo``."""

@@ -1,0 +1,129 @@
+# A program that does not know us, run twice under `opentelemetry-instrument`:
+# once it closes responses unread, once it reads them. What is printed comes from
+# the spans that arrived over OTLP, and is checked against what the server counted.
+
+"""The founding story, start to end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from ..report import text
+from ..report.receiver import Receiver
+from ..report.rows import Row, rows
+from ..report.summary import summarize
+from ..telemetry import names
+from .server import Server
+
+_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_SERVICE = "httptrace-demo"
+_RUNS = (("responses closed unread", ()), ("responses read to the end", ("--read",)))
+
+
+def main(environ: Mapping[str, str]) -> int:
+    """Run it; exit status 0 if the spans and the server agree."""
+    endpoint = environ.get(_ENDPOINT)
+    return _to_backend(endpoint, environ) if endpoint else _to_ourselves(environ)
+
+
+def _to_ourselves(environ: Mapping[str, str]) -> int:
+    print("20 requests at concurrency 5, by a program that knows nothing of this package:")
+    print("  opentelemetry-instrument python status_page.py URL")
+    agreed = True
+    for title, arguments in _RUNS:
+        received: list[ExportTraceServiceRequest] = []
+        with Receiver(received.append) as receiver, Server() as server:  # type: ignore[arg-type]
+            _run(server.url, arguments, {**environ, _ENDPOINT: receiver.endpoint, **_PROTOCOL})
+            accepted = server.accepted
+        found = rows(received)
+        print(f"\n── {title} {'─' * (76 - len(title))}")
+        for line in text.summary(summarize(found)):
+            print(line)
+        example = _example(found)
+        if example is not None:
+            print()
+            for line in text.waterfall(example):
+                print(line)
+        opened = summarize(found).opened
+        verdict = "equal" if opened == accepted else "NOT EQUAL"
+        agreed = agreed and opened == accepted and len(found) == 20
+        print(f"\nthe server accepted {accepted} connections, the spans show {opened}: {verdict}")
+    return 0 if agreed else 1
+
+
+_PROTOCOL = {
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    # What is set for a backend of the user's must not follow us here.
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_HEADERS": "",
+    "OTEL_TRACES_SAMPLER": "always_on",
+}
+
+
+def _example(found: list[Row]) -> Row | None:
+    """One request of the kind that the run is about: with the cause on it if there is one."""
+    blamed = [row for row in found if row.lost_by is not None]
+    reused = [row for row in found if row.attributes.get(names.CONN_REUSED)]
+    return text.typical(blamed or reused or found)
+
+
+def _to_backend(endpoint: str, environ: Mapping[str, str]) -> int:
+    problem = _unreachable(endpoint)
+    if problem:
+        print(f"nothing answers at {_ENDPOINT}={endpoint}: {problem}", file=sys.stderr)
+        return 1
+    for title, arguments in _RUNS:
+        with Server() as server:
+            _run(server.url, arguments, environ)
+            print(f"{title}: 20 requests sent, {server.accepted} connections accepted by the server")
+    print(f"\nspans went to {endpoint}; look for service {_SERVICE}, operation GET, and:")
+    print(f"  {names.CONN_OPEN_REASON}=body_not_read      Jaeger, tags")
+    print(f'  {{ span.{names.CONN_OPEN_REASON} = "body_not_read" }}      TraceQL')
+    return 0
+
+
+def _unreachable(endpoint: str) -> str | None:
+    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _run(url: str, arguments: tuple[str, ...], environ: Mapping[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        # Out of this package: what lies within is never taken for the application.
+        program = shutil.copy(Path(__file__).with_name("status_page.py"), folder)
+        command = [str(Path(sys.executable).with_name("opentelemetry-instrument")), sys.executable, program, url]
+        settings = {
+            **environ,
+            "OTEL_SERVICE_NAME": _SERVICE,
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+        }
+        for name in list(_without_effect(settings)):
+            del settings[name]
+        subprocess.run([*command, *arguments], env=settings, check=True, timeout=60)
+
+
+def _without_effect(settings: Mapping[str, str]) -> Iterator[str]:
+    yield from (name for name, value in settings.items() if name.startswith("OTEL_") and not value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
