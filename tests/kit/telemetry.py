@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gc
 import importlib
@@ -230,7 +231,7 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 # What instrumenting replaces, to see that all of it comes back.
 
-_WATCHED = ("httpcore", "httpcore2", "httpx", "httpx2", "asyncio", "uvloop", "anyio", "trio")
+_WATCHED = ("httpcore", "httpcore2", "httpx", "httpx2")
 _LAZY = ("._backends.anyio", "._backends.trio", "._backends.sync", "._async.http2", "._sync.http2")
 
 
@@ -242,7 +243,8 @@ def _owners() -> list[Any]:
     # hypothesis wants to see what it will not see once it is frozen.
     for name in ("anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "hypothesis"):
         importlib.import_module(name)
-    owners: dict[Any, None] = {socket: None}
+    loops = (asyncio.AbstractEventLoop, asyncio.BaseEventLoop, asyncio.SelectorEventLoop, sys.modules["uvloop"].Loop)
+    owners: dict[Any, None] = dict.fromkeys([socket, *loops])
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _WATCHED and module is not None:
             for value in vars(module).values():
@@ -281,8 +283,9 @@ def restore(before: dict[tuple[Any, str], Any]) -> None:
 
 
 def collect() -> None:
-    """Let the garbage collector take what it can."""
+    """Let the garbage collector take what it can, and not look again at what it could not."""
     gc.collect()
+    gc.freeze()
 
 
 def names(spans: Sequence[ReadableSpan]) -> list[str]:
