@@ -442,6 +442,28 @@ def test_an_unknown_network_stream(core: Any, telemetry: Telemetry) -> None:
     assert telemetry.metric("dns.lookup.duration") == {}
 
 
+def test_a_stream_that_is_a_proxy(server: Server, telemetry: Telemetry) -> None:
+    """A network stream whose methods come by `__getattr__` cannot be watched: that is not said to be a fault, and costs others nothing."""
+
+    class Delegating:
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    class Backend(httpcore.SyncBackend):  # type: ignore[name-defined, misc]
+        def connect_tcp(self, *args: Any, **options: Any) -> Any:
+            return Delegating(super().connect_tcp(*args, **options))
+
+    with httpcore.ConnectionPool(network_backend=Backend()) as pool:
+        assert pool.request("GET", server.url()).content == b"hello"
+    with httpx.Client() as client:
+        client.get(server.url())
+
+    assert telemetry.column("httptrace.conn.open_reason") == ["new_client"]
+
+
 @CORES
 def test_a_stand_in_for_a_pool(core: Any, telemetry: Telemetry) -> None:
     """The pool's method called on something that is no pool: it fails as it would have, and nothing is reported."""
