@@ -1,0 +1,141 @@
+"""CPU time of a keep-alive request: bare, with upstream's instrumentation, and with ours.
+
+A real client sends requests over a network that is in memory, so that all that
+is measured is Python; the body is read to its end. The unit is what upstream
+adds to a bare request in the same run, the ratio (ours - upstream) /
+(upstream - bare): a machine's speed is in neither.
+
+Other work on the machine only ever adds time. So each process takes the least
+of its batches; the modes, each in a process of its own, take turns, and of a
+mode's rounds the median counts.
+
+What is done with ended spans is nobody's here but the exporter's, so by default
+nothing is: with a processor the unit grows, and the ratio gets smaller.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from wire import LIBRARIES, MODES, PROCESSORS, client, instrument
+
+URL = "http://api.example/things?page=1"
+FLAVOURS = ("sync", "async")
+
+
+def worker(library: str, flavour: str, mode: str, processor: str, batches: int, requests: int) -> float:
+    """Seconds of CPU per request, in this process."""
+    instrument(library, mode, processor)
+    times = []
+
+    def timed(begun: float) -> None:
+        times.append((time.process_time() - begun) / requests)
+        gc.collect()
+
+    if flavour == "sync":
+        with client(library, False) as sync:
+            for _ in range(batches):
+                begun = time.process_time()
+                for _ in range(requests):
+                    sync.get(URL)
+                timed(begun)
+    else:
+
+        async def main() -> None:
+            async with client(library, True) as asynchronous:
+                for _ in range(batches):
+                    begun = time.process_time()
+                    for _ in range(requests):
+                        await asynchronous.get(URL)
+                    timed(begun)
+
+        asyncio.run(main())
+    return min(times[1:])  # the first batch dials, imports and fills caches
+
+
+def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every mode of every flavour of every library, in turns."""
+    cases = [(library, flavour) for library in arguments.libraries for flavour in arguments.flavours]
+    rounds: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
+    for number in range(arguments.rounds):
+        for library, flavour in cases:
+            seconds = {}
+            # Forwards and backwards in turn: a machine that slows down slows no mode more than another.
+            for mode in arguments.modes if number % 2 == 0 else arguments.modes[::-1]:
+                command = [sys.executable, __file__, "--worker", mode, "--libraries", library, "--flavours", flavour]
+                command += ["--processor", arguments.processor]
+                command += ["--batches", str(arguments.batches), "--requests", str(arguments.requests)]
+                seconds[mode] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            rounds[library, flavour].append(seconds)
+        say(f"round {number + 1} of {arguments.rounds}")
+
+    return [
+        result(library, flavour, mode, measured)
+        for (library, flavour), measured in rounds.items()
+        for mode in arguments.modes
+    ]
+
+
+def result(library: str, flavour: str, mode: str, measured: list[dict[str, float]]) -> dict[str, Any]:
+    """One line of the table."""
+    found: dict[str, Any] = {"library": library, "flavour": flavour, "mode": mode}
+    middle = {name: statistics.median(seconds[name] for seconds in measured) for name in measured[0]}
+    found["seconds"] = middle[mode]
+    if mode not in ("bare", "upstream"):
+        found["ratio"] = _ratio(middle, mode)
+        found["ratios"] = [_ratio(seconds, mode) for seconds in measured]
+    return found
+
+
+def _ratio(seconds: dict[str, float], mode: str) -> float:
+    return (seconds[mode] - seconds["upstream"]) / (seconds["upstream"] - seconds["bare"])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """The results for people."""
+    lines = [f"{'':8}{'':7}{'':22}{'us/request':>11}{'ratio':>8}  of the rounds"]
+    for line in results:
+        ours = "ratio" in line
+        name = f"ours, spans={line['mode']}" if ours else line["mode"]
+        text = f"{line['library']:8}{line['flavour']:7}{name:22}{line['seconds'] * 1e6:11.1f}"
+        if ours:
+            text += f"{line['ratio']:8.2f}  {min(line['ratios']):.2f} to {max(line['ratios']):.2f}"
+        lines.append(text)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=15, help="per process")
+    parser.add_argument("--requests", type=int, default=100, help="per batch")
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--flavours", nargs="+", choices=FLAVOURS, default=list(FLAVOURS))
+    parser.add_argument("--modes", nargs="+", choices=MODES[2:], default=list(MODES[2:]), help="ours, by spans=")
+    parser.add_argument("--processor", choices=PROCESSORS, default="none", help="what becomes of ended spans")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", choices=MODES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        (library,), (flavour,) = arguments.libraries, arguments.flavours
+        print(
+            worker(library, flavour, arguments.worker, arguments.processor, arguments.batches + 1, arguments.requests)
+        )
+        return
+    arguments.modes = [*MODES[:2], *arguments.modes]
+    results = measure(arguments, lambda text: print(text, file=sys.stderr))
+    print(json.dumps(results, indent=2) if arguments.json else table(results))
+
+
+if __name__ == "__main__":
+    main()
