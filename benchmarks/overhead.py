@@ -5,9 +5,10 @@ is measured is Python; the body is read to its end. The unit is what upstream
 adds to a bare request in the same run, the ratio (ours - upstream) /
 (upstream - bare): a machine's speed is in neither.
 
-Other work on the machine only ever adds time. So each process takes the least
-of its batches; the modes, each in a process of its own, take turns, and of a
-mode's rounds the median counts.
+Other work on the machine, and on its host, only ever adds time, and comes and
+goes. So each mode has a process of its own, and these take turns batch by
+batch, one at a time: a slow moment hits all alike. Of a process the least of
+its batches counts, of a mode's rounds the median.
 
 What is done with ended spans is nobody's here but the exporter's, so by default
 nothing is: with a processor the unit grows, and the ratio gets smaller.
@@ -19,11 +20,11 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 from wire import LIBRARIES, MODES, PROCESSORS, client, instrument
@@ -32,18 +33,17 @@ URL = "http://api.example/things?page=1"
 FLAVOURS = ("sync", "async")
 
 
-def worker(library: str, flavour: str, mode: str, processor: str, batches: int, requests: int) -> float:
-    """Seconds of CPU per request, in this process."""
+def worker(library: str, flavour: str, mode: str, processor: str, requests: int) -> None:
+    """Send a batch for every line that comes in, and print its seconds of CPU per request."""
     instrument(library, mode, processor)
-    times = []
 
     def timed(begun: float) -> None:
-        times.append((time.process_time() - begun) / requests)
+        print((time.process_time() - begun) / requests, flush=True)
         gc.collect()
 
     if flavour == "sync":
         with client(library, False) as sync:
-            for _ in range(batches):
+            for _ in sys.stdin:
                 begun = time.process_time()
                 for _ in range(requests):
                     sync.get(URL)
@@ -52,32 +52,59 @@ def worker(library: str, flavour: str, mode: str, processor: str, batches: int, 
 
         async def main() -> None:
             async with client(library, True) as asynchronous:
-                for _ in range(batches):
+                for _ in sys.stdin:
                     begun = time.process_time()
                     for _ in range(requests):
                         await asynchronous.get(URL)
                     timed(begun)
 
         asyncio.run(main())
-    return min(times[1:])  # the first batch dials, imports and fills caches
 
 
-def measure(arguments: argparse.Namespace, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every mode of every flavour of every library, in turns."""
+class Process:
+    """A worker's, seen from here."""
+
+    def __init__(self, library: str, flavour: str, mode: str, processor: str, requests: int) -> None:
+        command = [sys.executable, __file__, "--worker", library, flavour, mode, processor, str(requests)]
+        self._popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def batch(self) -> float:
+        """Seconds per request."""
+        assert self._popen.stdin is not None
+        assert self._popen.stdout is not None
+        self._popen.stdin.write("\n")
+        self._popen.stdin.flush()
+        return float(self._popen.stdout.readline())
+
+    def end(self) -> None:
+        """Let it end."""
+        self._popen.communicate()
+
+
+def one_round(library: str, flavour: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds per request in each mode."""
+    processes = {
+        mode: Process(library, flavour, mode, arguments.processor, arguments.requests) for mode in arguments.modes
+    }
+    for process in processes.values():
+        process.batch()  # dials, imports and fills caches
+    seconds = {mode: math.inf for mode in processes}
+    for _ in range(arguments.batches):
+        for mode, process in processes.items():
+            seconds[mode] = min(seconds[mode], process.batch())
+    for process in processes.values():
+        process.end()
+    return seconds
+
+
+def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every mode of every flavour of every library."""
     cases = [(library, flavour) for library in arguments.libraries for flavour in arguments.flavours]
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
     for number in range(arguments.rounds):
-        for library, flavour in cases:
-            seconds = {}
-            # Forwards and backwards in turn: a machine that slows down slows no mode more than another.
-            for mode in arguments.modes if number % 2 == 0 else arguments.modes[::-1]:
-                command = [sys.executable, __file__, "--worker", mode, "--libraries", library, "--flavours", flavour]
-                command += ["--processor", arguments.processor]
-                command += ["--batches", str(arguments.batches), "--requests", str(arguments.requests)]
-                seconds[mode] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            rounds[library, flavour].append(seconds)
-        say(f"round {number + 1} of {arguments.rounds}")
-
+        for case in cases:
+            rounds[case].append(one_round(*case, arguments))
+        print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
     return [
         result(library, flavour, mode, measured)
         for (library, flavour), measured in rounds.items()
@@ -116,24 +143,22 @@ def table(results: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=15, help="per process")
-    parser.add_argument("--requests", type=int, default=100, help="per batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=25, help="per process")
+    parser.add_argument("--requests", type=int, default=50, help="per batch")
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--flavours", nargs="+", choices=FLAVOURS, default=list(FLAVOURS))
     parser.add_argument("--modes", nargs="+", choices=MODES[2:], default=list(MODES[2:]), help="ours, by spans=")
     parser.add_argument("--processor", choices=PROCESSORS, default="none", help="what becomes of ended spans")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--worker", choices=MODES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        (library,), (flavour,) = arguments.libraries, arguments.flavours
-        print(
-            worker(library, flavour, arguments.worker, arguments.processor, arguments.batches + 1, arguments.requests)
-        )
+        library, flavour, mode, processor, requests = arguments.worker
+        worker(library, flavour, mode, processor, int(requests))
         return
     arguments.modes = [*MODES[:2], *arguments.modes]
-    results = measure(arguments, lambda text: print(text, file=sys.stderr))
+    results = measure(arguments)
     print(json.dumps(results, indent=2) if arguments.json else table(results))
 
 
