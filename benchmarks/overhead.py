@@ -88,7 +88,7 @@ def one_round(library: str, flavour: str, arguments: argparse.Namespace) -> dict
     }
     for process in processes.values():
         process.batch()  # dials, imports and fills caches
-    seconds = {mode: math.inf for mode in processes}
+    seconds = dict.fromkeys(processes, math.inf)
     for _ in range(arguments.batches):
         for mode, process in processes.items():
             seconds[mode] = min(seconds[mode], process.batch())

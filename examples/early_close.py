@@ -30,7 +30,7 @@ class Parts(BaseHTTPRequestHandler):
         try:
             self.wfile.write(body)
         except OSError:
-            pass  # the client left
+            self.close_connection = True  # the client left
 
     def log_message(self, format: str, *args: object) -> None:
         pass
