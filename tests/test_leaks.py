@@ -213,7 +213,7 @@ def test_records_are_released(server: Server, telemetry: Telemetry) -> None:
 
     assert [ref() for ref in kept] == [None] * 20
     observer: Any = telemetry.instrumentor._observer
-    assert (len(observer.exchanges), len(observer.ledgers)) == (0, 0)
+    assert (len(observer.process.exchanges), len(observer.process.ledgers)) == (0, 0)
     assert telemetry.column("httptrace.body.outcome") == ["never_closed"] * 20
 
 

@@ -21,7 +21,7 @@ import httpcore2
 import httpx
 import httpx2
 import pytest
-from kit.clients import MODES, Flavour
+from kit.clients import MODES, Flavour, Interrupt
 from kit.http2 import H2Server
 from kit.matchers import SECONDS
 from kit.proxies import Proxy
@@ -632,14 +632,22 @@ _NOT_IN_A_REQUEST = {
     ("Resolver", "install"),
     ("Resolver", "_watch_socket"),
     ("CallSite", "knows_client"),
-    ("Observer", "_clear"),
-    ("Observer", "clear"),
+    ("Observer", "start"),
+    ("Observer", "at_rest"),
+    ("Observer", "_rest"),
+    ("Observer", "_begin"),
+    ("Reporter", "begins"),
     ("Observer", "retire"),
     ("Observer", "exiting"),
     ("Observer", "forked"),
-    ("Metrics", "clear"),
+    ("Metrics", "begin"),
     ("Metrics", "_counted"),
+    # For every part of a body, and so unguarded: they add integers.
+    ("Exchange", "body_ended"),
+    ("Exchange", "body_read"),
 }
+#: How many of the eleven spans are lost: the one whose end is broken, after which none is kept open.
+_LOST = {("Spans", "end"): 1, ("Spans", "_end"): 1}
 
 
 @pytest.fixture
@@ -648,21 +656,14 @@ def by_force() -> Iterator[None]:
     before = patchable()
     yield
     restore(before)
+    # Nor can what was broken be continued.
+    HTTPTraceInstrumentor()._observer = None
 
 
-_PENDING = {
-    ("Exchange", "body_ended"),
-    ("Exchange", "body_read"),
-    ("Ledger", "_left"),
-    ("Ledger", "finished"),
-    ("Ledger", "released"),
-    ("Spans", "_end"),
-    ("Spans", "end"),
-}
 FAULTS = [
     (flavour, owner, name)
     for owner, name in _targets()
-    if (owner.__name__, name) not in _NOT_IN_A_REQUEST | _PENDING
+    if (owner.__name__, name) not in _NOT_IN_A_REQUEST
     for flavour in (Flavour("httpx", "sync"), Flavour("httpx2", "asyncio"))
 ]
 
@@ -732,7 +733,8 @@ def play_with_a_fault(
     lines = [record.getMessage() for record in caplog.records if record.name == "otel_httptrace"]
     assert len(lines) == len(set(lines)), lines
     # Upstream made eleven spans, of which a broken us may lose the leaked one.
-    assert len(telemetry.requests()) in (10, 11)
+    lost = _LOST.get((owner.__name__, name), 0)
+    assert len(telemetry.requests()) in (10 - lost, 11 - lost)
     telemetry.shutdown()
 
 
@@ -1069,3 +1071,43 @@ def test_the_instrumentor_is_one() -> None:
     """`HTTPTraceInstrumentor()` is the one there is, as instrumentors are."""
     assert HTTPTraceInstrumentor() is HTTPTraceInstrumentor()
     collect()
+
+
+@pytest.mark.contained
+def test_an_interrupt_within_ours_is_the_applications(
+    server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C that comes while we are at work is not a fault of ours: it passes through."""
+    from otel_httptrace.adapters.observer import Observer
+
+    def answered(*args: Any) -> Any:
+        raise Interrupt
+
+    monkeypatch.setattr(Observer, "answered", answered)
+    bare_telemetry.instrument()
+    with httpx.Client() as client, pytest.raises(Interrupt):
+        client.get(server.url())
+
+
+async def test_a_new_start_beside_an_open_response(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
+    """Turned off and on again while a response is open: that one ends as it would have, and new ones are told in full."""
+    bare_telemetry.instrument()
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url(host="localhost"))
+        bare_telemetry.uninstrument()
+        again = Telemetry()
+        again.instrument()
+        async with flavour.client() as other:
+            await other.get(server.url(host="localhost"))
+        await response.read()
+        async with flavour.client() as other:
+            await other.get(server.url(host="localhost"))
+        again.uninstrument()
+
+    assert bare_telemetry.column("httptrace.body.outcome") == ["complete"]
+    assert again.column("httptrace.body.outcome") == ["complete"] * 2
+    assert again.column("http.conn.reused") == [False] * 2
+    assert again.counted("dns.lookup.duration", "dns.question.name") == {"localhost": 2}
+    assert again.counted("httptrace.requests", "http.conn.reused") == {False: 2}
+    assert bare_telemetry.counted("httptrace.requests", "http.conn.reused") == {False: 1}
+    again.shutdown()

@@ -73,8 +73,7 @@ async def test_waiting_for_a_slot(flavour: Flavour, server: Server, telemetry: T
             await flavour.sleep(0.02)
             server.go.set()
 
-    first, *waited = telemetry.requests()
-    assert figures(first) == {}
+    _, *waited = telemetry.requests()
     assert [figures(span) for span in waited] == [
         {"connections": 1, "idle": 0, "waiting": number, "limit": 1} for number in range(3)
     ]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from kit.clients import Client, Flavour
 from kit.http2 import H2Server
+from kit.proxies import Proxy
 from kit.server import Blackhole, Server
 from kit.telemetry import Telemetry
 
@@ -859,6 +860,36 @@ async def _(world: World) -> None:
     response = await client.open("GET", world.server.url())
     await client.close()
     await response.close()
+
+
+@scenario(
+    name="unread, then elsewhere through a forward proxy",
+    opened=["first_connection", "first_connection"],
+    lost=["body_not_read", None],
+    closed={"body_not_read": 1, "client_closed": 1},
+)
+async def _(world: World) -> None:
+    """Both libraries bind a connection to a forward proxy to its first origin: another could not have used it."""
+    with Proxy() as proxy:
+        client = world.client(proxy=proxy.url(""))
+        await world.unread(client, world.server.url())
+        await client.get(world.serve().url())
+        await client.close()
+
+
+@scenario(
+    name="busy, then elsewhere through a forward proxy",
+    opened=["first_connection", "first_connection"],
+    lost=[None, None],
+    closed={"client_closed": 2},
+)
+async def _(world: World) -> None:
+    """The connection in use could not have carried the other origin's request, so it is not why."""
+    other = world.serve()
+    with Proxy() as proxy:
+        client = world.client(proxy=proxy.url(""))
+        await world.busy(client, other.url())
+        await client.close()
 
 
 def total(telemetry: Telemetry, what: str) -> int:

@@ -9,6 +9,7 @@ Under test a fault must be loud instead: set `Guard.loud`.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -49,8 +50,11 @@ class Guard:
 
         Returns:
             What stands in for the hook from now on: it does nothing.
+
+        Raises:
+            BaseException: the one being handled, where it is no `Exception`, and so no fault of ours.
         """
-        if self.loud:
+        if self.loud or not isinstance(sys.exc_info()[1], Exception):
             raise  # noqa: PLE0704 - what the caller is handling
         if kind not in self._off:
             self._off.add(kind)

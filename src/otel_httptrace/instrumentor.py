@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
+import weakref
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,9 @@ from .telemetry.spans import Spans
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .adapters.hooks import Hooks
     from .adapters.observer import Observer
+    from .adapters.seams import Patches
 
 _SCOPE = "otel_httptrace"
 _INSTRUMENTS_ANY = ("httpcore >= 1.0, < 2", "httpcore2 >= 2")
@@ -35,6 +39,9 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     """
 
     _observer: Observer | None = None
+    _guard: Guard
+    _patches: Patches
+    _hooks: Hooks
     _upstream: tuple[BaseInstrumentor, ...] = ()
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -68,27 +75,30 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from .adapters.seams import Patches  # noqa: PLC0415
 
         libraries = [(library, module) for library in LIBRARIES if (module := library.load()) is not None]
+        observer = self._observer
+        fresh = observer is None or observer.at_rest
+        if observer is None or fresh:
+            # Else a response of an earlier start is still open, and every hook still there.
+            self._patches, self._guard = Patches(), Guard()
+            self._observer = observer = Observer(self._guard, idle=self._patches.restore)
+            self._hooks = Hooks(self._patches, self._guard, observer)
+
         tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
         tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
-
-        guard, patches = Guard(), Patches()
-        counts = Metrics(
-            meter,
-            config.max_origins,
-            exchanges=lambda: observer.exchanges,
-            ledgers=lambda: observer.ledgers,
-            collect=lambda: guard(observer.collect),
-        )
-        reporter = Reporter(Spans(tracer, config), counts)
+        counts = Metrics(meter, config.max_origins, collect=functools.partial(self._guard, observer.collect))
         call_sites = CallSite(config.app_packages) if config.code_location else None
         if call_sites is not None:
             for client in (client for library, _ in libraries for client in library.clients()):
                 call_sites.knows_client(client)
-        observer = Observer(guard, reporter, call_sites, idle=patches.restore)
-        Hooks(patches, guard, observer).install(libraries)
-        self._observer = observer
-        _watch_process(observer, counts)
+        observer.start(Reporter(Spans(tracer, config, self._guard), counts), call_sites)
+        if fresh:
+            try:
+                self._hooks.install(libraries)
+            except Exception:
+                self._patches.restore()
+                raise
+        _watch_process(observer, fresh=fresh)
 
         if not kwargs.get("automatic"):
             self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
@@ -114,7 +124,6 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._upstream = ()
         if self._observer is not None:
             self._observer.retire()
-            self._observer = None
 
 
 def _importable(module: str) -> bool:
@@ -123,11 +132,21 @@ def _importable(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def _watch_process(observer: Observer, counts: Metrics) -> None:
-    def forked() -> None:
-        observer.forked()
-        counts.clear()
+def _watch_process(observer: Observer, *, fresh: bool) -> None:
+    # What is registered stays, so it must not keep what it tells.
+    watched = weakref.ref(observer)
 
-    if hasattr(os, "register_at_fork"):
+    def forked() -> None:
+        observer = watched()
+        if observer is not None:
+            observer.forked()
+
+    def exiting() -> None:
+        observer = watched()
+        if observer is not None:
+            observer.exiting()
+
+    if fresh and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forked)
-    observer.first_exchange = lambda: atexit.register(observer.exiting)
+    # Last in, first out: providers made meanwhile are still at work when it runs.
+    observer.first_exchange = lambda: atexit.register(exiting)

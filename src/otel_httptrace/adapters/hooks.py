@@ -106,7 +106,8 @@ class Hooks:
             except BaseException as error:
                 try:
                     failed(exchange, error)
-                except Exception:
+                except BaseException:
+                    guard(let_go, exchange)
                     failed = guard.contain("failed")
                 if not exchange.finished:
                     guard(let_go, exchange)
@@ -115,7 +116,8 @@ class Hooks:
                 leave(token)
             try:
                 answered(exchange, response)
-            except Exception:
+            except BaseException:
+                guard(let_go, exchange)
                 answered = guard.contain("answered")
             if not exchange.headers_at:
                 guard(let_go, exchange)
@@ -143,7 +145,8 @@ class Hooks:
             except BaseException as error:
                 try:
                     failed(exchange, error)
-                except Exception:
+                except BaseException:
+                    guard(let_go, exchange)
                     failed = guard.contain("failed")
                 if not exchange.finished:
                     guard(let_go, exchange)
@@ -152,7 +155,8 @@ class Hooks:
                 leave(token)
             try:
                 answered(exchange, response)
-            except Exception:
+            except BaseException:
+                guard(let_go, exchange)
                 answered = guard.contain("answered")
             if not exchange.headers_at:
                 guard(let_go, exchange)
@@ -287,7 +291,7 @@ class Hooks:
                 # While nobody reads it is the consumer's, or the iterator is being closed.
                 if exchange.reading_since:
                     guard(raised, exchange, error)
-                    if not exchange.finished:
+                    if not exchange.finished or exchange.span is not None:
                         guard(let_go, exchange)
                 raise
             exchange.body_ended(_now())
@@ -324,7 +328,7 @@ class Hooks:
                     raise
                 except BaseException as error:
                     guard(raised, exchange, error)
-                    if not exchange.finished:
+                    if not exchange.finished or exchange.span is not None:
                         guard(let_go, exchange)
                     raise
                 exchange.body_read(_now(), len(part))
@@ -341,7 +345,7 @@ class Hooks:
             except BaseException as error:
                 if exchange.reading_since:
                     guard(raised, exchange, error)
-                    if not exchange.finished:
+                    if not exchange.finished or exchange.span is not None:
                         guard(let_go, exchange)
                 raise
             finally:
@@ -380,7 +384,8 @@ class Hooks:
                 if not exchange.reading_since:
                     try:
                         finish(exchange, None)
-                    except Exception:
+                    except BaseException:
+                        guard(let_go, exchange)
                         finish = guard.contain("finish")
                     if not exchange.finished:
                         guard(let_go, exchange)
@@ -408,7 +413,8 @@ class Hooks:
                 if not exchange.reading_since:
                     try:
                         finish(exchange, None)
-                    except Exception:
+                    except BaseException:
+                        guard(let_go, exchange)
                         finish = guard.contain("finish")
                     if not exchange.finished:
                         guard(let_go, exchange)

@@ -64,40 +64,61 @@ class Observer:
 
     Args:
         guard: contains our faults.
-        sink: where records go.
-        call_sites: finds the application's lines; None if they are not wanted.
         idle: called when, after `retire`, the last exchange under way is over.
     """
 
-    def __init__(self, guard: Guard, sink: Sink, call_sites: CallSite | None, idle: Callable[[], None]) -> None:
+    def __init__(self, guard: Guard, idle: Callable[[], None]) -> None:
         self._guard = guard
-        self._sink = sink
-        self._call_sites = call_sites
         self._idle = idle
-        self._describe: Callable[..., None] = sink.describe
         self._lock = threading.Lock()
         #: Types of response streams that are watched.
         self._bodies: set[type] = set()
-        self.active = True
-        self._clear()
-
-    def _clear(self) -> None:
-        self.process = Process()
-        #: Everything under way, in the order in which it began.
-        self.exchanges: dict[Exchange, None] = {}
-        self.ledgers: dict[Ledger, None] = {}
+        self._earlier: list[Process] = []
         # What the garbage collector finalised: exchanges and ledgers.
         self._dropped: SimpleQueue[Any] = SimpleQueue()
+        self.active = False
+
+    def start(self, sink: Sink, call_sites: CallSite | None) -> None:
+        """Observe, from empty counts on; what is under way from an earlier start ends as it would have.
+
+        Args:
+            sink: where records go.
+            call_sites: finds the application's lines; None if they are not wanted.
+        """
+        self._earlier = [process for process in self._earlier if process.exchanges]
+        self._call_sites = call_sites
+        self._describes = self._keeps_open = True
+        self._begin(sink)
+        self.active = True
+
+    def _begin(self, sink: Sink) -> None:
+        self.process = Process()
+        self.process.sink = sink
+        sink.begins(self.process)
 
     def forked(self) -> None:
         """In a child process: what is under way is the parent's, and pools are to be adopted anew."""
         self._lock = threading.Lock()
-        self._clear()
+        self._dropped = SimpleQueue()
+        for process in (*self._earlier, self.process):
+            process.alive = False
+            self._begin(process.sink)
+        self._earlier.clear()
 
     def retire(self) -> None:
         """Take no new exchanges; those under way end as they would have."""
         self.active = False
-        if not self.exchanges:
+        self._earlier.append(self.process)
+        self._rest()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing is observed any more."""
+        return not self.active and not self._earlier
+
+    def _rest(self) -> None:
+        if not self.active and not any(process.exchanges for process in self._earlier):
+            self._earlier.clear()
             self._idle()
 
     # The pool.
@@ -121,8 +142,9 @@ class Observer:
         exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         if self._call_sites is not None:
             exchange.made_at = self._call_sites.find_maker()
-        self._sink.claim(exchange)
-        ledger.waiting[exchange] = self.exchanges[exchange] = None
+        process = self.process
+        process.sink.claim(exchange)
+        ledger.waiting[exchange] = process.exchanges[exchange] = None
         return exchange
 
     def _adopt(self, pool: Any, counts_only_idle: bool) -> Ledger | None:
@@ -136,7 +158,7 @@ class Observer:
             ledger = Ledger(self.process, seams.limits(pool, counts_only_idle))
             if not attach(pool, PoolHandle(ledger, self._dropped)):
                 return None
-            self.ledgers[ledger] = None
+            self.process.ledgers[ledger] = None
             for connection in seams.connections(pool):
                 self._adopt_connection(ledger, connection, seams.proxied(pool))
             return ledger
@@ -173,7 +195,7 @@ class Observer:
     def created(self, pool: Any, origin: Any, connection: Any) -> None:
         """The pool decided to open *connection*, and holds its lock."""
         handle = attached(pool)
-        if handle is None or handle.ledger.process is not self.process:
+        if handle is None or not handle.ledger.process.alive:
             return
         ledger: Ledger = handle.ledger
         now = _now()
@@ -190,7 +212,7 @@ class Observer:
     def pool_closing(self, pool: Any) -> None:
         """The pool is being closed."""
         handle = attached(pool)
-        if handle is not None and handle.ledger.process is self.process:
+        if handle is not None and handle.ledger.process.alive:
             handle.ledger.pool_closed(_now())
 
     def assigned(self, exchange: Exchange, conn: Connection, asynchronous: bool) -> bool:
@@ -221,15 +243,15 @@ class Observer:
         """*exchange* has dialled *conn*, and requests can be written on it."""
         if conn.ledger.opened(conn, at):
             conn.opened_by = exchange.context
-            self._sink.opened(exchange, conn)
+            conn.ledger.process.sink.opened(exchange, conn)
 
     def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
         """A lookup is over."""
-        self._sink.looked_up(exchange, lookup)
+        exchange.ledger.process.sink.looked_up(exchange, lookup)
 
     def suppressed(self) -> bool:
         """Whether instrumentation is suppressed here and now."""
-        return self._sink.suppressed()
+        return self.process.sink.suppressed()
 
     def answered(self, exchange: Exchange, response: Any) -> None:
         """The pool returned a response."""
@@ -261,7 +283,8 @@ class Observer:
         if type(stream) not in self._bodies:
             self.watch_body(type(stream))
             self._bodies.add(type(stream))
-        self._sink.awaits_body(exchange)
+        if self._keeps_open:
+            exchange.ledger.process.sink.awaits_body(exchange)
 
     def _first_answer(self, exchange: Exchange, conn: Connection, at: int) -> None:
         if conn.state is State.DIALLING:
@@ -317,7 +340,7 @@ class Observer:
         """A network stream is being closed."""
         conn = attached(stream)
         # A stream closed while dialling is one attempt's, not the connection.
-        if conn is None or not conn.ready or conn.state is State.CLOSED or conn.ledger.process is not self.process:
+        if conn is None or not conn.ready or conn.state is State.CLOSED or not conn.ledger.process.alive:
             return
         now = _now()
         by = CURRENT.get()
@@ -343,7 +366,7 @@ class Observer:
             clean=probe.clean(),
         )
         if reason is not None:
-            self._sink.closed(conn, now, silent=user is not None and user.silent)
+            conn.ledger.process.sink.closed(conn, now, silent=user is not None and user.silent)
 
     # The body.
 
@@ -378,30 +401,40 @@ class Observer:
 
     def finish(self, exchange: Exchange, error: BaseException | None) -> None:
         """Report *exchange*, once, and forget it."""
-        if self.exchanges.pop(exchange, exchange) is not None:
+        process = exchange.ledger.process
+        if process.exchanges.pop(exchange, exchange) is not None:
             return
         exchange.finished = True
         exchange.ledger.finished(exchange, exchange.over_at)
-        try:
-            self._describe(exchange, error)
-        except Exception:
-            self._describe = self._guard.contain("describe")
+        if self._describes:
+            try:
+                process.sink.describe(exchange, error)
+            except Exception:
+                self._describes = False
+                self._guard.contain("describe")
         if exchange.span is not None:
-            self._sink.end(exchange)
+            process.sink.end(exchange)
             exchange.span = None
         exchange.request_headers = exchange.response_headers = ()
-        if not self.active and not self.exchanges:
-            self._idle()
+        if not self.active:
+            self._rest()
 
     def let_go(self, exchange: Exchange) -> None:
         """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open."""
-        self.exchanges.pop(exchange, None)
+        process = exchange.ledger.process
+        process.exchanges.pop(exchange, None)
         exchange.finished = True
-        self._guard(self._sink.end, exchange)
+        try:
+            process.sink.end(exchange)
+        except Exception:
+            # Then no further span may be kept open.
+            self._keeps_open = False
+            self._guard.contain("end")
+        exchange.span = None
         self._guard(self.unlisten, exchange)
         self._guard(exchange.ledger.finished, exchange, _now())
-        if not self.active and not self.exchanges:
-            self._idle()
+        if not self.active:
+            self._guard(self._rest)
 
     def collect(self) -> None:
         """Deal with what the garbage collector has finalised."""
@@ -411,26 +444,31 @@ class Observer:
             except Empty:
                 return
             if isinstance(dropped, Exchange):
-                if not dropped.finished and dropped.ledger.process is self.process:
-                    now = _now()
-                    self._forgotten(dropped)
-                    dropped.ledger.leaked(dropped, now)
-                    self.finish(dropped, None)
-            elif self.ledgers.pop(dropped, dropped) is None:
+                if not dropped.finished and dropped.ledger.process.alive:
+                    self._forgotten(dropped, leaked=True)
+            elif dropped.process.ledgers.pop(dropped, dropped) is None:
                 now = _now()
                 for conn in dropped.abandoned():
-                    self._sink.closed(conn, now, silent=False)
+                    dropped.process.sink.closed(conn, now, silent=False)
 
-    def _forgotten(self, exchange: Exchange) -> None:
-        exchange.body_forgotten()
-        place = exchange.made_at
-        if exchange.outcome == NEVER_CLOSED and place is not None:
-            exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
+    def _forgotten(self, exchange: Exchange, *, leaked: bool) -> None:
+        try:
+            now = _now()
+            exchange.body_forgotten()
+            place = exchange.made_at
+            if exchange.outcome == NEVER_CLOSED and place is not None:
+                exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
+            if leaked:
+                exchange.ledger.leaked(exchange, now)
+            self.finish(exchange, None)
+        except Exception:
+            self.let_go(exchange)
+            self._guard.contain("collect")
 
     def exiting(self) -> None:
         """The process exits: responses still open end now, while there is an exporter."""
         self.collect()
-        for exchange in list(self.exchanges):
-            if exchange.headers_at:
-                self._forgotten(exchange)
-                self.finish(exchange, None)
+        for process in (*self._earlier, self.process):
+            for exchange in list(process.exchanges):
+                if exchange.headers_at:
+                    self._forgotten(exchange, leaked=False)

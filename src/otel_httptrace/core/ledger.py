@@ -23,9 +23,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, Origin
+
+if TYPE_CHECKING:
+    from .sink import Sink
 
 
 class Reason(str, Enum):
@@ -206,7 +209,7 @@ class Connection:
 
 
 class Process:
-    """What all pools of a process know together.
+    """What all pools of a process know together, from being instrumented to being forked or uninstrumented.
 
     Args:
         max_origins: how many origins it remembers having connected to. Beyond that the least
@@ -216,7 +219,15 @@ class Process:
     #: Not started anew with the counts: an id is unique for as long as the process lives.
     _numbers = itertools.count(1)
 
+    #: Where records of its exchanges and connections go.
+    sink: Sink
+
     def __init__(self, max_origins: int = 10_000) -> None:
+        #: Everything under way, in the order in which it began.
+        self.exchanges: dict[Exchange, None] = {}
+        self.ledgers: dict[Ledger, None] = {}
+        #: False in a child process: what is under way is the parent's.
+        self.alive = True
         self._connected: OrderedDict[Origin, None] = OrderedDict()
         self._max_origins = max_origins
         self._forgot = False

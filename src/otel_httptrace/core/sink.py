@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .ledger import Connection
+from .ledger import Connection, Process
 from .timeline import Exchange, Lookup
 
 
 class Sink(Protocol):
     """Takes records as they become complete. Every method must be quick: the caller is a client's request."""
+
+    def begins(self, process: Process) -> None:
+        """Reports are on *process* from now on, with empty counts."""
 
     def claim(self, exchange: Exchange) -> None:
         """An exchange begins: note what it is to be reported on, or that it is to be silent."""

@@ -332,7 +332,8 @@ class Exchange:
         if self.dial is not None and not self.send_at:
             self.dial.over(at, self.error, failed=True)
 
-    # The body.
+    # The body. These two are called for every part, with no guard around them:
+    # they add integers, and nothing else.
 
     def body_read(self, at: int, size: int) -> None:
         """A part of the body came, of *size* bytes."""

@@ -17,7 +17,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
-from ..core.ledger import Connection, Ledger, State
+from ..core.ledger import Connection, Process, State
 from ..core.timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, NEVER_CLOSED, POOL, Exchange, Lookup, Origin
 from . import names
 from .attributes import NOTEWORTHY
@@ -62,8 +62,6 @@ class Metrics:
     Args:
         meter: makes the instruments.
         max_origins: how many origins are told apart.
-        exchanges: everything under way.
-        ledgers: every pool's.
         collect: deals with what the garbage collector has finalised; called before every collection.
     """
 
@@ -71,15 +69,11 @@ class Metrics:
         self,
         meter: Meter,
         max_origins: int,
-        exchanges: Callable[[], Iterable[Exchange]],
-        ledgers: Callable[[], Iterable[Ledger]],
         collect: Callable[[], object],
     ) -> None:
         self._max_origins = max_origins
-        self._exchanges = exchanges
-        self._ledgers = ledgers
         self._collect = collect
-        self.clear()
+        self.begin(Process())
         self._lookups = meter.create_histogram(
             names.METRIC_DNS_LOOKUP_DURATION,
             unit="s",
@@ -124,8 +118,9 @@ class Metrics:
             description="The age of the oldest response neither read to the end nor closed.",
         )
 
-    def clear(self) -> None:
-        """Start from nothing, as in a child process."""
+    def begin(self, process: Process) -> None:
+        """Count what is *process*'s from now on, from nothing."""
+        self._process = process
         self._lock = threading.Lock()
         self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
         self._others: Counter[_Key] = Counter()
@@ -228,7 +223,7 @@ class Metrics:
     def _open_connections(self, options: CallbackOptions) -> Iterator[Observation]:
         self._collect()
         totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
-        for ledger in list(self._ledgers()):
+        for ledger in list(self._process.ledgers):
             for conn in list(ledger.live):
                 if conn.state in (State.OPEN, State.LOST):
                     described = self._where(conn.origin, scheme=True)
@@ -246,7 +241,7 @@ class Metrics:
 
     def _unread(self) -> Iterator[tuple[tuple[tuple[str, Any], ...], Exchange]]:
         self._collect()
-        for exchange in list(self._exchanges()):
+        for exchange in list(self._process.exchanges):
             if exchange.headers_at and not exchange.over_at and not exchange.silent:
                 yield tuple(self._where(exchange.origin, scheme=False).items()), exchange
 

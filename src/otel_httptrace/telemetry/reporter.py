@@ -7,7 +7,7 @@ from typing import Final
 from opentelemetry import context as context_api
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY
 
-from ..core.ledger import Connection
+from ..core.ledger import Connection, Process
 from ..core.timeline import Exchange, Lookup
 from .metrics import Metrics
 from .spans import Spans
@@ -32,6 +32,10 @@ class Reporter:
         # The spans' own, without a call in between: these are for every request.
         self.awaits_body = spans.awaits_body
         self.end = spans.end
+
+    def begins(self, process: Process) -> None:
+        """See `Sink`."""
+        self._metrics.begin(process)
 
     def claim(self, exchange: Exchange) -> None:
         """See `Sink`."""

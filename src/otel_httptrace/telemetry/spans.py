@@ -22,6 +22,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 from ..config import Config
 from ..core.ledger import BLAMED
 from ..core.timeline import COMPLETE, FAILED, POOL, Exchange, Step
+from ..guard import Guard
 from . import attributes, names
 
 _logger = logging.getLogger("otel_httptrace")
@@ -37,10 +38,12 @@ class Spans:
     Args:
         tracer: makes child spans.
         config: which child spans there are, and when the request span ends.
+        guard: contains our faults.
     """
 
-    def __init__(self, tracer: Tracer, config: Config) -> None:
+    def __init__(self, tracer: Tracer, config: Config, guard: Guard) -> None:
         self._tracer = tracer
+        self._guard = guard
         self._children = config.spans != "none"
         self._all = config.spans == "all"
         self._at_headers = config.span_end == "headers"
@@ -70,7 +73,7 @@ class Spans:
         def end(end_time: int | None = None) -> None:
             exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
             if exchange.finished:
-                self._end(span, exchange)
+                self._guard(self._end, span, exchange)
 
         try:
             span.end = end
