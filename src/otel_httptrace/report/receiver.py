@@ -75,7 +75,13 @@ class Receiver:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="otlp-receiver", daemon=True)
+        self._thread = threading.Thread(
+            # How long closing may take, in seconds.
+            target=self._server.serve_forever,
+            args=(0.05,),
+            name="otlp-receiver",
+            daemon=True,
+        )
         self._thread.start()
 
     @property
