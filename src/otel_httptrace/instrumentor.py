@@ -101,12 +101,15 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         _watch_process(observer, fresh=fresh)
 
         if not kwargs.get("automatic"):
-            self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
+            try:
+                self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
+            except Exception:
+                self._uninstrument()
+                raise
 
     def _instrument_upstream(self, **providers: Any) -> None:
         from opentelemetry.instrumentation import httpx  # noqa: PLC0415
 
-        turned_on = []
         for name, module in (("HTTPXClientInstrumentor", "httpx"), ("HTTPX2ClientInstrumentor", "httpx2")):
             upstream = getattr(httpx, name, None)
             if upstream is None or not _importable(module):
@@ -114,8 +117,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             instrumentor = upstream()
             if not instrumentor.is_instrumented_by_opentelemetry:
                 instrumentor.instrument(**{key: value for key, value in providers.items() if value is not None})
-                turned_on.append(instrumentor)
-        self._upstream = tuple(turned_on)
+                self._upstream += (instrumentor,)
 
     def _uninstrument(self, **kwargs: Any) -> None:
         for upstream in self._upstream:

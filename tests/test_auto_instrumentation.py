@@ -1,0 +1,241 @@
+"""Used through `opentelemetry-instrument`, with no change to the program: real processes, real OTLP."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from kit.server import Server, free_port
+from kit.telemetry import Telemetry
+
+from otel_httptrace import HTTPTraceInstrumentor
+from otel_httptrace.adapters import libraries
+from otel_httptrace.report.receiver import Receiver
+from otel_httptrace.report.rows import Row, rows
+
+PROGRAM = """
+    import sys, httpx, httpx2
+    for library in (httpx, httpx2):
+        with library.Client() as client:
+            print(client.get(sys.argv[1]).text, client.get(sys.argv[1]).text)
+"""
+
+
+def run(*command: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A program with this interpreter, in an environment without settings of ours or of OpenTelemetry's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return subprocess.run(
+        [sys.executable, *command], env={**kept, **environ}, capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+def auto(program: Path, *arguments: str, **environ: str) -> tuple[subprocess.CompletedProcess[str], list[Row]]:
+    """A program under `opentelemetry-instrument`, and the requests that arrived."""
+    received: list[Any] = []
+    with Receiver(received.append) as receiver:
+        ran = run(
+            str(Path(sys.executable).with_name("opentelemetry-instrument")),
+            sys.executable,
+            "-W",
+            "error::UserWarning",
+            str(program),
+            *arguments,
+            **{
+                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                "OTEL_METRICS_EXPORTER": "none",
+                "OTEL_LOGS_EXPORTER": "none",
+                **environ,
+            },
+        )
+    return ran, rows(received)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """Two requests with each library."""
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(PROGRAM))
+    return path
+
+
+def test_no_code_change(program: Path, server: Server) -> None:
+    """Every request of both libraries arrives once, described, and the program's output is its own."""
+    ran, found = auto(program, server.url(host="localhost"))
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello hello\n" * 2, "")
+    assert [row.attributes["http.conn.reused"] for row in found] == [False, True] * 2
+    assert [row.attributes["httptrace.body.outcome"] for row in found] == ["complete"] * 4
+    assert [[step.name for step in row.steps] for row in found] == [
+        ["http.getconn", "http.dns", "http.connect"],
+        [],
+    ] * 2
+    assert server.accepted == 2
+
+
+def test_disabled(program: Path, server: Server) -> None:
+    """`OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=httptrace` leaves upstream's spans as they were."""
+    ran, found = auto(program, server.url(), OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="httptrace")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [row.observed for row in found] == [False] * 4
+
+
+def test_upstream_disabled(program: Path, server: Server) -> None:
+    """Without upstream there is no span to describe, and we make none and turn nothing on."""
+    ran, found = auto(program, server.url(), OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="httpx,httpx2")
+
+    assert (ran.returncode, ran.stderr, found) == (0, "", [])
+
+
+def test_settings_from_the_environment(program: Path, server: Server) -> None:
+    """Variables reach us; a wrong value is one warning that names it, and the default is used."""
+    ran, found = auto(
+        program,
+        server.url(),
+        OTEL_PYTHON_HTTPTRACE_SPANS="none",
+        OTEL_PYTHON_HTTPTRACE_SPAN_END="never",
+    )
+
+    assert ran.returncode == 0
+    assert ran.stderr.splitlines() == [
+        "OTEL_PYTHON_HTTPTRACE_SPAN_END='never' is not one of: body, headers; using the default"
+    ]
+    assert [row.steps for row in found] == [()] * 4
+
+
+def test_nobody_at_the_endpoint(program: Path, server: Server) -> None:
+    """With nothing at the OTLP endpoint the program's results and exit status are what they were."""
+    ran, found = auto(program, server.url(), OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+
+    assert (ran.returncode, ran.stdout, found) == (0, "hello hello\n" * 2, [])
+    assert "otel_httptrace" not in ran.stderr
+
+
+IN_ORDER = """
+    import sys
+    from importlib.metadata import entry_points
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, ConsoleSpanExporter
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(
+        ConsoleSpanExporter(formatter=lambda span: span.to_json(indent=None) + "\\n")))
+    trace.set_tracer_provider(provider)
+    found = {entry.name: entry for entry in entry_points(group="opentelemetry_instrumentor")}
+    url, *order = sys.argv[1:]
+    for name in order:
+        found[name].load()().instrument(skip_dep_check=True)
+
+    import httpx, httpx2
+    for library in (httpx, httpx2):
+        with library.Client() as client:
+            client.get(url)
+"""
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(("httptrace", "httpx", "httpx2"))], ids="-".join)
+def test_any_load_order(order: tuple[str, ...], server: Server) -> None:
+    """However `opentelemetry-instrument` happens to load the entry points: one described span a request, no word."""
+    ran = run("-W", "error", "-c", textwrap.dedent(IN_ORDER), server.url(), *order)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    spans = [json.loads(line) for line in ran.stdout.splitlines()]
+    clients = [span["attributes"] for span in spans if span["kind"] == "SpanKind.CLIENT"]
+    assert [attributes["http.conn.reused"] for attributes in clients] == [False, False]
+    assert Counter(span["name"] for span in spans) == {"GET": 2, "http.getconn": 2, "http.connect": 2}
+
+
+@pytest.mark.parametrize(("library", "client"), [("httpcore", "httpx"), ("httpcore2", "httpx2")])
+def test_an_unsupported_version(
+    library: str,
+    client: str,
+    server: Server,
+    bare_telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A version that we do not know is left alone, with one line that says what to install; the other is traced."""
+    version = importlib.metadata.version
+    monkeypatch.setattr(libraries, "version", lambda name: "0.18.0" if name == library else version(name))
+    bare_telemetry.instrument()
+    for name in ("httpx", "httpx2"):
+        with __import__(name).Client() as its:
+            its.get(server.url())
+
+    wanted = {"httpcore": ">=1.0,<2", "httpcore2": ">=2"}[library]
+    assert [record.getMessage() for record in caplog.records if record.name == "otel_httptrace"] == [
+        f"otel-httptrace needs {library}{wanted}, found 0.18.0, so {client} is not traced: "
+        f"pip install -U '{library}{wanted}'"
+    ]
+    described = ["http.conn.reused" in (span.attributes or {}) for span in bare_telemetry.requests()]
+    assert described == [client != "httpx", client != "httpx2"]
+
+
+def test_neither_library(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """With neither library in a supported version `instrument()` does nothing and says what it asks for."""
+    instrumentor = HTTPTraceInstrumentor()
+    monkeypatch.setattr(
+        HTTPTraceInstrumentor, "instrumentation_dependencies", lambda self: ("httpcore >= 99", "httpcore2 >= 99")
+    )
+    with caplog.at_level(logging.ERROR):
+        instrumentor.instrument()
+
+    assert not instrumentor.is_instrumented_by_opentelemetry
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "httpcore >= 99" in line and "httpcore2 >= 99" in line
+
+
+@pytest.mark.parametrize("missing", ["httpcore", "httpx"])
+def test_a_library_that_cannot_be_imported(
+    missing: str, server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library whose metadata is there but that does not import is none, and no fault."""
+    real = importlib.import_module
+
+    def import_module(name: str, *rest: Any) -> Any:
+        if name == missing:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(libraries, "importlib", SimpleNamespace(import_module=import_module))
+    bare_telemetry.instrument()
+    import httpx2
+
+    with httpx2.Client() as client:
+        client.get(server.url())
+
+    assert bare_telemetry.column("http.conn.reused") == [False]
+
+
+def test_upstream_that_fails_to_start(
+    server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where upstream cannot be turned on that is the caller's to know, and nothing of ours stays."""
+    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+
+    def instrument(self: Any, **kwargs: Any) -> None:
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(HTTPX2ClientInstrumentor, "_instrument", instrument)
+    with pytest.raises(RuntimeError, match="not today"):
+        bare_telemetry.instrument()
+
+    import httpx
+
+    with httpx.Client() as client:
+        client.get(server.url())
+    assert bare_telemetry.requests() == []
+    assert not bare_telemetry.instrumentor.is_instrumented_by_opentelemetry
