@@ -23,7 +23,7 @@ from ..core.timeline import NEVER_CLOSED, Exchange, Lookup
 from ..guard import Guard
 from . import errors, seams
 from .current import CURRENT
-from .seams import KEY, Probe, attach, attached
+from .seams import Probe, attach, attached
 
 _now = time.monotonic_ns
 _epoch = time.time_ns
@@ -129,11 +129,10 @@ class Observer:
             self.collect()
         if not self.active:
             return None
-        try:
-            ledger = pool.__dict__[KEY].ledger
-        except (AttributeError, KeyError):
-            ledger = None
-        if ledger is None or ledger.process is not self.process:
+        handle = attached(pool)
+        if handle is not None and handle.ledger.process is self.process:
+            ledger = handle.ledger
+        else:
             ledger = self._adopt(pool, counts_only_idle)
             if ledger is None:
                 return None
@@ -274,9 +273,7 @@ class Observer:
             self._upgraded(exchange, now)
             return
         stream = response.stream
-        try:
-            stream.__dict__[KEY] = Handle(exchange, self._dropped)
-        except AttributeError:
+        if not attach(stream, Handle(exchange, self._dropped)):
             exchange.over_at = now
             self.finish(exchange, None)
             return

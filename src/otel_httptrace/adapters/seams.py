@@ -24,10 +24,17 @@ KEY: Final = "_otel_httptrace"
 _UNLIMITED: Final = 2**31
 
 
+# Not by way of `__dict__`: CPython makes no dict for an object as long as nobody
+# asks for it, and reads the attributes of one that has none quicker. Nor by
+# `getattr` and `setattr`, which would call what the object's own class has.
+_get: Final = object.__getattribute__
+_set: Final = object.__setattr__
+
+
 def attached(thing: object) -> Any:
     """What we put on *thing*; None if nothing."""
     try:
-        return thing.__dict__.get(KEY)
+        return _get(thing, KEY)
     except AttributeError:
         return None
 
@@ -35,7 +42,7 @@ def attached(thing: object) -> Any:
 def attach(thing: object, value: object) -> bool:
     """Put *value* on *thing*; False where that is not possible."""
     try:
-        thing.__dict__[KEY] = value
+        _set(thing, KEY, value)
     except (AttributeError, TypeError):
         return False
     return True

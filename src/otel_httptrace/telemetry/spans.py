@@ -58,8 +58,8 @@ class Spans:
                 return False
         except AttributeError:
             return False
-        if span.is_recording() and _CLAIMED not in span.__dict__:
-            span.__dict__[_CLAIMED] = True
+        if span.is_recording() and not getattr(span, _CLAIMED, False):
+            setattr(span, _CLAIMED, True)
             exchange.span = span
             exchange.context = span.get_span_context()
         return True
@@ -97,7 +97,9 @@ class Spans:
 
     def _end(self, span: Any, exchange: Exchange) -> None:
         # Whoever takes the attribute away ends the span: once, in any order.
-        if vars(span).pop("end", None) is None:
+        try:
+            del span.end
+        except AttributeError:
             return
         at = exchange.upstream_ended
         if not self._at_headers and exchange.over_at:
