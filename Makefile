@@ -35,6 +35,9 @@ bench: .venv/.done  ## What it costs: time and memory
 foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
 	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")
 
+docs: .venv/.done  ## docs/*.md, from the code
+	$(BIN)/python tools/make_docs.py
+
 wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 	rm -rf dist
 	$(BIN)/python -m hatchling build

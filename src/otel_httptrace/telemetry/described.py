@@ -1,0 +1,268 @@
+"""What every name means. For documentation: nothing of it is imported on the instrumented path."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from . import names
+
+
+class Attribute(NamedTuple):
+    """An attribute: its OpenTelemetry type, its unit if it has one, when it is there, and what it says."""
+
+    name: str
+    type: str
+    when: str
+    meaning: str
+
+
+class Described(NamedTuple):
+    """A span, a link or a metric, and the attributes on it."""
+
+    name: str
+    kind: str
+    meaning: str
+    attributes: tuple[str, ...]
+
+
+REQUEST: Final = (
+    Attribute(names.CONN_REUSED, "boolean", "a connection was obtained", "it had carried a request before"),
+    Attribute(names.CONN_WAS_IDLE, "boolean", "reused, HTTP/2", "nothing else was using it"),
+    Attribute(names.CONN_ID, "int", "a connection was obtained", "number of the connection, unique in the process"),
+    Attribute(names.CONN_REQUESTS, "int", "a connection was obtained", "requests it had carried before this one"),
+    Attribute(names.CONN_IDLE, "double, s", "reused, and it was idle", "how long since its last use"),
+    Attribute(names.CONN_OPEN_REASON, "string", "this request opened it", "why no connection could be reused"),
+    Attribute(names.CONN_CLOSE_REASON, "string", "it closed with this request", "why it was closed"),
+    Attribute(names.NETWORK_PEER_ADDRESS, "string", "connected", "the real remote address, or the Unix socket's path"),
+    Attribute(names.NETWORK_PEER_PORT, "int", "connected over TCP", "the remote port"),
+    Attribute(names.NETWORK_TRANSPORT, "string", "not TCP", "`unix`"),
+    Attribute(names.TIME_POOL, "double, s", "1 ms or more", "waiting for the pool: a slot, or another request's dial"),
+    Attribute(names.TIME_DNS, "double, s", "looked up", "name resolution"),
+    Attribute(names.TIME_CONNECT, "double, s", "dialled", "TCP or Unix socket connect, all addresses tried"),
+    Attribute(names.TIME_PROXY, "double, s", "through a proxy", "TLS to the proxy, CONNECT or SOCKS handshake"),
+    Attribute(names.TIME_TLS, "double, s", "TLS", "handshake with the server"),
+    Attribute(names.TIME_SEND, "double, s", "1 ms or more", "writing the request's headers and body"),
+    Attribute(names.TIME_WAIT, "double, s", "headers received", "request written until response headers received"),
+    Attribute(names.TIME_RECEIVE, "double, s", "headers received", "headers received until the body was over"),
+    Attribute(
+        names.BODY_OUTCOME,
+        "string",
+        "headers received",
+        "`complete`, `closed_early`, `never_closed`, `failed` or `cancelled`",
+    ),
+    Attribute(
+        names.HTTP_RESPONSE_BODY_SIZE, "int, bytes", "known", "of a complete body, else what Content-Length announced"
+    ),
+    Attribute(names.BODY_BYTES_READ, "int, bytes", "not `complete`", "taken from the wire, before content decoding"),
+    Attribute(
+        names.BODY_READ_WAIT, "double, s", f"`{names.TIME_RECEIVE}` is 1 ms or more", "its part spent waiting for bytes"
+    ),
+    Attribute(
+        names.BODY_CLOSED_AT,
+        "string",
+        "`closed_early`, `never_closed`",
+        "the application's line, `path:line in function`: where it closed, or where it made a request never closed",
+    ),
+    Attribute(names.BODY_CLOSED_VIA, "string", "a library in between", "that library's line, in the same form"),
+    Attribute(
+        names.FAILED_PHASE,
+        "string",
+        "an exception before the body",
+        "`pool`, `dns`, `connect`, `proxy`, `tls`, `send` or `wait`",
+    ),
+    Attribute(names.POOL_CONNECTIONS, "int", f"`{names.TIME_POOL}` is there", "connections, as the wait began"),
+    Attribute(names.POOL_IDLE, "int", f"`{names.TIME_POOL}` is there", "those that nobody used"),
+    Attribute(names.POOL_WAITING, "int", f"`{names.TIME_POOL}` is there", "other requests that waited"),
+    Attribute(names.POOL_LIMIT, "int", f"`{names.TIME_POOL}` is there, and a limit", "`max_connections`"),
+    Attribute(names.ERROR_TYPE, "string", "reading the body failed", "the exception's class"),
+)
+
+#: Those that are on no request span: of child spans, links and metrics.
+OTHERS: Final = (
+    Attribute(names.DNS_QUESTION_NAME, "string", "always", "the name that was looked up"),
+    Attribute(names.DNS_ANSWERS, "string[]", "answered", "addresses, in the resolver's order"),
+    Attribute(names.SERVER_ADDRESS, "string", "known", "the host; on `http.connect` what was dialled"),
+    Attribute(names.SERVER_PORT, "int", "known", "the port"),
+    Attribute(names.NETWORK_LOCAL_ADDRESS, "string", "connected", "our end"),
+    Attribute(names.NETWORK_LOCAL_PORT, "int", "connected over TCP", "our end's port"),
+    Attribute(names.NETWORK_TYPE, "string", "connected over TCP", "`ipv4` or `ipv6`"),
+    Attribute(names.NETWORK_PROTOCOL_VERSION, "string", "known", "`1.0`, `1.1` or `2`"),
+    Attribute(names.TLS_PROTOCOL_NAME, "string", "shaken hands", "`tls`"),
+    Attribute(names.TLS_PROTOCOL_VERSION, "string", "shaken hands", "as `1.3`"),
+    Attribute(names.TLS_CIPHER, "string", "shaken hands", "the cipher's name"),
+    Attribute(names.TLS_NEXT_PROTOCOL, "string", "negotiated", "by ALPN: `h2` or `http/1.1`"),
+    Attribute(names.TLS_RESUMED, "boolean", "shaken hands", "whether a session was resumed"),
+    Attribute(names.URL_SCHEME, "string", "always", "`http` or `https`"),
+    Attribute(names.HTTP_CONNECTION_STATE, "string", "always", "`active` or `idle`"),
+    Attribute(names.LINK, "string", "on links", "what the link is about"),
+)
+
+LINKS: Final = (
+    Described(
+        names.LINK_CONNECTION_LOST_BY,
+        "from a request that had to open a connection",
+        "to the one that lost the connection before",
+        (names.CONN_CLOSE_REASON, names.BODY_CLOSED_AT),
+    ),
+    Described(
+        names.LINK_POOL_HELD_BY,
+        "from a request that ended in PoolTimeout",
+        "to those that held the pool's connections, at most 8, oldest first",
+        (),
+    ),
+    Described(
+        names.LINK_CONNECTION_OPENED_BY,
+        'from a reused request, with `spans="all"`',
+        "to the one that opened the connection",
+        (),
+    ),
+)
+
+_CONN = (names.CONN_REUSED, names.CONN_WAS_IDLE, names.CONN_ID)
+_SERVER = (names.SERVER_ADDRESS, names.SERVER_PORT)
+
+SPANS: Final = (
+    Described(
+        names.SPAN_GETCONN,
+        'a connection was opened or waited for, or getting one failed; always with `spans="all"`',
+        "from the request to its connection",
+        (*_CONN, *_SERVER, names.ERROR_TYPE),
+    ),
+    Described(
+        names.SPAN_DNS,
+        "looked up",
+        "a lookup",
+        (names.DNS_QUESTION_NAME, names.DNS_ANSWERS, names.ERROR_TYPE),
+    ),
+    Described(
+        names.SPAN_CONNECT,
+        "dialled",
+        "one attempt to connect",
+        (
+            names.NETWORK_PEER_ADDRESS,
+            names.NETWORK_PEER_PORT,
+            names.NETWORK_LOCAL_ADDRESS,
+            names.NETWORK_LOCAL_PORT,
+            names.NETWORK_TRANSPORT,
+            names.NETWORK_TYPE,
+            *_SERVER,
+            names.ERROR_TYPE,
+        ),
+    ),
+    Described(names.SPAN_PROXY, "through a proxy", "the handshake with it", (*_SERVER, names.ERROR_TYPE)),
+    Described(
+        names.SPAN_TLS,
+        "TLS",
+        "the handshake with the server",
+        (
+            names.TLS_PROTOCOL_NAME,
+            names.TLS_PROTOCOL_VERSION,
+            names.TLS_CIPHER,
+            names.TLS_NEXT_PROTOCOL,
+            names.TLS_RESUMED,
+            names.SERVER_ADDRESS,
+            names.ERROR_TYPE,
+        ),
+    ),
+    Described(names.SPAN_SEND, '`spans="all"`', "writing the request", ()),
+    Described(names.SPAN_WAIT, '`spans="all"`', "waiting for the response's headers", ()),
+    Described(
+        names.SPAN_RECEIVE,
+        '`spans="all"`, and where a request span cannot be kept open',
+        "the response's body",
+        (
+            names.BODY_OUTCOME,
+            names.BODY_READ_WAIT,
+            names.BODY_BYTES_READ,
+            names.BODY_CLOSED_AT,
+            names.BODY_CLOSED_VIA,
+        ),
+    ),
+)
+
+_ORIGIN = (*_SERVER, names.URL_SCHEME)
+
+METRICS: Final = (
+    Described(
+        names.METRIC_DNS_LOOKUP_DURATION,
+        "histogram, s",
+        "lookups",
+        (names.DNS_QUESTION_NAME, names.ERROR_TYPE),
+    ),
+    Described(
+        names.METRIC_OPEN_CONNECTIONS,
+        "up-down counter, {connection}",
+        "connections open now",
+        (names.HTTP_CONNECTION_STATE, *_ORIGIN, names.NETWORK_PROTOCOL_VERSION),
+    ),
+    Described(
+        names.METRIC_CONNECTION_DURATION,
+        "histogram, s",
+        "how long connections lived",
+        (*_ORIGIN, names.CONN_CLOSE_REASON),
+    ),
+    Described(names.METRIC_TIME_IN_QUEUE, "histogram, s", "waits for the pool of 1 ms or more", _ORIGIN),
+    Described(
+        names.METRIC_REQUESTS,
+        "counter, {request}",
+        "requests; where no connection was obtained by failed phase",
+        (*_SERVER, names.CONN_REUSED, names.FAILED_PHASE),
+    ),
+    Described(
+        names.METRIC_CONNECTIONS_OPENED,
+        "counter, {connection}",
+        "connections opened, by why",
+        (*_SERVER, names.CONN_OPEN_REASON),
+    ),
+    Described(
+        names.METRIC_CONNECTIONS_CLOSED,
+        "counter, {connection}",
+        "connections closed, by why",
+        (*_SERVER, names.CONN_CLOSE_REASON),
+    ),
+    Described(
+        names.METRIC_BODIES,
+        "counter, {response}",
+        "response bodies, by how they ended",
+        (*_SERVER, names.BODY_OUTCOME),
+    ),
+    Described(
+        names.METRIC_RESPONSES_OPEN,
+        "up-down counter, {response}",
+        "responses neither read to the end nor closed",
+        _SERVER,
+    ),
+    Described(names.METRIC_RESPONSES_OPEN_MAX_AGE, "gauge, s", "the age of the oldest of them", _SERVER),
+)
+
+#: Why a connection was opened and why closed; empty where that cannot be the reason.
+REASONS: Final = {
+    "first_connection": ("this process had not connected to this origin before", ""),
+    "new_client": ("this pool is new, while another had connected to the origin: a client per request", ""),
+    "all_busy": ("every open connection to the origin was carrying a request", ""),
+    "body_not_read": (
+        "the one before was closed with a response that had not been read",
+        "its response was closed before the body had been read to the end",
+    ),
+    "response_leaked": ("the one before is held by a response that nobody closed", ""),
+    "keepalive_expired": (
+        "the one before had been idle for longer than `keepalive_expiry`",
+        "idle for longer than `keepalive_expiry`",
+    ),
+    "keepalive_limit": (
+        "the one before was dropped over `max_keepalive_connections`",
+        "more connections than `max_keepalive_connections`",
+    ),
+    "pool_full": ("the one before was dropped to make room", "idle, and its slot was needed for another origin"),
+    "server_closed": ("the server had closed the one before while it was idle", "closed by the server while idle"),
+    "connection_close": (
+        "the one before could not be kept",
+        "`Connection: close` on either side, HTTP/1.0, or a body that ends with the connection",
+    ),
+    "request_failed": ("the one before broke", "an error or timeout while it carried a request"),
+    "request_cancelled": ("the one before was dropped with a cancelled request", "its request was cancelled"),
+    "goaway": ("the one before was retired by HTTP/2", "GOAWAY, or out of stream ids"),
+    "upgraded": ("the one before was handed over", "101 or CONNECT: it left the pool"),
+    "client_closed": ("the pool had been closed, and was used again", "the client or its pool was closed"),
+    "unknown": ("not seen", "not seen"),
+}

@@ -1,0 +1,127 @@
+"""The documentation, the names in the code and what is emitted agree."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.clients import Flavour
+from kit.http2 import H2Server
+from kit.server import Server, free_port
+from kit.telemetry import Telemetry
+
+from otel_httptrace.core.ledger import Reason
+from otel_httptrace.telemetry import described, names
+from otel_httptrace.telemetry.described import Attribute
+
+ROOT = Path(__file__).parent.parent
+ATTRIBUTES = {one.name: one for one in (*described.OTHERS, *described.REQUEST)}
+
+
+def make_docs() -> Any:
+    """`tools/make_docs.py`, as a module."""
+    spec = importlib.util.spec_from_file_location("make_docs", ROOT / "tools" / "make_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["attributes", "reasons"])
+def test_generated(name: str) -> None:
+    """The committed documents are what `make docs` writes."""
+    assert (ROOT / "docs" / f"{name}.md").read_text() == getattr(make_docs(), name)()
+
+
+def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--check` says which document is out of date, and writing them mends it."""
+    docs = make_docs()
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+
+    assert docs.main(["--check"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "docs/attributes.md is out of date: make docs",
+        "docs/reasons.md is out of date: make docs",
+    ]
+    assert (docs.main([]), docs.main(["--check"])) == (0, 0)
+
+
+def test_every_name_is_described() -> None:
+    """Each name of the one module of names is described, once, and nothing else is."""
+    all_names = {
+        value
+        for name, value in vars(names).items()
+        if name.isupper() and isinstance(value, str) and name != "UPSTREAM_SCOPE"
+    }
+    others = [one.name for one in (*described.LINKS, *described.SPANS, *described.METRICS)]
+
+    assert set(ATTRIBUTES) | set(others) == all_names
+    assert len(others) == len(set(others))
+
+
+def test_every_reason_is_described() -> None:
+    """Both reasons have their whole vocabulary."""
+    assert list(described.REASONS) == [reason.value for reason in Reason]
+
+
+def type_of(value: Any) -> str:
+    """The OpenTelemetry type of an attribute's value."""
+    if isinstance(value, tuple):
+        return "string[]"
+    return {bool: "boolean", int: "int", float: "double", str: "string"}[type(value)]
+
+
+def wrong(found: Any, allowed: tuple[Attribute, ...]) -> list[str]:
+    """Attributes of ours that are not documented so."""
+    known = {one.name: one.type.partition(",")[0] for one in allowed}
+    return [
+        f"{name}={value!r}"
+        for name, value in found.items()
+        if known.get(name) != type_of(value) and (name in known or name.startswith(("httptrace.", "http.conn.")))
+    ]
+
+
+@pytest.mark.settings(spans="all")
+async def test_what_is_emitted(
+    flavour: Flavour, server: Server, h2_server: Callable[..., H2Server], client_tls: Any, telemetry: Telemetry
+) -> None:
+    """All attributes, spans, links and metrics of a lively program are documented where they are, with their type."""
+    h2 = h2_server()
+    async with flavour.client(limits=flavour.httpx.Limits(max_connections=1)) as client:
+        for path in ("/", "/close", "/half"):
+            async with client.stream("GET", server.url(path, host="localhost")):
+                pass
+        await client.get(server.url(host="localhost"))
+        await client.get(server.url(host="localhost"))
+        with pytest.raises(flavour.httpx.ConnectError):
+            await client.get(f"http://127.0.0.1:{free_port()}/")
+        held = await client.open("GET", server.url())
+        with pytest.raises(flavour.httpx.PoolTimeout):
+            await client.get(server.url(), timeout=0.05)
+        await held.close()
+    async with flavour.client(verify=client_tls, http2=True) as client:
+        await client.get(h2.url("/"))
+        await client.get(h2.url("/"))
+        telemetry.metric("httptrace.requests")
+
+    spans = {one.name: one for one in described.SPANS}
+    links = {one.name: one for one in described.LINKS}
+    ours = [span for span in telemetry.spans() if span.name != "GET"]
+    assert {span.name for span in ours} == set(spans) - {"http.proxy"}
+    for span in ours:
+        assert set(span.attributes or ()) <= set(spans[span.name].attributes)
+        assert wrong(span.attributes, (*described.REQUEST, *described.OTHERS)) == []
+    seen = set()
+    for span in telemetry.requests():
+        assert wrong(span.attributes, described.REQUEST) == []
+        for link in span.links:
+            kind = str((link.attributes or {})["httptrace.link"])
+            seen.add(kind)
+            assert set(link.attributes or ()) <= {"httptrace.link", *links[kind].attributes}
+    assert seen == set(links)
+    for metric in described.METRICS:
+        for point in telemetry.metric(metric.name):
+            assert {name for name, _ in point} <= set(metric.attributes), metric.name
