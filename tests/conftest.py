@@ -73,6 +73,8 @@ def bare_telemetry() -> Iterator[Telemetry]:
     left = replaced(before)
     # By force, so that one test's failure stays its own.
     restore(before)
+    if left:
+        telemetry.instrumentor._observer = None
     assert left == []
 
 
