@@ -1,4 +1,4 @@
-"""Whether memory stays flat: over many requests to one origin, and over many origins.
+"""Whether memory stays flat: over many requests to one origin, over many origins, over many leaked responses.
 
 The resident set (from /proc, so Linux only) and the number of blocks that
 Python's allocator has handed out, after a full collection, at points of one
@@ -26,7 +26,9 @@ from wire import LIBRARIES, client, instrument
 
 #: Per workload: how many requests there are, at which parts of them memory is looked at.
 POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)
-WORKLOADS = ("requests", "origins")
+WORKLOADS = ("requests", "origins", "leaks")
+#: How many responses a client leaks: as many as its pool has connections.
+LEAKS = 100
 COLLECT_EVERY = 1000
 
 
@@ -51,7 +53,23 @@ def worker(library: str, flavour: str, mode: str, workload: str, total: int) -> 
             gc.collect()
             seen.append((number, _resident(), sys.getallocatedblocks()))
 
-    if flavour == "sync":
+    def ask(its: Any, number: int) -> Any:
+        return its.send(its.build_request("GET", url(number)), stream=True)
+
+    if workload == "leaks":
+
+        async def leak() -> None:
+            for first in range(1, total + 1, LEAKS):
+                its = client(library, flavour == "async")
+                for number in range(first, first + LEAKS):
+                    # Nobody keeps the response, so nobody can close it.
+                    (await ask(its, number)) if flavour == "async" else ask(its, number)
+                await its.aclose() if flavour == "async" else its.close()
+                del its
+                after(first + LEAKS - 1)
+
+        asyncio.run(leak())
+    elif flavour == "sync":
         with client(library, False) as sync:
             for number in range(1, total + 1):
                 sync.get(url(number))
@@ -89,6 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--origins", type=int, default=20_000)
+    parser.add_argument("--leaks", type=int, default=100_000)
     parser.add_argument("--every", action="store_true", help="every library in both flavours, not each once")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
@@ -102,6 +121,7 @@ def main() -> None:
         pairs = [(library, flavour) for library in LIBRARIES for flavour in ("sync", "async")]
     cases = [(*pair, "connection", "requests", arguments.requests) for pair in pairs]
     cases += [(*pair, mode, "origins", arguments.origins) for pair in pairs for mode in ("upstream", "connection")]
+    cases += [(*pair, mode, "leaks", arguments.leaks) for pair in pairs for mode in ("upstream", "connection")]
     # Memory, unlike time, can be measured side by side.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(lambda case: measure(*case), cases))

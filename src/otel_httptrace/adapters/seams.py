@@ -118,7 +118,12 @@ class Probe:
 def innermost(connection: object) -> Any:
     """The HTTP/1.1 or HTTP/2 connection inside proxies and dials: ``_connection``, as often as there is one."""
     inner = connection
-    while (nested := getattr(inner, "_connection", None)) is not None:
+    # A dial in a tunnel in a pool's connection is as deep as it gets; a stand-in
+    # that has every attribute there is would go on for ever.
+    for _ in range(8):
+        nested = getattr(inner, "_connection", None)
+        if nested is None:
+            break
         inner = nested
     return inner
 
