@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--origins", type=int, default=20_000)
-    parser.add_argument("--leaks", type=int, default=100_000)
+    parser.add_argument("--leaks", type=int, default=20_000)
     parser.add_argument("--every", action="store_true", help="every library in both flavours, not each once")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)

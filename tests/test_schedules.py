@@ -142,7 +142,13 @@ class Play:
     async def _went(self, doing: str, server: Server, *, lost: str | None = None, busy: bool = False) -> Verdict:
         """A request has got as far as it will for now: on which connection, and what became of that?"""
         sent = f"{id(self)}-{self.number}"
-        (peer,) = [peer for peer in server.peers if peer.requests and peer.requests[-1].target.endswith(f"?{sent}")]
+
+        def on() -> list[Peer]:
+            return [peer for peer in server.peers if peer.requests and peer.requests[-1].target.endswith(f"?{sent}")]
+
+        # Whoever gives up early may be quicker than the server's thread.
+        await self.flavour.until(on)
+        (peer,) = on()
         link = next((link for link in self.model.links if link.peer is peer), None)
         new = link is None
         assert new == (len(peer.requests) == 1)
