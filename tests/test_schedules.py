@@ -21,6 +21,8 @@ from kit.clients import Client, Flavour, Response
 from kit.server import Peer, Server
 from kit.telemetry import Telemetry
 
+from otel_httptrace.adapters.seams import attached, innermost
+
 SCHEDULES = int(os.environ.get("HTTPTRACE_SCHEDULES", "300"))
 SEED = int(os.environ.get("HTTPTRACE_SEED", "0")) or random.SystemRandom().randrange(10**6)
 
@@ -40,6 +42,7 @@ class Link:
     peer: Peer
     server: Server
     busy: bool = True
+    aged: bool = False
 
 
 @dataclass
@@ -99,7 +102,7 @@ class Play:
         """All of it, to the end of the client."""
         actions: list[Callable[[Server], Any]] = [
             *[self.read] * 5, *[self.early] * 3, *[self.hold] * 2, *[self.release] * 3, self.last_one, self.dropped,
-            self.broken, self.timeout, self.reopened,
+            self.aged, self.broken, self.timeout, self.reopened,
         ]  # fmt: skip
         if self.flavour.mode != "sync":
             actions.append(self.cancelled)
@@ -120,9 +123,11 @@ class Play:
         return server.url(f"{target}?{id(self)}-{self.number}")
 
     def _looked(self) -> None:
-        # The pool was called: it has closed what the server had closed.
+        # The pool was called: it has closed what was too old, and what the server had closed.
         for link in list(self.model.links):
-            if link.peer.closed_by == "server" and not link.busy:
+            if link.aged:
+                self.model.lose(link, "keepalive_expired")
+            elif link.peer.closed_by == "server" and not link.busy:
                 self.model.lose(link, "server_closed")
 
     async def _settled(self) -> list[Link]:
@@ -237,6 +242,15 @@ class Play:
         idle = [link for link in self.model.links if not link.busy and link.peer.closed_by is None]
         if idle:
             self.chance.choice(idle).peer.drop()
+
+    async def aged(self, server: Server) -> None:
+        """Time passes, more than `keepalive_expiry`: what is idle becomes older, in the library's eyes and in ours."""
+        for connection in self.client.pool.connections:
+            if connection.is_idle():
+                innermost(connection)._expire_at -= 10
+                attached(connection).idle_since -= 10 * 10**9
+        for link in self.model.links:
+            link.aged = not link.busy
 
     async def broken(self, server: Server) -> None:
         """The server closes instead of answering."""
