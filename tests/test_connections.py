@@ -252,6 +252,7 @@ async def test_tls_that_fails(
         "httptrace.time.connect": SECONDS,
         "httptrace.time.tls": SECONDS,
         "httptrace.failed_phase": "tls",
+        "error.type": "ConnectError",
     }
     assert failed(span)
     assert attributes(telemetry.child("http.tls"))["error.type"] == "SSLCertVerificationError"
@@ -369,6 +370,7 @@ async def test_a_proxy_that_refuses(
         "httptrace.time.connect": SECONDS,
         "httptrace.time.proxy": SECONDS,
         "httptrace.failed_phase": "proxy",
+        "error.type": "ProxyError",
     }
     assert telemetry.tree(span) == [("http.getconn", ["http.connect", "http.proxy"])]
     assert attributes(telemetry.child("http.proxy"))["error.type"] == "ProxyError"

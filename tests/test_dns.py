@@ -73,7 +73,11 @@ async def test_a_name_that_does_not_exist(flavour: Flavour, telemetry: Telemetry
             await client.get("http://nowhere.invalid/")
 
     span = telemetry.request()
-    assert telemetry.told(span) == {"httptrace.time.dns": SECONDS, "httptrace.failed_phase": "dns"}
+    assert telemetry.told(span) == {
+        "httptrace.time.dns": SECONDS,
+        "httptrace.failed_phase": "dns",
+        "error.type": "ConnectError",
+    }
     assert failed(span)
     assert telemetry.tree(span) == [("http.getconn", ["http.dns"])]
     said = attributes(telemetry.child("http.dns"))
@@ -103,11 +107,15 @@ async def test_error_words(
     """A lookup's error is one of four words, else the exception's class name, on the span and on the metric."""
     resolver.answers["origin.test"] = error
     async with flavour.client() as client:
-        with pytest.raises((flavour.httpx.ConnectError, flavour.httpx.ConnectTimeout, TimeoutError)):
+        with pytest.raises((flavour.httpx.ConnectError, flavour.httpx.ConnectTimeout, TimeoutError)) as raised:
             await client.get("http://origin.test/")
 
     span = telemetry.request()
-    assert telemetry.told(span) == {"httptrace.time.dns": SECONDS, "httptrace.failed_phase": "dns"}
+    assert telemetry.told(span) == {
+        "httptrace.time.dns": SECONDS,
+        "httptrace.failed_phase": "dns",
+        "error.type": type(raised.value).__name__,
+    }
     assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test", "error.type": word}
     assert failed(telemetry.child("http.dns"))
     assert telemetry.metric("dns.lookup.duration") == {(("dns.question.name", "origin.test"), ("error.type", word)): 1}
@@ -174,7 +182,11 @@ async def test_a_lookup_that_outlives_the_timeout(flavour: Flavour, resolver: Re
     timer.join()
 
     span = telemetry.request()
-    assert telemetry.told(span) == {"httptrace.time.dns": Seconds(0.09), "httptrace.failed_phase": "dns"}
+    assert telemetry.told(span) == {
+        "httptrace.time.dns": Seconds(0.09),
+        "httptrace.failed_phase": "dns",
+        "error.type": "ConnectTimeout",
+    }
     assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test", "error.type": "timed_out"}
     assert telemetry.metric("dns.lookup.duration") == {
         (("dns.question.name", "origin.test"), ("error.type", "timed_out")): 1
@@ -279,6 +291,7 @@ async def test_a_lookup_that_succeeds_before_a_refused_connect(
         "httptrace.time.dns": SECONDS,
         "httptrace.time.connect": SECONDS,
         "httptrace.failed_phase": "connect",
+        "error.type": "ConnectError",
     }
     assert telemetry.tree(span) == [("http.getconn", ["http.dns", "http.connect"])]
     assert attributes(telemetry.child("http.connect"))["error.type"] == "connection_refused"

@@ -36,6 +36,7 @@ async def test_pool_timeout(flavour: Flavour, server: Server, telemetry: Telemet
     (span,) = [span for span in telemetry.requests() if "httptrace.failed_phase" in attributes(span)]
     assert telemetry.told(span) == {
         "httptrace.failed_phase": "pool",
+        "error.type": "PoolTimeout",
         "httptrace.time.pool": Seconds(0.05),
         "httptrace.pool.connections": 2,
         "httptrace.pool.idle": 0,

@@ -485,7 +485,7 @@ async def test_the_client_is_closed_under_an_open_response(
 
 
 async def test_a_refused_connection(flavour: Flavour, telemetry: Telemetry) -> None:
-    """A request that never connected has its failed phase, and upstream's error."""
+    """A request that never connected has its failed phase, and `error.type` under the old conventions, too."""
     port = free_port()
     async with flavour.client() as client:
         with pytest.raises(flavour.httpx.ConnectError):
@@ -493,7 +493,11 @@ async def test_a_refused_connection(flavour: Flavour, telemetry: Telemetry) -> N
 
     span = telemetry.request()
     told = telemetry.told(span)
-    assert told == {"httptrace.time.connect": SECONDS, "httptrace.failed_phase": "connect"}
+    assert told == {
+        "httptrace.time.connect": SECONDS,
+        "httptrace.failed_phase": "connect",
+        "error.type": "ConnectError",
+    }
     assert failed(span)
     connect = telemetry.child("http.connect")
     assert attributes(connect)["error.type"] == "connection_refused"
@@ -508,7 +512,11 @@ async def test_a_connect_timeout(flavour: Flavour, telemetry: Telemetry) -> None
 
     span = telemetry.request()
     told = telemetry.told(span)
-    assert told == {"httptrace.time.connect": Seconds(0.04), "httptrace.failed_phase": "connect"}
+    assert told == {
+        "httptrace.time.connect": Seconds(0.04),
+        "httptrace.failed_phase": "connect",
+        "error.type": "ConnectTimeout",
+    }
     assert failed(span)
     assert attributes(telemetry.child("http.connect"))["error.type"] == "timed_out"
 
@@ -522,7 +530,8 @@ async def test_no_answer(flavour: Flavour, server: Server, telemetry: Telemetry)
 
     _, span = telemetry.requests()
     told = telemetry.told(span)
-    expected = on_reused(server, **{"httptrace.failed_phase": "wait", "httptrace.conn.close_reason": "request_failed"})
+    failure = {"httptrace.failed_phase": "wait", "error.type": "RemoteProtocolError"}
+    expected = on_reused(server, **failure, **{"httptrace.conn.close_reason": "request_failed"})
     del expected["httptrace.time.receive"]
     assert told == expected
     assert failed(span)

@@ -55,6 +55,9 @@ def request(exchange: Exchange) -> Attributes:
         _sent(exchange, attributes)
     if exchange.failed_phase is not None:
         attributes[names.FAILED_PHASE] = exchange.failed_phase
+        if exchange.error is not None:
+            # Upstream writes it only for the new conventions (OTEL_SEMCONV_STABILITY_OPT_IN).
+            attributes[names.ERROR_TYPE] = exchange.error
     elif exchange.outcome is not None:
         received = exchange.over_at - exchange.headers_at
         attributes[names.TIME_RECEIVE] = received / _SECOND

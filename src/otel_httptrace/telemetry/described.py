@@ -74,7 +74,7 @@ REQUEST: Final = (
     Attribute(names.POOL_IDLE, "int", f"`{names.TIME_POOL}` is there", "those that nobody used"),
     Attribute(names.POOL_WAITING, "int", f"`{names.TIME_POOL}` is there", "other requests that waited"),
     Attribute(names.POOL_LIMIT, "int", f"`{names.TIME_POOL}` is there, and a limit", "`max_connections`"),
-    Attribute(names.ERROR_TYPE, "string", "reading the body failed", "the exception's class"),
+    Attribute(names.ERROR_TYPE, "string", "it failed", "the exception's class"),
 )
 
 #: Those that are on no request span: of child spans, links and metrics.
