@@ -54,10 +54,7 @@ def request(exchange: Exchange) -> Attributes:
     if exchange.send_at:
         _sent(exchange, attributes)
     if exchange.failed_phase is not None:
-        attributes[names.FAILED_PHASE] = exchange.failed_phase
-        if exchange.error is not None:
-            # Upstream writes it only for the new conventions (OTEL_SEMCONV_STABILITY_OPT_IN).
-            attributes[names.ERROR_TYPE] = exchange.error
+        _failed(exchange, attributes)
     elif exchange.outcome is not None:
         received = exchange.over_at - exchange.headers_at
         attributes[names.TIME_RECEIVE] = received / _SECOND
@@ -105,6 +102,13 @@ def _pool(exchange: Exchange, attributes: Attributes) -> None:
         limit = exchange.ledger.limits.connections
         if limit is not None:
             attributes[names.POOL_LIMIT] = limit
+
+
+def _failed(exchange: Exchange, attributes: Attributes) -> None:
+    attributes[names.FAILED_PHASE] = exchange.failed_phase
+    if exchange.error is not None:
+        # Upstream writes it only under the new conventions (OTEL_SEMCONV_STABILITY_OPT_IN).
+        attributes[names.ERROR_TYPE] = exchange.error
 
 
 def _left(exchange: Exchange, attributes: Attributes) -> None:
