@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from kit.clients import MODES, Flavour
+from kit.clients import MODES, Flavour, Parts, Response
 from kit.matchers import LINE, SECONDS, Seconds
 from kit.server import Blackhole, Peer, Request, Server, answer, chunk, free_port, head
 from kit.telemetry import Telemetry, attributes, failed, seconds
@@ -837,3 +837,61 @@ async def test_all_but_the_terminator_is_closed_early(flavour: Flavour, server: 
     assert told["httptrace.body.outcome"] == "closed_early"
     assert told["httptrace.body.bytes_read"] == 12
     assert told["httptrace.conn.close_reason"] == "body_not_read"
+
+
+def rest(response: Response) -> Parts:
+    """What is left of a body, read past the iterator in use: so the openai SDK drains a stream at [DONE]."""
+    stream = response.raw.stream
+    return Parts(iter(stream) if response.flavour.sync else stream.__aiter__())
+
+
+@LEAVING
+@pytest.mark.modes(*MODES)
+async def test_drained_by_another_iteration(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A body that one iteration began and another read to its end is complete, all of it, and kept its connection."""
+    async with flavour.client() as client:
+        async with client.stream("GET", server.url("/half")) as response:
+            parts = response.parts()
+            first = await parts.__anext__()
+            server.go.set()
+            others = [part async for part in rest(response)]
+        await client.get(server.url())
+
+    assert (first, others) == (b"first", [b"other"])
+    drained, late = (telemetry.told(span) for span in telemetry.requests())
+    assert (drained["httptrace.body.outcome"], drained["http.response.body.size"]) == ("complete", 10)
+    told = attributes(telemetry.requests()[0])
+    assert 0 <= told.get("httptrace.body.read_wait", 0) <= told["httptrace.time.receive"]
+    assert late == on_reused(server, **{"http.response.body.size": 5, "httptrace.body.outcome": "complete"})
+
+
+@LEAVING
+async def test_left_by_both_iterations(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Another iteration that does not get to the end either changes nothing, nor does how it is dropped."""
+    async with flavour.client() as client:
+        async with client.stream("GET", server.url("/chunked")) as response:
+            parts = response.parts()
+            first = await parts.__anext__()
+            others = rest(response)
+            second = await others.__anext__()
+            del others
+
+    assert (first, second) == (b"one", b"three")
+    told = telemetry.told(telemetry.request())
+    assert (told["httptrace.body.outcome"], told["httptrace.body.bytes_read"]) == ("closed_early", 8)
+
+
+@pytest.mark.modes("sync")
+async def test_another_iteration_of_a_closed_connection(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """The first iterator's close cost the connection; that another one then fails is not what happened to the body."""
+    async with flavour.client() as client:
+        async with client.stream("GET", server.url("/half")) as response:
+            parts = response.raw.iter_raw()
+            assert next(parts) == b"first"
+            parts.close()
+            with pytest.raises(flavour.httpx.ReadError):
+                await rest(response).__anext__()
+
+    span = telemetry.request()
+    assert telemetry.column("httptrace.body.outcome") == ["closed_early"]
+    assert status(span) == UNSET

@@ -296,10 +296,22 @@ class Hooks:
                 raise
             exchange.body_ended(_now())
 
+        def drained(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
+            since = _now()
+            for part in parts:
+                exchange.reading_since = since
+                exchange.body_read(_now(), len(part))
+                yield part
+                since = _now()
+            exchange.reading_since = since
+            exchange.body_ended(_now())
+
         def __iter__(self: Any) -> Iterator[bytes]:
             parts: Iterator[bytes] = original(self)
-            handle = _first_iteration(self)
-            return parts if handle is None else observed(handle.exchange, parts)
+            exchange, again = _iteration(self)
+            if exchange is None:
+                return parts
+            return (drained if again else observed)(exchange, parts)
 
         return __iter__
 
@@ -352,14 +364,40 @@ class Hooks:
                 await parts.aclose()
             exchange.body_ended(_now())
 
+        class Drained(Observed):
+            async def __anext__(self) -> bytes:
+                exchange, since = self._exchange, _now()
+                try:
+                    part = await self._next()
+                except StopAsyncIteration:
+                    exchange.reading_since = since
+                    exchange.body_ended(_now())
+                    raise
+                exchange.reading_since = since
+                exchange.body_read(_now(), len(part))
+                return part
+
+        async def drained(exchange: Exchange, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+            since = _now()
+            try:
+                async for part in parts:
+                    exchange.reading_since = since
+                    exchange.body_read(_now(), len(part))
+                    yield part
+                    since = _now()
+            finally:
+                await parts.aclose()
+            exchange.reading_since = since
+            exchange.body_ended(_now())
+
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
-            handle = _first_iteration(self)
-            if handle is None:
+            exchange, again = _iteration(self)
+            if exchange is None:
                 return parts
             if isinstance(parts, AsyncGeneratorType) and type(self).__module__.partition(".")[0] in closing:
-                return observed(handle.exchange, parts)
-            return Observed(handle.exchange, parts)
+                return (drained if again else observed)(exchange, parts)
+            return (Drained if again else Observed)(exchange, parts)
 
         return __aiter__
 
@@ -422,10 +460,12 @@ class Hooks:
         return aclose
 
 
-def _first_iteration(stream: object) -> Handle | None:
-    # A second one is an error of the application's, and tells nothing.
+def _iteration(stream: object) -> tuple[Exchange | None, bool]:
+    # The exchange whose body is iterated, and whether it had been before. Another iteration reads on where the
+    # last one was left: so the openai SDK drains a stream (its _streaming_cleanup). If it reaches the end, the body
+    # is complete. If it raises, that tells nothing: the connection may have been closed with the iterator before.
     handle: Handle | None = attached(stream)
-    if handle is None or handle.iterated or handle.exchange.finished:
-        return None
-    handle.iterated = True
-    return handle
+    if handle is None or handle.exchange.finished or (handle.iterated and handle.exchange.over_at):
+        return None, False
+    again, handle.iterated = handle.iterated, True
+    return handle.exchange, again
