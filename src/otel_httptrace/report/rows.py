@@ -1,19 +1,24 @@
-"""One row per request, from received spans: pure functions."""
+# A request's span says nearly all. Its children (a lookup, a connect, TLS) end
+# before it does and so usually arrive before it, but a collector may batch them
+# otherwise, and a file may be anything. So a request waits for its children in a
+# window of spans, and so do children for their request: memory is bounded by the
+# window, whatever is read.
+
+"""One row per request, from received spans."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
-
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ..telemetry import names
+from .spans import Link, Source, Span
 
 #: The phases of a request in their order, each with the attribute that has its time.
-PHASES: dict[str, str] = {
+PHASES: Final[dict[str, str]] = {
     "pool": names.TIME_POOL,
     "dns": names.TIME_DNS,
     "connect": names.TIME_CONNECT,
@@ -24,10 +29,24 @@ PHASES: dict[str, str] = {
     "receive": names.TIME_RECEIVE,
 }
 
+#: Child spans that we know; others (a user's own) are no part of a request's picture.
+STEPS: Final = frozenset(
+    {
+        names.SPAN_GETCONN,
+        names.SPAN_DNS,
+        names.SPAN_CONNECT,
+        names.SPAN_PROXY,
+        names.SPAN_TLS,
+        names.SPAN_SEND,
+        names.SPAN_WAIT,
+        names.SPAN_RECEIVE,
+    }
+)
 
-@dataclass(frozen=True)
+
+@dataclass(slots=True)
 class Step:
-    """A child span: times in seconds since its request began."""
+    """A child span: times in seconds since its request began, how deep it is nested."""
 
     name: str
     start: float
@@ -36,25 +55,18 @@ class Step:
     depth: int
 
 
-@dataclass(frozen=True)
-class Link:
-    """A link of a request to another: hexadecimal ids, and attributes."""
-
-    trace_id: str
-    span_id: str
-    attributes: dict[str, Any]
-
-
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
     """One request.
 
     Args:
-        name: of the span.
+        name: of the span: the method, as a rule.
         trace_id: hexadecimal, as is ``span_id``.
         start: seconds since the epoch, of which ``duration`` is the length in seconds.
         failed: whether its status is ERROR.
-        attributes: of the span, by the names of `telemetry.names`.
+        origin: ``scheme://host:port``, a default port left out; empty if the span does not say.
+        status: the response's status code; None if there was no response.
+        attributes: of the span, by the names of `telemetry.names`. The URL's query is not to be shown.
         phases: seconds by phase, those that were observed.
     """
 
@@ -64,81 +76,161 @@ class Row:
     start: float
     duration: float
     failed: bool
+    source: Source
+    origin: str
+    status: int | None
     attributes: dict[str, Any]
     phases: dict[str, float]
     links: tuple[Link, ...] = ()
-    steps: tuple[Step, ...] = field(default=())
+    steps: list[Step] = field(default_factory=list)
 
     @property
     def observed(self) -> bool:
         """Whether otel-httptrace saw it."""
-        return any(name.startswith("httptrace.") or name == names.CONN_REUSED for name in self.attributes)
+        known = self.attributes
+        return (
+            names.CONN_REUSED in known
+            or names.FAILED_PHASE in known
+            or names.BODY_OUTCOME in known
+            or any(name.startswith("httptrace.") for name in known)
+        )
+
+    @property
+    def end(self) -> float:
+        """Seconds since the epoch."""
+        return self.start + self.duration
+
+    @property
+    def opened(self) -> bool:
+        """Whether it opened a connection."""
+        return self.attributes.get(names.CONN_REUSED) is False
+
+    @property
+    def connection(self) -> tuple[Source, int] | None:
+        """Which connection it used, unique among processes as far as these tell themselves apart."""
+        number = self.attributes.get(names.CONN_ID)
+        return (self.source, number) if number is not None else None
 
     @property
     def lost_by(self) -> Link | None:
         """The request that lost the connection which this one had to open anew."""
-        return next(
-            (link for link in self.links if link.attributes.get(names.LINK) == names.LINK_CONNECTION_LOST_BY), None
+        for link in self.links:
+            if link.attributes.get(names.LINK) == names.LINK_CONNECTION_LOST_BY:
+                return link
+        return None
+
+
+def rows(spans: Iterable[Span], window: int = 20_000) -> Iterator[Row]:
+    """Requests, in the order in which their spans came, each once its children can be expected to be there.
+
+    Args:
+        spans: in any order.
+        window: how many spans a request waits for its children, and children for their request.
+    """
+    assembler = Assembler(window)
+    for span in spans:
+        yield from assembler.add(span)
+    yield from assembler.finish()
+
+
+class Assembler:
+    """Brings requests and their children together, in bounded memory.
+
+    Args:
+        window: how many spans one waits for the other.
+    """
+
+    def __init__(self, window: int = 20_000) -> None:
+        self._window = window
+        self._clock = 0
+        #: Requests that wait, with the number of spans that had come before.
+        self._requests: OrderedDict[tuple[str, str], tuple[int, Span]] = OrderedDict()
+        self._children: OrderedDict[tuple[str, str], tuple[int, list[Span]]] = OrderedDict()
+        #: Spans of others.
+        self.foreign = 0
+
+    def add(self, span: Span) -> Iterator[Row]:
+        """Take *span*; hand out the requests that have waited long enough."""
+        self._clock += 1
+        if span.client and span.scope in (names.UPSTREAM_SCOPE, ""):
+            self._requests[span.trace_id, span.span_id] = (self._clock, span)
+        elif span.parent_id and span.name in STEPS:
+            key = (span.trace_id, span.parent_id)
+            waiting = self._children.get(key)
+            if waiting is None:
+                self._children[key] = (self._clock, [span])
+            else:
+                waiting[1].append(span)
+        else:
+            self.foreign += 1
+        limit = self._clock - self._window
+        while self._requests:
+            key, (came, request) = next(iter(self._requests.items()))
+            if came > limit:
+                break
+            del self._requests[key]
+            yield self._row(request)
+        while self._children:
+            key, (came, _) = next(iter(self._children.items()))
+            if came > limit:
+                break
+            del self._children[key]
+
+    def finish(self) -> Iterator[Row]:
+        """Hand out all requests that are left."""
+        while self._requests:
+            _, (_, request) = self._requests.popitem(last=False)
+            yield self._row(request)
+        self._children.clear()
+
+    def _row(self, span: Span) -> Row:
+        attributes = span.attributes
+        row = Row(
+            name=span.name,
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            start=span.start / 1e9,
+            duration=max(0, span.end - span.start) / 1e9,
+            failed=span.failed,
+            source=span.source,
+            origin=origin(attributes),
+            status=attributes.get("http.response.status_code", attributes.get("http.status_code")),
+            attributes=attributes,
+            phases={phase: attributes[name] for phase, name in PHASES.items() if name in attributes},
+            links=span.links,
         )
+        if self._children:
+            row.steps = list(self._steps(span, (span.trace_id, span.span_id), 1))
+        return row
+
+    def _steps(self, request: Span, parent: tuple[str, str], depth: int) -> Iterator[Step]:
+        _, children = self._children.pop(parent, (0, ()))
+        for child in sorted(children, key=lambda span: (span.start, span.end)):
+            yield Step(
+                name=child.name,
+                start=(child.start - request.start) / 1e9,
+                duration=max(0, child.end - child.start) / 1e9,
+                attributes=child.attributes,
+                depth=depth,
+            )
+            yield from self._steps(request, (child.trace_id, child.span_id), depth + 1)
 
 
-def rows(requests: Iterable[ExportTraceServiceRequest]) -> list[Row]:
-    """Requests in the order in which they began. Spans that are neither requests nor parts of one are left out."""
-    clients: dict[bytes, Span] = {}
-    children: dict[bytes, list[Span]] = {}
-    for scope, span in _spans(requests):
-        if scope == names.UPSTREAM_SCOPE and span.kind == Span.SPAN_KIND_CLIENT:
-            clients[span.span_id] = span
-        elif span.parent_span_id:
-            children.setdefault(span.parent_span_id, []).append(span)
-    found = [_row(span, children) for span in clients.values()]
-    return sorted(found, key=lambda row: row.start)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-def _spans(requests: Iterable[ExportTraceServiceRequest]) -> Iterator[tuple[str, Span]]:
-    for request in requests:
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    yield scope.scope.name, span
-
-
-def _row(span: Span, children: dict[bytes, list[Span]]) -> Row:
-    attributes = _attributes(span.attributes)
-    return Row(
-        name=span.name,
-        trace_id=span.trace_id.hex(),
-        span_id=span.span_id.hex(),
-        start=span.start_time_unix_nano / 1e9,
-        duration=max(0, span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
-        failed=span.status.code == 2,
-        attributes=attributes,
-        phases={phase: attributes[name] for phase, name in PHASES.items() if name in attributes},
-        links=tuple(Link(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes)) for link in span.links),
-        steps=tuple(_steps(span, span, children, 1)),
-    )
-
-
-def _steps(request: Span, parent: Span, children: dict[bytes, list[Span]], depth: int) -> Iterator[Step]:
-    for child in sorted(children.get(parent.span_id, ()), key=lambda span: span.start_time_unix_nano):
-        yield Step(
-            name=child.name,
-            start=(child.start_time_unix_nano - request.start_time_unix_nano) / 1e9,
-            duration=max(0, child.end_time_unix_nano - child.start_time_unix_nano) / 1e9,
-            attributes=_attributes(child.attributes),
-            depth=depth,
-        )
-        yield from _steps(request, child, children, depth + 1)
-
-
-def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
-    return {pair.key: _value(pair.value) for pair in pairs}
-
-
-def _value(value: AnyValue) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    if kind == "kvlist_value":
-        return _attributes(value.kvlist_value.values)
-    return getattr(value, kind) if kind is not None else None
+def origin(attributes: dict[str, Any]) -> str:
+    """``scheme://host:port`` of the URL that upstream recorded, without userinfo; empty if there is none."""
+    url = attributes.get("url.full") or attributes.get("http.url") or ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if not host:
+        return ""
+    if ":" in host:
+        host = f"[{host}]"
+    if port is None or port == _DEFAULT_PORTS.get(parts.scheme):
+        return f"{parts.scheme}://{host}"
+    return f"{parts.scheme}://{host}:{port}"

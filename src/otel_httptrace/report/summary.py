@@ -1,61 +1,81 @@
-"""What many requests say together: pure functions over rows."""
+"""What many requests say together: counts and quantiles, by origin."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
+from typing import Final
 
-from ..telemetry import names
-from .rows import PHASES, Row
+from .findings import Finding, Thresholds
+from .rows import Row
 
-
-@dataclass(frozen=True)
-class Phase:
-    """Seconds that requests spent in one phase; ``requests`` is in how many it was observed."""
-
-    name: str
-    requests: int
-    total: float
-    median: float
-    longest: float
+_GROWTH: Final = 1.02
+_LOG: Final = math.log(_GROWTH)
 
 
-@dataclass(frozen=True)
-class Culprit:
-    """A line of code that lost connections, why, and how many new ones that explains."""
+class Quantiles:
+    """Durations in seconds, in bounded memory: quantiles are right to 1 %.
 
-    line: str
-    reason: str
-    connections: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One run.
-
-    Args:
-        requests: how many.
-        opened: connections opened.
-        reused: requests on a connection that had carried one before.
-        lookups: names resolved.
-        open_reasons: connections opened, by why; ``close_reasons`` those closed by how a request went.
-        outcomes: response bodies, by how they ended.
-        phases: those that were observed, in their order.
-        culprits: most connections lost first.
+    Values are counted in buckets whose bounds grow by 2 %, as in OpenTelemetry's exponential
+    histograms: from a nanosecond to a year that is 1,900 of them.
     """
 
-    requests: int
-    opened: int
-    reused: int
-    lookups: int
-    failed: int
-    open_reasons: Counter[str]
-    close_reasons: Counter[str]
-    outcomes: Counter[str]
-    phases: tuple[Phase, ...]
-    culprits: tuple[Culprit, ...]
+    __slots__ = ("_buckets", "count", "longest", "total")
+
+    def __init__(self) -> None:
+        self._buckets: Counter[int] = Counter()
+        self.count = 0
+        self.total = 0.0
+        self.longest = 0.0
+
+    def add(self, value: float) -> None:
+        """Count *value*."""
+        self.count += 1
+        self.total += value
+        if value > self.longest:
+            self.longest = value
+        self._buckets[int(math.log(value) / _LOG) if value > 1e-9 else -1100] += 1
+
+    def at(self, share: float) -> float:
+        """The value that *share* of all, from 0 to 1, do not exceed; 0 if there is none."""
+        rank, seen = share * self.count, 0
+        for bucket, number in sorted(self._buckets.items()):
+            seen += number
+            if seen >= rank:
+                # Truncation rounds towards zero, so below a second the bucket's upper bound is its number.
+                upper = bucket if bucket < 0 else bucket + 1
+                return min(self.longest, math.exp((upper - 0.5) * _LOG)) if bucket > -1100 else 0.0
+        return self.longest
+
+
+@dataclass
+class Origin:
+    """One server, as far as requests told.
+
+    Args:
+        name: ``scheme://host:port``.
+        requests: how many; ``failed`` those with status ERROR.
+        opened: connections opened, ``reused`` requests on one that had carried another before.
+        lookups: names resolved.
+        phases: seconds by phase, and ``total`` for the whole request.
+        open_reasons: connections opened, by why; ``close_reasons`` those closed by how a request went.
+        outcomes: response bodies, by how they ended.
+        failed_phases: requests that got no response, by where that was.
+        bytes: body bytes, as far as known.
+    """
+
+    name: str
+    requests: int = 0
+    failed: int = 0
+    opened: int = 0
+    reused: int = 0
+    lookups: int = 0
+    phases: dict[str, Quantiles] = field(default_factory=dict)
+    open_reasons: Counter[str] = field(default_factory=Counter)
+    close_reasons: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    failed_phases: Counter[str] = field(default_factory=Counter)
 
     @property
     def reuse(self) -> float | None:
@@ -64,41 +84,35 @@ class Summary:
         return self.reused / got if got else None
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
-    """What *rows* say together."""
-    reused = [row.attributes.get(names.CONN_REUSED) for row in rows]
-    return Summary(
-        requests=len(rows),
-        opened=reused.count(False),
-        reused=reused.count(True),
-        lookups=sum(step.name == names.SPAN_DNS for row in rows for step in row.steps),
-        failed=sum(row.failed for row in rows),
-        open_reasons=_counted(rows, names.CONN_OPEN_REASON),
-        close_reasons=_counted(rows, names.CONN_CLOSE_REASON),
-        outcomes=_counted(rows, names.BODY_OUTCOME),
-        phases=tuple(_phases(rows)),
-        culprits=tuple(_culprits(rows)),
-    )
+@dataclass(frozen=True)
+class Report:
+    """Everything that is shown, whatever shows it.
 
+    Args:
+        spans: how many were read; ``foreign`` those that are no part of a request.
+        requests: how many; ``unobserved`` those of them that otel-httptrace has said nothing about.
+        started: seconds since the epoch, as is ``ended``; zero if there was no request.
+        services: their names.
+        findings: worst first.
+        origins: most requests first.
+        slowest: requests, slowest first; ``typical`` the one of about median duration.
+        timeline: requests in the order in which they began, at most as many as were asked for;
+            ``left_out`` says how many more there were.
+        problems: what could not be read, a sentence each.
+    """
 
-def _counted(rows: Sequence[Row], name: str) -> Counter[str]:
-    return Counter(row.attributes[name] for row in rows if name in row.attributes)
-
-
-def _phases(rows: Sequence[Row]) -> list[Phase]:
-    found = []
-    for name in PHASES:
-        times = [row.phases[name] for row in rows if name in row.phases]
-        if times:
-            found.append(Phase(name, len(times), sum(times), median(times), max(times)))
-    return found
-
-
-def _culprits(rows: Sequence[Row]) -> list[Culprit]:
-    # The link to the request that lost the connection names its line.
-    lines = Counter(
-        (link.attributes[names.BODY_CLOSED_AT], link.attributes.get(names.CONN_CLOSE_REASON, ""))
-        for row in rows
-        if (link := row.lost_by) is not None and names.BODY_CLOSED_AT in link.attributes
-    )
-    return [Culprit(line, reason, number) for (line, reason), number in lines.most_common()]
+    spans: int
+    foreign: int
+    requests: int
+    unobserved: int
+    started: float
+    ended: float
+    services: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    origins: tuple[Origin, ...]
+    slowest: tuple[Row, ...]
+    typical: Row | None
+    timeline: tuple[Row, ...]
+    left_out: int
+    thresholds: Thresholds
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,165 @@
+# Rows come one by one and are not kept: whatever is shown is counted as they
+# pass. What is kept are a few of the slowest, a sample to tell what is typical,
+# and the first so many for the timeline.
+
+"""From rows to a report, in one pass and in bounded memory."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from ..telemetry import names
+from .findings import Thresholds
+from .rows import Row
+from .summary import Origin, Quantiles, Report
+from .verdicts import Verdicts
+
+_OTHER: Final = "_other"
+_MAX_ORIGINS: Final = 1000
+
+
+def analyze(rows: Iterable[Row], thresholds: Thresholds | None = None, timeline: int = 10_000) -> Report:
+    """The report of *rows*: a pure function.
+
+    Args:
+        rows: in any order.
+        thresholds: from where on something is a finding.
+        timeline: how many requests to keep for the timeline.
+    """
+    analysis = Analysis(thresholds, timeline)
+    for row in rows:
+        analysis.add(row)
+    return analysis.report()
+
+
+class Analysis:
+    """Takes rows one by one.
+
+    Args:
+        thresholds: from where on something is a finding.
+        timeline: how many requests to keep for the timeline.
+        slowest: how many of the slowest to keep.
+    """
+
+    def __init__(self, thresholds: Thresholds | None = None, timeline: int = 10_000, slowest: int = 3) -> None:
+        self.thresholds = thresholds or Thresholds()
+        self._verdicts = Verdicts(self.thresholds)
+        self._origins: dict[str, Origin] = {}
+        self._services: Counter[str] = Counter()
+        self._timeline: list[Row] = []
+        self._most = timeline
+        self._left_out = 0
+        # The span's id decides between equals: rows cannot be compared.
+        self._slowest: list[tuple[float, int, Row]] = []
+        self._keep_slowest = slowest
+        self._sample = _Sample()
+        self._durations = Quantiles()
+        self.requests = self._unobserved = 0
+        self._started = self._ended = 0.0
+
+    def add(self, row: Row) -> None:
+        """Count *row*."""
+        self.requests += 1
+        if row.source.service not in self._services and len(self._services) >= _MAX_ORIGINS:
+            self._services[_OTHER] += 1
+        else:
+            self._services[row.source.service] += 1
+        if not self._started or row.start < self._started:
+            self._started = row.start
+        self._ended = max(self._ended, row.end)
+        if not row.observed:
+            self._unobserved += 1
+        self._count(row)
+        self._verdicts.add(row)
+        if len(self._timeline) < self._most:
+            self._timeline.append(row)
+        else:
+            self._left_out += 1
+        entry = (row.duration, self.requests, row)
+        if len(self._slowest) < self._keep_slowest:
+            heapq.heappush(self._slowest, entry)
+        elif row.duration > self._slowest[0][0]:
+            heapq.heapreplace(self._slowest, entry)
+        self._durations.add(row.duration)
+        self._sample.add(row)
+
+    def _count(self, row: Row) -> None:
+        origin = self._origins.get(row.origin)
+        if origin is None:
+            name = row.origin if len(self._origins) < _MAX_ORIGINS else _OTHER
+            origin = self._origins.setdefault(name, Origin(name))
+        known = row.attributes
+        origin.requests += 1
+        origin.failed += row.failed
+        reused = known.get(names.CONN_REUSED)
+        if reused is not None:
+            if reused:
+                origin.reused += 1
+            else:
+                origin.opened += 1
+        steps = sum(step.name == names.SPAN_DNS for step in row.steps)
+        # Without child spans the time of a lookup still says that there was one.
+        origin.lookups += steps or names.TIME_DNS in known
+        for counter, name in (
+            (origin.open_reasons, names.CONN_OPEN_REASON),
+            (origin.close_reasons, names.CONN_CLOSE_REASON),
+            (origin.outcomes, names.BODY_OUTCOME),
+            (origin.failed_phases, names.FAILED_PHASE),
+        ):
+            value = known.get(name)
+            if value is not None:
+                counter[value] += 1
+        for phase, seconds in (*row.phases.items(), ("total", row.duration)):
+            quantiles = origin.phases.get(phase)
+            if quantiles is None:
+                quantiles = origin.phases[phase] = Quantiles()
+            quantiles.add(seconds)
+
+    def report(self, spans: int = 0, foreign: int = 0, problems: tuple[str, ...] = ()) -> Report:
+        """What there is to say so far.
+
+        Args:
+            spans: how many spans the rows were made of, ``foreign`` those that are in none.
+            problems: what could not be read.
+        """
+        return Report(
+            spans=spans,
+            foreign=foreign,
+            requests=self.requests,
+            unobserved=self._unobserved,
+            started=self._started,
+            ended=self._ended,
+            services=tuple(service for service, _ in self._services.most_common()),
+            findings=self._verdicts.findings(),
+            origins=tuple(sorted(self._origins.values(), key=lambda origin: -origin.requests)),
+            slowest=tuple(row for _, _, row in sorted(self._slowest, key=lambda entry: entry[:2], reverse=True)),
+            typical=self._sample.nearest(self._durations.at(0.5)),
+            timeline=tuple(sorted(self._timeline, key=lambda row: row.start)),
+            left_out=self._left_out,
+            thresholds=self.thresholds,
+            problems=problems,
+        )
+
+
+class _Sample:
+    # Every n-th row, n doubling as it fills up: the same rows, the same sample.
+
+    def __init__(self, size: int = 512) -> None:
+        self._size = size
+        self._every = 1
+        self._seen = 0
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        if self._seen % self._every == 0:
+            self._rows.append(row)
+            if len(self._rows) >= self._size:
+                del self._rows[1::2]
+                self._every *= 2
+        self._seen += 1
+
+    def nearest(self, duration: float) -> Row | None:
+        return min(self._rows, key=lambda row: abs(row.duration - duration), default=None)
