@@ -117,7 +117,7 @@ class Thresholds:
         Raises:
             ValueError: an unknown name, or no number of the right kind. The message says which, and what there is.
         """
-        kinds = {field.name: type(field.default) for field in fields(cls)}
+        kinds: dict[str, type[Any]] = {field.name: int if field.type == "int" else float for field in fields(cls)}
         values: dict[str, Any] = {}
         for name, text in settings.items():
             kind = kinds.get(name)

@@ -33,8 +33,7 @@ class Quantiles:
         """Count *value*."""
         self.count += 1
         self.total += value
-        if value > self.longest:
-            self.longest = value
+        self.longest = max(self.longest, value)
         self._buckets[int(math.log(value) / _LOG) if value > 1e-9 else -1100] += 1
 
     def at(self, share: float) -> float:
