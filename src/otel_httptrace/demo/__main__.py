@@ -17,11 +17,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from rich.console import Console
+from rich.rule import Rule
 
 from ..report import text
+from ..report.analysis import analyze
+from ..report.otlp import from_protobuf
 from ..report.receiver import Receiver
 from ..report.rows import Row, rows
-from ..report.summary import summarize
 from ..telemetry import names
 from .server import Server
 
@@ -37,28 +40,34 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 def _to_ourselves(environ: Mapping[str, str]) -> int:
-    print("20 requests at concurrency 5, by a program that knows nothing of this package:")
-    print("  opentelemetry-instrument python status_page.py URL")
+    console = _console()
+    console.print("20 requests at concurrency 5, by a program that knows nothing of this package:")
+    console.print("  opentelemetry-instrument python status_page.py URL")
     agreed = True
     for title, arguments in _RUNS:
         received: list[ExportTraceServiceRequest] = []
         with Receiver(received.append) as receiver, Server() as server:  # type: ignore[arg-type]
             _run(server.url, arguments, {**environ, _ENDPOINT: receiver.endpoint, **_PROTOCOL})
             accepted = server.accepted
-        found = rows(received)
-        print(f"\n── {title} {'─' * (76 - len(title))}")
-        for line in text.summary(summarize(found)):
-            print(line)
+        found = list(rows(span for request in received for span in from_protobuf(request)))
+        report = analyze(found)
+        console.print()
+        console.print(Rule(title, characters="━"))
+        text.summarize(report, console)
         example = _example(found)
         if example is not None:
-            print()
-            for line in text.waterfall(example):
-                print(line)
-        opened = summarize(found).opened
-        verdict = "equal" if opened == accepted else "NOT EQUAL"
+            console.print()
+            console.print(text.waterfall(example, console.width))
+        opened = sum(origin.opened for origin in report.origins)
         agreed = agreed and opened == accepted and len(found) == 20
-        print(f"\nthe server accepted {accepted} connections, the spans show {opened}: {verdict}")
+        verdict = "equal" if opened == accepted else "NOT EQUAL"
+        console.print(f"\nthe server accepted {accepted} connections, the spans show {opened}: {verdict}")
     return 0 if agreed else 1
+
+
+def _console() -> Console:
+    # Not on a terminal it is as wide as the README's picture.
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False, soft_wrap=False)
 
 
 _PROTOCOL = {
@@ -76,7 +85,8 @@ def _example(found: list[Row]) -> Row | None:
     """One request of the kind that the run is about: with the cause on it if there is one."""
     blamed = [row for row in found if row.lost_by is not None]
     reused = [row for row in found if row.attributes.get(names.CONN_REUSED)]
-    return text.typical(blamed or reused or found)
+    ordered = sorted(blamed or reused or found, key=lambda row: row.duration)
+    return ordered[len(ordered) // 2] if ordered else None
 
 
 def _to_backend(endpoint: str, environ: Mapping[str, str]) -> int:

@@ -1,102 +1,277 @@
-"""Summaries and single requests as plain text, for a terminal at night."""
+# Findings first, worst first, for whoever reads this reads it at night. Then each
+# server's figures, then single requests to scale. Nothing depends on colour, and
+# nothing that came in a span reaches the terminal as anything but text.
+
+"""A report on a terminal, or as plain text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
 
 from ..telemetry import names
-from .rows import Row
-from .summary import Summary
+from .findings import Finding, Severity
+from .rows import PHASES, Row
+from .summary import Origin, Report
+from .units import count, seconds, share
 
-_ADVICE = {
-    "body_not_read": "read the body before closing, or ask for less (HEAD, Range)",
-    "response_leaked": "close the response: use it in a `with` block",
-    "request_failed": "see the failed requests",
-    "request_cancelled": "see who cancels them",
+#: By severity: a word, since not everybody sees colours, and a colour.
+_SEVERITY: Final[dict[Severity, tuple[str, str]]] = {
+    Severity.FAILED: ("failed", "bold red"),
+    Severity.SLOW: ("slow", "bold yellow"),
+    Severity.WASTE: ("waste", "bold magenta"),
 }
 
+_PHASE_STYLE: Final[dict[str, str]] = {
+    "pool": "yellow",
+    "dns": "magenta",
+    "connect": "blue",
+    "proxy": "bright_blue",
+    "tls": "cyan",
+    "send": "white",
+    "wait": "green",
+    "receive": "bright_green",
+}
+_STEP_STYLE: Final[dict[str, str]] = {
+    names.SPAN_GETCONN: "yellow",
+    names.SPAN_DNS: _PHASE_STYLE["dns"],
+    names.SPAN_CONNECT: _PHASE_STYLE["connect"],
+    names.SPAN_PROXY: _PHASE_STYLE["proxy"],
+    names.SPAN_TLS: _PHASE_STYLE["tls"],
+    names.SPAN_SEND: _PHASE_STYLE["send"],
+    names.SPAN_WAIT: _PHASE_STYLE["wait"],
+    names.SPAN_RECEIVE: _PHASE_STYLE["receive"],
+}
+_MAX_ORIGINS: Final = 10
 
-def seconds(value: float) -> str:
-    """Three digits and a unit."""
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        if value * factor >= 1:
-            number = value * factor
-            return f"{number:.0f} {unit}" if number >= 100 else f"{number:.1f} {unit}"
-    return f"{value * 1e6:.0f} µs"
+
+def plain(text: object) -> str:
+    """*text* without what a terminal would obey: control characters become visible."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
+    )
 
 
-def summary(found: Summary) -> Iterator[str]:
-    """The lines of a summary."""
-    reuse = "" if found.reuse is None else f"   reuse {found.reuse:.0%}"
-    yield f"requests {found.requests:>4}   connections opened {found.opened:>3}   lookups {found.lookups:>3}{reuse}"
+def render(report: Report, console: Console) -> None:
+    """Print *report*.
+
+    Args:
+        report: what there is to say.
+        console: where; its width, and whether it shows colours, are respected.
+    """
+    summarize(report, console)
+    shown: set[str] = set()
+    for title, row in _examples(report):
+        if row.span_id in shown:
+            continue
+        shown.add(row.span_id)
+        console.print()
+        console.print(Rule(Text(title), align="left", style="dim"))
+        console.print(waterfall(row, console.width))
+
+
+def summarize(report: Report, console: Console) -> None:
+    """Print *report* without single requests."""
+    console.print(_heading(report))
+    for problem in report.problems:
+        console.print(Text.assemble(("! ", "bold red"), plain(problem)))
+    console.print()
+    console.print(_findings(report.findings, report))
+    for origin in report.origins[:_MAX_ORIGINS]:
+        console.print()
+        console.print(_origin(origin))
+    if len(report.origins) > _MAX_ORIGINS:
+        console.print()
+        console.print(Text(f"and {len(report.origins) - _MAX_ORIGINS:,} origins more, with fewer requests"))
+
+
+def _examples(report: Report) -> Iterator[tuple[str, Row]]:
+    for number, row in enumerate(report.slowest):
+        yield ("the slowest request" if not number else "the next slowest"), row
+    if report.typical is not None:
+        yield "a typical request", report.typical
+
+
+def _heading(report: Report) -> Text:
+    if not report.requests:
+        return Text(f"no requests in {count(report.spans, 'span')}")
+    origins = count(len(report.origins), "origin")
+    parts = [f"{count(report.requests, 'request')} to {origins} in {seconds(report.ended - report.started)}"]
+    services = [plain(service) for service in report.services if service]
+    if services:
+        parts.append(
+            "from " + ", ".join(services[:3]) + (f" and {len(services) - 3} more" if len(services) > 3 else "")
+        )
+    started = datetime.fromtimestamp(report.started, timezone.utc)
+    parts.append(f"beginning {started:%Y-%m-%d %H:%M:%S} UTC")
+    heading = Text(", ".join(parts), style="bold")
+    if report.unobserved:
+        heading.append(
+            f"\nof {share(report.unobserved, report.requests)} of them ({report.unobserved:,}) otel-httptrace has seen "
+            "nothing: made without it, or by a transport that is not httpcore's",
+            style="not bold",
+        )
+    return heading
+
+
+def _findings(findings: tuple[Finding, ...], report: Report) -> RenderableType:
+    if not findings:
+        nothing = (
+            "nothing found: no verdict's criterion is met"
+            if report.requests > report.unobserved
+            else "nothing to judge"
+        )
+        return Text(nothing, style="green" if report.requests else "")
+    parts: list[RenderableType] = []
+    for number, finding in enumerate(findings, 1):
+        word, style = _SEVERITY[finding.severity]
+        if number > 1:
+            parts.append(Text())
+        parts.append(
+            Text.assemble((f"{number}. ", "bold"), (finding.verdict, style), f"  {word}, {finding.sure.value}")
+        )
+        lines = Group(
+            Text(plain(finding.sentence)),
+            Text.assemble(("=> ", "bold green"), plain(finding.advice)),
+            Text(f"{finding.sure.value}: {plain(finding.because)}; criterion: {plain(finding.criterion)}", style="dim"),
+            *(_evidence(finding)),
+        )
+        parts.append(Padding(lines, (0, 0, 0, 3)))
+    return Group(*parts)
+
+
+def _evidence(finding: Finding) -> Iterator[RenderableType]:
+    for evidence in finding.evidence:
+        yield Text(
+            f"see trace {plain(evidence.trace_id)} span {plain(evidence.span_id)}: {plain(evidence.what)}", style="dim"
+        )
+
+
+def _origin(origin: Origin) -> RenderableType:
+    reuse = "" if origin.reuse is None else f"   reuse {share(origin.reused, origin.opened + origin.reused)}"
+    failed = f"   failed {origin.failed:,}" if origin.failed else ""
+    parts: list[RenderableType] = [
+        Rule(Text(plain(origin.name or "origin unknown"), style="bold"), align="left", style="dim"),
+        Text(
+            f"requests {origin.requests:,}   connections opened {origin.opened:,}   lookups {origin.lookups:,}"
+            f"{reuse}{failed}"
+        ),
+    ]
+    counts = Table.grid(padding=(0, 2, 0, 0))
     for title, counted in (
-        ("bodies", found.outcomes),
-        ("opened because", found.open_reasons),
-        ("closed because", found.close_reasons),
+        ("opened because", origin.open_reasons),
+        ("closed because", origin.close_reasons),
+        ("bodies", origin.outcomes),
+        ("failed in", origin.failed_phases),
     ):
         if counted:
-            yield f"{title:<15} " + ", ".join(f"{name} {number}" for name, number in counted.most_common())
-    if found.failed:
-        yield f"{'failed':<15} {found.failed}"
-    if found.phases:
-        yield f"{'time':<15} {'total':>9} {'median':>9} {'longest':>9}   requests"
-        for phase in found.phases:
-            times = " ".join(f"{seconds(value):>9}" for value in (phase.total, phase.median, phase.longest))
-            yield f"  {phase.name:<13} {times}   {phase.requests:>8}"
-    for culprit in found.culprits:
-        yield (
-            f"=> {culprit.connections} of {found.opened} connections were opened because of {culprit.reason}: "
-            f"{culprit.line}"
+            counts.add_row(title, _counted(counted))
+    if counts.row_count:
+        parts.append(counts)
+    parts.append(_phases(origin))
+    return Group(*parts)
+
+
+def _counted(counted: Counter[str]) -> Text:
+    return Text(", ".join(f"{plain(name)} {number:,}" for name, number in counted.most_common()))
+
+
+def _phases(origin: Origin) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("time")
+    for title in ("p50", "p95", "p99", "longest", "total"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("requests", justify="right")
+    for phase in (*PHASES, "total"):
+        times = origin.phases.get(phase)
+        if times is None:
+            continue
+        cells = (times.at(0.5), times.at(0.95), times.at(0.99), times.longest, times.total)
+        table.add_row(
+            Text(phase, style=_PHASE_STYLE.get(phase, "bold")), *(seconds(cell) for cell in cells), f"{times.count:,}"
         )
-        if culprit.reason in _ADVICE:
-            yield f"   {_ADVICE[culprit.reason]}"
+    return table
 
 
-def waterfall(row: Row, width: int = 80) -> Iterator[str]:
-    """The lines of one request and its parts, to scale, at most *width* columns wide."""
+# One request, to scale.
+
+
+def waterfall(row: Row, width: int = 80) -> Group:
+    """One request and its parts, to scale, at most *width* columns wide."""
+    parts = [_title(row)]
+    bars = list(_bars(row))
+    # Narrow terminals: the picture matters more than the whole of a name.
+    name_width = min(max(len(name) for name, _, _, _ in bars), max(8, width // 4))
+    bar_width = max(8, width - name_width - 14)
     scale = max(row.duration, 1e-9)
-    name_width, time_width = 16, 9
-    bar_width = max(10, width - name_width - time_width - 4)
-    yield f"{_title(row)}"
-    parts: list[tuple[str, float, float]] = [(row.name, 0.0, row.duration)]
-    parts += [("  " * step.depth + step.name, step.start, step.duration) for step in row.steps]
-    parts += list(_rest(row))
-    for name, start, duration in parts:
-        before = min(bar_width - 1, round(start / scale * bar_width))
-        bar = "█" * max(1, min(bar_width - before, round(duration / scale * bar_width)))
-        yield f"  {name:<{name_width}} {seconds(duration):>{time_width}} {' ' * before}{bar}"
-    closed_at = row.attributes.get(names.BODY_CLOSED_AT)
-    if closed_at:
-        yield f"  body {row.attributes.get(names.BODY_OUTCOME)} at {closed_at}"
+    for name, start, duration, style in bars:
+        before = max(0, min(bar_width - 1, round(start / scale * bar_width)))
+        length = max(1, min(bar_width - before, round(duration / scale * bar_width)))
+        line = Text(f"  {name[:name_width]:<{name_width}} {seconds(duration):>9}  {' ' * before}")
+        line.append("█" * length, style=style)
+        line.no_wrap = True
+        parts.append(line)
+    parts += [Text(f"  {line}") for line in _remarks(row)]
+    return Group(*parts)
+
+
+def _title(row: Row) -> Text:
+    known = row.attributes
+    parts = [f"trace {plain(row.trace_id)} span {plain(row.span_id)}"]
+    if names.CONN_ID in known:
+        how = (
+            "reused" if known.get(names.CONN_REUSED) else f"new: {plain(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
+        )
+        parts.append(f"connection {plain(known[names.CONN_ID])} ({how})")
+    return Text(", ".join(parts))
+
+
+def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
+    yield plain(row.name), 0.0, row.duration, "bold red" if row.failed else "white"
+    for step in row.steps:
+        yield "  " * step.depth + step.name, step.start, step.duration, _STEP_STYLE.get(step.name, "white")
+    if any(step.name in (names.SPAN_WAIT, names.SPAN_RECEIVE) for step in row.steps):
+        return
+    # These have spans of their own only with spans="all": but their times are
+    # attributes, and they are the last to happen.
+    receive = row.phases.get("receive", 0.0)
+    wait = row.phases.get("wait", 0.0)
+    ended = row.duration
+    if names.BODY_OUTCOME in row.attributes:
+        ended = max(0.0, row.duration - receive)
+    if "wait" in row.phases:
+        yield "  wait", max(0.0, ended - wait), wait, _PHASE_STYLE["wait"]
+    if "receive" in row.phases:
+        yield "  receive", ended, receive, _PHASE_STYLE["receive"]
+
+
+def _remarks(row: Row) -> Iterable[str]:
+    known = row.attributes
+    if row.origin or row.status is not None:
+        yield f"{plain(row.origin)}" + (f", status {row.status}" if row.status is not None else "")
+    failed_phase = known.get(names.FAILED_PHASE)
+    if failed_phase is not None:
+        error = known.get(names.ERROR_TYPE)
+        yield f"failed in {plain(failed_phase)}: {plain(error)}" if error else f"cancelled in {plain(failed_phase)}"
+    outcome, closed_at = known.get(names.BODY_OUTCOME), known.get(names.BODY_CLOSED_AT)
+    if outcome not in (None, "complete"):
+        via = known.get(names.BODY_CLOSED_VIA)
+        at = f" at {plain(closed_at)}" if closed_at else ""
+        yield f"body {plain(outcome)}{at}" + (f", by way of {plain(via)}" if via else "")
+    close_reason = known.get(names.CONN_CLOSE_REASON)
+    if close_reason is not None:
+        yield f"its connection was closed: {plain(close_reason)}"
     lost = row.lost_by
     if lost is not None:
         where = lost.attributes.get(names.BODY_CLOSED_AT)
-        yield f"  the connection before was lost by request {lost.span_id}" + (f" at {where}" if where else "")
-
-
-def _title(row: Row) -> str:
-    known = row.attributes
-    parts = [f"trace {row.trace_id} span {row.span_id}"]
-    if names.CONN_ID in known:
-        reused = "reused" if known.get(names.CONN_REUSED) else f"new: {known.get(names.CONN_OPEN_REASON, 'unknown')}"
-        parts.append(f"connection {known[names.CONN_ID]} ({reused})")
-    return ", ".join(parts)
-
-
-def _rest(row: Row) -> Iterator[tuple[str, float, float]]:
-    # wait and receive have spans of their own only with spans="all": their
-    # times are attributes, and they are the last to happen.
-    if any(step.name in (names.SPAN_WAIT, names.SPAN_RECEIVE) for step in row.steps):
-        return
-    receive, wait = row.phases.get("receive", 0.0), row.phases.get("wait", 0.0)
-    headers = row.duration - receive
-    if "wait" in row.phases:
-        yield "  wait", max(0.0, headers - wait), wait
-    if "receive" in row.phases:
-        yield "  receive", max(0.0, headers), receive
-
-
-def typical(rows: Sequence[Row]) -> Row | None:
-    """The request of median duration."""
-    ordered = sorted(rows, key=lambda row: row.duration)
-    return ordered[len(ordered) // 2] if ordered else None
+        yield f"the connection before was lost by request {plain(lost.span_id)}" + (
+            f" at {plain(where)}" if where else ""
+        )

@@ -1,0 +1,129 @@
+"""A report as JSON: stable, documented in docs/report.md, made for machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+from ..telemetry import names
+from .findings import Finding
+from .rows import Row
+from .summary import Origin, Quantiles, Report
+
+#: Raised when something that is here changes its meaning or goes; what is added does not count.
+VERSION: Final = 1
+
+#: What of a request's attributes is handed on: names of ours and of what we fill in. Not upstream's, for a URL can
+#: hold a query or a password.
+_SHOWN: Final = frozenset(
+    value
+    for name, value in vars(names).items()
+    if name.isupper() and isinstance(value, str) and not name.startswith(("METRIC_", "SPAN_", "LINK", "UPSTREAM"))
+)
+
+
+def dumps(report: Report) -> str:
+    """*report* as JSON text, ending with a newline."""
+    return json.dumps(document(report), indent=2, ensure_ascii=False) + "\n"
+
+
+def document(report: Report) -> dict[str, Any]:
+    """*report* as what JSON is made of. Times are seconds; those of day count from the epoch, in UTC."""
+    return {
+        "version": VERSION,
+        "spans": report.spans,
+        "foreign_spans": report.foreign,
+        "requests": report.requests,
+        "unobserved_requests": report.unobserved,
+        "started": report.started,
+        "ended": report.ended,
+        "services": list(report.services),
+        "problems": list(report.problems),
+        "thresholds": asdict(report.thresholds),
+        "findings": [_finding(finding) for finding in report.findings],
+        "origins": [_origin(origin) for origin in report.origins],
+        "slowest": [_request(row) for row in report.slowest],
+        "typical": _request(report.typical) if report.typical is not None else None,
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "verdict": finding.verdict,
+        "severity": finding.severity.name.lower(),
+        "origin": finding.origin,
+        "sentence": finding.sentence,
+        "advice": finding.advice,
+        "sure": finding.sure.value,
+        "because": finding.because,
+        "criterion": finding.criterion,
+        "requests": finding.requests,
+        "seconds": finding.seconds,
+        "line": finding.line,
+        "via": finding.via,
+        "numbers": finding.numbers or {},
+        "evidence": [evidence._asdict() for evidence in finding.evidence],
+    }
+
+
+def _origin(origin: Origin) -> dict[str, Any]:
+    return {
+        "origin": origin.name,
+        "requests": origin.requests,
+        "failed": origin.failed,
+        "connections_opened": origin.opened,
+        "requests_on_reused_connections": origin.reused,
+        "reuse": origin.reuse,
+        "lookups": origin.lookups,
+        "open_reasons": dict(origin.open_reasons),
+        "close_reasons": dict(origin.close_reasons),
+        "outcomes": dict(origin.outcomes),
+        "failed_phases": dict(origin.failed_phases),
+        "phases": {phase: _quantiles(times) for phase, times in origin.phases.items()},
+    }
+
+
+def _quantiles(times: Quantiles) -> dict[str, Any]:
+    return {
+        "requests": times.count,
+        "p50": times.at(0.5),
+        "p95": times.at(0.95),
+        "p99": times.at(0.99),
+        "longest": times.longest,
+        "total": times.total,
+    }
+
+
+def _request(row: Row) -> dict[str, Any]:
+    return {
+        "trace_id": row.trace_id,
+        "span_id": row.span_id,
+        "name": row.name,
+        "service": row.source.service,
+        "origin": row.origin,
+        "status": row.status,
+        "failed": row.failed,
+        "started": row.start,
+        "seconds": row.duration,
+        "phases": dict(row.phases),
+        "attributes": {name: value for name, value in row.attributes.items() if name in _SHOWN},
+        "steps": [
+            {
+                "name": step.name,
+                "started": step.start,
+                "seconds": step.duration,
+                "depth": step.depth,
+                "attributes": {name: value for name, value in step.attributes.items() if name in _SHOWN},
+            }
+            for step in row.steps
+        ],
+        "links": [
+            {
+                "trace_id": link.trace_id,
+                "span_id": link.span_id,
+                "attributes": {name: value for name, value in link.attributes.items() if name.startswith("httptrace.")},
+            }
+            for link in row.links
+        ],
+    }
