@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Final
 
@@ -20,7 +20,7 @@ from rich.text import Text
 from ..telemetry import names
 from .findings import Finding, Severity
 from .rows import PHASES, Row
-from .summary import Origin, Report
+from .summary import Origin, Quantiles, Report
 from .units import count, seconds, share
 
 #: By severity: a word, since not everybody sees colours, and a colour.
@@ -87,7 +87,7 @@ def summarize(report: Report, console: Console) -> None:
     console.print(_findings(report.findings, report))
     for origin in report.origins[:_MAX_ORIGINS]:
         console.print()
-        console.print(_origin(origin))
+        console.print(_origin(origin, console.width))
     if len(report.origins) > _MAX_ORIGINS:
         console.print()
         console.print(Text(f"and {len(report.origins) - _MAX_ORIGINS:,} origins more, with fewer requests"))
@@ -155,7 +155,7 @@ def _evidence(finding: Finding) -> Iterator[RenderableType]:
         )
 
 
-def _origin(origin: Origin) -> RenderableType:
+def _origin(origin: Origin, width: int) -> RenderableType:
     reuse = "" if origin.reuse is None else f"   reuse {share(origin.reused, origin.opened + origin.reused)}"
     failed = f"   failed {origin.failed:,}" if origin.failed else ""
     parts: list[RenderableType] = [
@@ -176,7 +176,7 @@ def _origin(origin: Origin) -> RenderableType:
             counts.add_row(title, _counted(counted))
     if counts.row_count:
         parts.append(counts)
-    parts.append(_phases(origin))
+    parts.append(_phases(origin, width))
     return Group(*parts)
 
 
@@ -184,20 +184,28 @@ def _counted(counted: Counter[str]) -> Text:
     return Text(", ".join(f"{plain(name)} {number:,}" for name, number in counted.most_common()))
 
 
-def _phases(origin: Origin) -> Table:
+#: A phase's figures, and how wide a terminal has to be to show each.
+_FIGURES: Final[tuple[tuple[str, Callable[[Quantiles], str], int], ...]] = (
+    ("p50", lambda times: seconds(times.at(0.5)), 0),
+    ("p95", lambda times: seconds(times.at(0.95)), 64),
+    ("p99", lambda times: seconds(times.at(0.99)), 0),
+    ("longest", lambda times: seconds(times.longest), 0),
+    ("total", lambda times: seconds(times.total), 64),
+    ("requests", lambda times: f"{times.count:,}", 52),
+)
+
+
+def _phases(origin: Origin, width: int) -> Table:
+    figures = [(title, show) for title, show, needed in _FIGURES if width >= needed]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("time")
-    for title in ("p50", "p95", "p99", "longest", "total"):
+    table.add_column("time", no_wrap=True)
+    for title, _ in figures:
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("requests", justify="right")
     for phase in (*PHASES, "total"):
         times = origin.phases.get(phase)
-        if times is None:
-            continue
-        cells = (times.at(0.5), times.at(0.95), times.at(0.99), times.longest, times.total)
-        table.add_row(
-            Text(phase, style=_PHASE_STYLE.get(phase, "bold")), *(seconds(cell) for cell in cells), f"{times.count:,}"
-        )
+        if times is not None:
+            style = _PHASE_STYLE.get(phase, "bold")
+            table.add_row(Text(phase, style=style), *(show(times) for _, show in figures))
     return table
 
 
@@ -209,7 +217,7 @@ def waterfall(row: Row, width: int = 80) -> Group:
     parts = [_title(row)]
     bars = list(_bars(row))
     # Narrow terminals: the picture matters more than the whole of a name.
-    name_width = min(max(len(name) for name, _, _, _ in bars), max(8, width // 4))
+    name_width = min(max(len(name) for name, _, _, _ in bars), max(16, width // 4))
     bar_width = max(8, width - name_width - 14)
     scale = max(row.duration, 1e-9)
     for name, start, duration, style in bars:

@@ -65,16 +65,19 @@ class BodyNotRead:
             places = {place: tally for place, tally in lost.items() if place[0] == origin}
             if sum(tally.count for tally in places.values()) >= self._threshold:
                 for place, tally in places.items():
-                    # One whose line is not known may be any line's.
-                    own = [replaced.get(place)] + ([replaced.get((origin, None, None))] if len(places) == 1 else [])
-                    yield self._finding(place, tally, [made for made in own if made is not None])
+                    # A replacement that names nobody may be any line's; of one line it is that line's.
+                    made = {place, (origin, None, None)} if len(places) == 1 else {place}
+                    yield self._finding(
+                        place,
+                        tally,
+                        [replaced[other] for other in made if other in replaced],
+                        sum(self._lookups[other] for other in made),
+                    )
 
-    def _finding(self, place: Place, tally: Tally, made: list[Tally]) -> Finding:
+    def _finding(self, place: Place, tally: Tally, made: list[Tally], lookups: int) -> Finding:
         origin, line, via = place
         opened = max(self._opened[origin], tally.count)
         anew, cost = sum(other.count for other in made), sum(other.seconds for other in made)
-        lookups = self._lookups[place] + (self._lookups[origin, None, None] if len(made) > 1 or line else 0)
-        lookups = min(lookups, anew)
         sentence = (
             f"{share(tally.count, opened)} of the connections to {named(origin)} ({tally.count:,} of {opened:,}) were lost "
             f"because responses were closed before they had been read, {at_line(line, via)}"
@@ -89,7 +92,8 @@ class BodyNotRead:
                 "the body had been begun: read on to its end before closing, for a stream the last chunk after its "
                 "end mark (drain it), or ask for less (Range)"
             )
-        evidence = (*tally.examples[:2], *(example for other in made for example in other.examples[:1]))
+        evidence = {example.span_id: example for other in made for example in other.examples[:1]}
+        evidence |= {example.span_id: example for example in tally.examples[:2]}
         return Finding(
             verdict="body_not_read",
             severity=Severity.WASTE,
@@ -103,7 +107,7 @@ class BodyNotRead:
             seconds=cost,
             line=line,
             via=via,
-            evidence=tuple(dict.fromkeys(evidence)),
+            evidence=tuple(evidence.values()),
             numbers={"lost": tally.count, "opened": opened, "anew": anew, "lookups": lookups, "seconds": cost},
         )
 

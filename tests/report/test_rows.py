@@ -1,0 +1,110 @@
+"""From received spans to rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from kit.otlp import Export, read, story
+
+from otel_httptrace.report.otlp import from_protobuf
+from otel_httptrace.report.rows import Assembler, rows
+from otel_httptrace.report.spans import Link, Source
+from otel_httptrace.telemetry import names
+
+
+def test_rows() -> None:
+    """Requests come in their order, with their parts nested, and nothing that is not theirs."""
+    first, second, third = read(story())
+
+    assert [round(row.start - 10**9, 3) for row in (first, second, third)] == [0, 0.02, 0.04]
+    assert (first.duration, first.failed, third.failed) == (0.01, False, True)
+    assert first.phases == {"wait": 0.008, "receive": 0.001}
+    assert [(step.name, step.start, step.duration, step.depth) for step in second.steps] == [
+        ("http.getconn", 0.0, 0.004, 1),
+        ("http.dns", 0.0, 0.002, 2),
+        ("http.connect", 0.002, 0.002, 2),
+    ]
+    assert second.steps[1].attributes == {"dns.answers": ["::1", "127.0.0.1"]}
+    assert second.lost_by == Link(first.trace_id, first.span_id, second.links[0].attributes)
+    assert first.lost_by is None
+    assert (first.observed, third.observed) == (True, False)
+    assert (first.connection, third.connection) == ((Source("", ""), 1), None)
+
+
+@pytest.mark.parametrize("of", [True, 3, 0.5, "text", [1, "two"], {"deep": [True]}, None])
+def test_values(of: Any) -> None:
+    """Every kind of value that OTLP has is read."""
+    export = Export()
+    export.get(0, 1, key=of)
+    (row,) = read([export.request])
+
+    assert row.attributes == {"key": of}
+
+
+def test_children_may_come_late() -> None:
+    """A request waits for its children for as many spans as the window holds, and no longer."""
+    export = Export()
+    request = export.get(0, 10)
+    export.span("http.getconn", 0, 4, request)
+    for _ in range(3):
+        export.get(20, 1)
+    late, *others = from_protobuf(export.request)
+    child = others.pop(0)
+
+    patient, hasty = rows([late, *others, child], window=4), rows([late, *others, child], window=3)
+
+    assert next(patient).steps != []
+    assert next(hasty).steps == []
+
+
+def test_memory_is_bounded_by_the_window() -> None:
+    """Of children whose request never comes, and of requests that wait, no more are kept than the window holds."""
+    export = Export()
+    never = export.get(0, 1)
+    for _ in range(50):
+        export.span("http.dns", 0, 1, export.span("unrelated", 0, 1, scope="application"))
+        export.get(0, 1)
+    assembler = Assembler(window=10)
+    handed_out = [row for span in from_protobuf(export.request) for row in assembler.add(span)]
+
+    assert never.span_id.hex() == handed_out[0].span_id
+    assert len(handed_out) == 51 - len(assembler._requests)
+    assert len(assembler._requests) <= 10
+    assert len(assembler._children) <= 10
+    assert assembler.foreign == 50
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://api.test/a?b=c", "http://api.test"),
+        ("https://api.test:443/", "https://api.test"),
+        ("https://user:password@api.test:8443/x", "https://api.test:8443"),
+        ("http://[::1]:80/", "http://[::1]"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("http://api.test:99999/", ""),
+        ("nonsense", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["url__full", "http__url"])
+def test_origins(name: str, url: str, origin: str) -> None:
+    """An origin is scheme, host and port: no path, no query, no password, no port that goes without saying."""
+    export = Export()
+    export.get(0, 1, **{name: url})
+
+    assert read([export.request])[0].origin == origin
+
+
+def test_whose_spans() -> None:
+    """A CLIENT span of another instrumentation is none of ours; where the source names no scope it may be."""
+    export = Export()
+    export.get(0, 1)
+    export.span("GET", 0, 1, scope="opentelemetry.instrumentation.requests")
+    ours, theirs = from_protobuf(export.request)
+    theirs.client = True
+    assert [row.span_id for row in rows([ours, theirs])] == [ours.span_id]
+
+    theirs.scope = ""
+    assert len(list(rows([ours, theirs]))) == 2
+    assert names.UPSTREAM_SCOPE == ours.scope
