@@ -16,13 +16,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kit.otlp import read
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry
 
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.adapters import libraries
 from otel_httptrace.report.receiver import Receiver
-from otel_httptrace.report.rows import Row, rows
+from otel_httptrace.report.rows import Row
 
 PROGRAM = """
     import sys, httpx, httpx2
@@ -59,7 +60,7 @@ def auto(program: Path, *arguments: str, **environ: str) -> tuple[subprocess.Com
                 **environ,
             },
         )
-    return ran, rows(received)
+    return ran, read(received)
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_settings_from_the_environment(program: Path, server: Server) -> None:
     assert ran.stderr.splitlines() == [
         "OTEL_PYTHON_HTTPTRACE_SPAN_END='never' is not one of: body, headers; using the default"
     ]
-    assert [row.steps for row in found] == [()] * 4
+    assert [row.steps for row in found] == [[]] * 4
 
 
 def test_nobody_at_the_endpoint(program: Path, server: Server) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.otlp import read
 from kit.server import Server
 
 from otel_httptrace import environment_variables
 from otel_httptrace.config import Config
 from otel_httptrace.core.ledger import Reason
 from otel_httptrace.report.receiver import Receiver
-from otel_httptrace.report.rows import rows
 from otel_httptrace.telemetry import names
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def test_the_three_lines(server: Server, tmp_path: Path) -> None:
         )
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello\n", "")
-    assert [row.observed for row in rows(received)] == [True]
+    assert [row.observed for row in read(received)] == [True]
 
 
 def test_in_code(server: Server) -> None:

@@ -150,9 +150,7 @@ def _findings(findings: tuple[Finding, ...], report: Report) -> RenderableType:
 
 def _evidence(finding: Finding) -> Iterator[RenderableType]:
     for evidence in finding.evidence:
-        yield Text(
-            f"see trace {plain(evidence.trace_id)} span {plain(evidence.span_id)}: {plain(evidence.what)}", style="dim"
-        )
+        yield Text(f"see trace {plain(evidence.trace_id)}: {plain(evidence.what)}", style="dim")
 
 
 def _origin(origin: Origin, width: int) -> RenderableType:

@@ -38,7 +38,7 @@ class BodyNotRead:
             self._begun[place] += 1
         of = f" of {size(whole)}" if whole is not None else ""
         # What it cost is known to the one that had to dial.
-        self._lost[place].add(row, 0.0, f"closed its response after {size(read)}{of}, and lost its connection")
+        self._lost[place].add(row, 0.0, f"closed after {size(read)}{of}, its connection lost")
         self._places[row.span_id] = place
 
     def replaced(self, row: Row) -> None:
@@ -49,9 +49,7 @@ class BodyNotRead:
             if place is None and names.BODY_CLOSED_AT in link.attributes:
                 place = (row.origin, link.attributes[names.BODY_CLOSED_AT], None)
         place = place or (row.origin, None, None)
-        self._replaced[place].add(
-            row, dial_seconds(row), f"had to open a connection anew: {seconds(dial_seconds(row))}"
-        )
+        self._replaced[place].add(row, dial_seconds(row), f"a connection opened anew in {seconds(dial_seconds(row))}")
         if "dns" in row.phases:
             self._lookups[place] += 1
 
