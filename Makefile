@@ -43,12 +43,15 @@ wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 	$(BIN)/python -m hatchling build
 
 lock:  ## requirements/*.txt anew, with uv
-	uv pip compile -q pyproject.toml --extra demo --group build --python-version 3.11 --upgrade \
+	uv pip compile -q pyproject.toml --extra cli --group build --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/demo.txt
-	uv pip compile -q pyproject.toml --extra demo --group dev --python-version 3.11 --upgrade \
+	uv pip compile -q pyproject.toml --extra cli --group dev --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/dev.txt
-	uv pip compile -q requirements/foreign.in -c requirements/dev.txt --python-version 3.11 --upgrade \
+	# All but rich, of which httpx's own command line wants an older one.
+	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/dev.txt | grep -v '^rich==' > requirements/.constraints
+	uv pip compile -q requirements/foreign.in -c requirements/.constraints --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/foreign.txt
+	rm requirements/.constraints
 
 clean:  ## Remove what was set up
 	rm -rf .venv .venv-demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
