@@ -34,7 +34,7 @@ class Quantiles:
         self.count += 1
         self.total += value
         self.longest = max(self.longest, value)
-        self._buckets[int(math.log(value) / _LOG) if value > 1e-9 else -1100] += 1
+        self._buckets[math.floor(math.log(value) / _LOG) if value > 1e-9 else -1100] += 1
 
     def at(self, share: float) -> float:
         """The value that *share* of all, from 0 to 1, do not exceed; 0 if there is none."""
@@ -42,9 +42,7 @@ class Quantiles:
         for bucket, number in sorted(self._buckets.items()):
             seen += number
             if seen >= rank:
-                # Truncation rounds towards zero, so below a second the bucket's upper bound is its number.
-                upper = bucket if bucket < 0 else bucket + 1
-                return min(self.longest, math.exp((upper - 0.5) * _LOG)) if bucket > -1100 else 0.0
+                return min(self.longest, math.exp((bucket + 0.5) * _LOG)) if bucket > -1100 else 0.0
         return self.longest
 
 
