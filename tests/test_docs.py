@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kit.clients import Flavour
 from kit.http2 import H2Server
+from kit.otlp import opening, reusing
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry
 
 from otel_httptrace.core.ledger import Reason
+from otel_httptrace.report import schema
+from otel_httptrace.report.analysis import analyze
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute
 
@@ -30,7 +34,7 @@ def make_docs() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["attributes", "reasons"])
+@pytest.mark.parametrize("name", ["attributes", "reasons", "report"])
 def test_generated(name: str) -> None:
     """The committed documents are what `make docs` writes."""
     assert (ROOT / "docs" / f"{name}.md").read_text() == getattr(make_docs(), name)()
@@ -40,13 +44,39 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
     """`--check` says which document is out of date, and writing them mends it."""
     docs = make_docs()
     monkeypatch.setattr(docs, "ROOT", tmp_path)
+    stale = (ROOT / "docs" / "report.md").read_text().replace("| `dns` | 1.0 |", "| `dns` | 9.0 |")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "report.md").write_text(stale)
 
     assert docs.main(["--check"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "docs/attributes.md is out of date: make docs",
         "docs/reasons.md is out of date: make docs",
+        "docs/report.md is out of date: make docs",
     ]
     assert (docs.main([]), docs.main(["--check"])) == (0, 0)
+
+
+def test_the_report_s_fields() -> None:
+    """Every field of the JSON document is in its documentation."""
+    rows = [opening("body_not_read"), reusing(time__wait=9.0)]
+    told = (ROOT / "docs" / "report.md").read_text()
+
+    def fields(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                yield name
+                if name not in ("thresholds", "numbers", "attributes", "open_reasons", "outcomes", "phases"):
+                    yield from fields(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from fields(inner)
+
+    document = schema.document(analyze(rows))
+    phase = document["origins"][0]["phases"]["total"]
+    assert [
+        name for name in (*fields(document), *phase) if not re.search(rf"[`.]{name}(\[\])?[`.]|\].{name}`", told)
+    ] == []
 
 
 def test_every_name_is_described() -> None:

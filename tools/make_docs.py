@@ -1,4 +1,4 @@
-"""Write docs/attributes.md and docs/reasons.md: from the names in the code, and from the table of tested scenarios.
+"""Write what of docs/ comes from the code: names, thresholds, and the table of tested scenarios.
 
 `python tools/make_docs.py` writes them, `--check` says whether they are as it would write them.
 """
@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from otel_httptrace.config import Config
+from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.telemetry import described
 from otel_httptrace.telemetry.described import Attribute, Described
 
@@ -116,10 +118,23 @@ def reasons() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def report() -> str:
+    """The text of docs/report.md: written by hand, but for the thresholds."""
+    text = (ROOT / "docs" / "report.md").read_text()
+    begin, end = "<!-- thresholds:begin -->\n", "<!-- thresholds:end -->\n"
+    before, after = text.split(begin)[0], text.split(end)[1]
+    meanings = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", Thresholds.__doc__ or "", re.MULTILINE))
+    rows = [
+        (f"`{one.name}`", str(one.default), " ".join(meanings[one.name].split()).replace("``", "`").rstrip("."))
+        for one in dataclasses.fields(Thresholds)
+    ]
+    return before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write or check; exit status 1 if something was out of date."""
     stale = 0
-    for name, text in (("attributes.md", attributes()), ("reasons.md", reasons())):
+    for name, text in (("attributes.md", attributes()), ("reasons.md", reasons()), ("report.md", report())):
         path = ROOT / "docs" / name
         if "--check" not in arguments:
             path.parent.mkdir(exist_ok=True)
