@@ -128,9 +128,13 @@ class Spans:
 
     def _say_more(self, exchange: Exchange, span: Span, error: BaseException | None) -> None:
         if exchange.outcome == FAILED and error is not None:
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-            span.set_attribute(names.ERROR_TYPE, exchange.error or type(error).__qualname__)
-            span.record_exception(error, timestamp=exchange.wall + exchange.over_at)
+            # By its class alone: h11 quotes the bytes that it cannot parse in its message,
+            # and a stack trace ends with that. What record_exception would add is no more.
+            name = exchange.error or type(error).__qualname__
+            span.set_status(Status(StatusCode.ERROR, name))
+            span.set_attribute(names.ERROR_TYPE, name)
+            at = exchange.wall + exchange.over_at
+            span.add_event(names.EVENT_EXCEPTION, {names.EXCEPTION_TYPE: f"{type(error).__module__}.{name}"}, at)
         if exchange.dial is not None or exchange.failed_phase == POOL or self._all:
             self._link(exchange, span)
         if self._children:
