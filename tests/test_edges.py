@@ -19,6 +19,8 @@ from kit.telemetry import Telemetry
 from opentelemetry.trace import StatusCode
 
 from otel_httptrace.adapters.observer import Observer
+from otel_httptrace.core.ledger import Ledger, Limits, Process
+from otel_httptrace.core.timeline import Exchange, Origin
 
 SECRET = "hunter2"
 
@@ -73,3 +75,52 @@ async def test_a_contained_fault_quotes_nothing(
 
     assert "ZeroDivisionError" in caplog.text
     assert SECRET not in caplog.text
+
+
+# Threads.
+
+
+def test_connections_come_and_go_while_one_is_created() -> None:
+    """A connection may close in one thread while another looks for those that are missing."""
+    ledger = Ledger(Process(), Limits())
+    origin = Origin("http", "origin", 80)
+    stop = threading.Event()
+    faults: list[BaseException] = []
+
+    def come_and_go() -> None:
+        while not stop.is_set():
+            conn = ledger.created(origin, 1)
+            ledger.opened(conn, 2)
+            ledger.closed(conn, 3)
+
+    def use(conn: Any) -> None:
+        while not stop.is_set():
+            exchange = Exchange(ledger, None, 1, 0)
+            ledger.acquired(conn, exchange, 2)
+            ledger.released(exchange, 3)
+
+    def look() -> None:
+        try:
+            for _ in range(20_000):
+                ledger.missing(set())
+                ledger.holders()
+                _ = [conn.last_user for conn in kept]
+        except BaseException as error:
+            faults.append(error)
+        stop.set()
+
+    kept = [ledger.created(origin, 1) for _ in range(20)]
+    for conn in kept:
+        ledger.opened(conn, 2)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come_and_go), threading.Thread(target=look)]
+        threads += [threading.Thread(target=use, args=(conn,)) for conn in kept[:2]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert faults == []

@@ -198,7 +198,9 @@ class Connection:
         """Whose doing it would be if it closed now: the one that uses it alone, or did last."""
         if self.user is not None:
             return self.user
-        return next(iter(self.users)) if len(self.users) == 1 else None
+        # A copy, made at once: they come and go in other threads, without a lock.
+        users = list(self.users)
+        return users[0] if len(users) == 1 else None
 
     def move(self, state: State) -> bool:
         """Change its state; False, and no change, where that is not legal."""
@@ -396,7 +398,7 @@ class Ledger:
             conn = exchange.conn
             self.released(exchange, at)
             if conn is not None and conn.user is exchange:
-                conn.user = next(iter(conn.users), None)
+                conn.user = next(iter(list(conn.users)), None)
             exchange.conn = None
             exchange.close_reason = None
             exchange.acquired_at = exchange.send_at = 0
@@ -439,7 +441,8 @@ class Ledger:
 
     def missing(self, listed: Collection[Connection]) -> list[Connection]:
         """Connections that the pool no longer lists though nobody saw them go."""
-        return [conn for conn in self.live if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
+        # A copy, made at once: the pool's lock is held here, and closing a connection needs none.
+        return [conn for conn in list(self.live) if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
 
     def missed(self, gone: list[Missed], at: int) -> None:
         """The pool dropped connections, nobody knows since when."""
@@ -641,7 +644,7 @@ class Ledger:
         with self.lock:
             contexts = []
             for conn in self.live:
-                holding = [exchange.context for exchange in conn.users]
+                holding = [exchange.context for exchange in list(conn.users)]
                 contexts += holding or [conn.leaked_by]
             return [context for context in contexts if context is not None]
 
