@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 from kit.clients import Flavour
 from kit.server import Server, answer, chunk, head
 from kit.telemetry import Telemetry
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from otel_httptrace.adapters.observer import Observer
 from otel_httptrace.core.ledger import Ledger, Limits, Process
 from otel_httptrace.core.timeline import Exchange, Origin
+from otel_httptrace.telemetry.metrics import Metrics
 
 SECRET = "hunter2"
 
@@ -124,3 +128,113 @@ def test_connections_come_and_go_while_one_is_created() -> None:
     finally:
         sys.setswitchinterval(before)
     assert faults == []
+
+
+# The garbage collector, and iterators finalised late.
+
+
+def test_an_iteration_collected_within_a_lock(server: Server, telemetry: Telemetry) -> None:
+    """An iteration that the collector ends, inside the SDK or inside ours, takes no lock there and blames no line."""
+    held: list[Any] = []
+
+    class Dropping(SpanProcessor):
+        lock = threading.Lock()
+
+        def on_end(self, span: ReadableSpan) -> None:
+            assert self.lock.acquire(timeout=5)
+            try:
+                held.clear()
+                gc.collect()
+            finally:
+                self.lock.release()
+
+    telemetry.tracer_provider.add_span_processor(Dropping())
+    with httpx.Client() as client:
+        response = client.send(client.build_request("GET", server.url("/half")), stream=True)
+        parts = response.iter_raw()
+        assert next(parts) == b"first"
+        cycle: list[Any] = [response, parts]
+        cycle.append(cycle)
+        held.append(cycle)
+        del response, parts, cycle
+        client.get(server.url())
+        telemetry.metrics()
+
+    assert sorted(telemetry.column("httptrace.body.outcome")) == ["closed_early", "complete"]
+    assert telemetry.column("httptrace.body.closed_at") == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+async def test_an_iteration_that_the_event_loop_ends(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A generator finalised after a `break`: no line of the application did it, so none is named."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url("/half"))
+        async for part in response.parts():
+            assert part == b"first"
+            break
+        del response
+        gc.collect()
+        await flavour.until(lambda: telemetry.metrics() and telemetry.requests())
+
+    assert telemetry.column("httptrace.body.outcome") == ["closed_early"]
+    # A synchronous one is finalised by the `break` itself.
+    (closed_at,) = telemetry.column("httptrace.body.closed_at")
+    assert (closed_at is not None) == flavour.sync
+    if flavour.sync:
+        assert closed_at.endswith("in test_an_iteration_that_the_event_loop_ends")
+
+
+def test_a_client_closed_by_a_finaliser(server: Server, telemetry: Telemetry) -> None:
+    """A client that closes itself as it is collected (SDKs do that): its connection's end is counted, later."""
+    locked: list[bool] = []
+
+    class Wrapper(httpx.Client):
+        def __del__(self) -> None:
+            self.close()
+
+    def collecting() -> bool:
+        return any(frame.f_code is Wrapper.__del__.__code__ for frame, _ in traceback.walk_stack(sys._getframe()))
+
+    client = Wrapper()
+    client.get(server.url())
+    counted = Metrics.closed
+
+    def closed(self: Metrics, conn: Any, at: int) -> None:
+        locked.append(collecting())
+        counted(self, conn, at)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "closed", closed)
+        cycle: list[Any] = [client]
+        cycle.append(cycle)
+        del client, cycle
+        gc.collect()
+        assert telemetry.counted("httptrace.connections.closed", "httptrace.conn.close_reason") == {"client_closed": 1}
+    assert locked == [False]
+
+
+async def test_picked_up_under_suppression(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A leaked response is reported even if who comes by next is suppressed: an exporter, say."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url("/half"))
+        del response
+        gc.collect()
+        with suppress_instrumentation():
+            await client.get(server.url())
+
+    assert telemetry.column("httptrace.body.outcome") == ["never_closed"]
+    assert telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"never_closed": 1}
+
+
+def test_nothing_stays_with_the_collector(server: Server, bare_telemetry: Telemetry) -> None:
+    """Once it is turned off and the last response is over, the garbage collector calls nothing of ours."""
+    before = list(gc.callbacks)
+    bare_telemetry.instrument()
+    with httpx.Client() as client:
+        client.get(server.url())
+        assert len(gc.callbacks) == len(before) + 1
+        with client.stream("GET", server.url()) as response:
+            bare_telemetry.uninstrument()
+            assert len(gc.callbacks) == len(before) + 1
+            response.read()
+    assert gc.callbacks == before

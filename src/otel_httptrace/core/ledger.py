@@ -319,7 +319,8 @@ class Ledger:
             # Had it been kept, it would have expired by now.
             expired = expiry is not None and at - loss.at >= expiry
             return Reason.KEEPALIVE_EXPIRED if expired else loss.reason
-        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in self.live):
+        # A copy, here and below: a collection in here may close connections of this very pool.
+        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in list(self.live)):
             return Reason.ALL_BUSY
         if origin in self._origins:
             return Reason.CLIENT_CLOSED if self._closed_before else Reason.UNKNOWN
@@ -449,7 +450,7 @@ class Ledger:
         with self.lock:
             # A connection created but not yet used: this is not the first that
             # the pool creates in one pass, so only an eviction can have happened since.
-            later = any(conn.state is State.DIALLING and not conn.users for conn in self.live)
+            later = any(conn.state is State.DIALLING and not conn.users for conn in list(self.live))
             surplus = self._surplus(later, len(self.idle))
             for conn, readable, clean in gone:
                 if conn.state is State.DIALLING:
@@ -609,7 +610,7 @@ class Ledger:
     def abandoned(self) -> list[Connection]:
         """The pool is gone, and nobody closed it: its connections, ended by the garbage collector."""
         with self.lock:
-            gone = [conn for conn in self.live if conn.state in (State.OPEN, State.LOST)]
+            gone = [conn for conn in list(self.live) if conn.state in (State.OPEN, State.LOST)]
             for conn in gone:
                 conn.move(State.CLOSED)
                 conn.close_reason = conn.doomed or Reason.UNKNOWN
@@ -643,7 +644,7 @@ class Ledger:
         """Span contexts of the requests that hold the pool's connections, oldest connection first."""
         with self.lock:
             contexts = []
-            for conn in self.live:
+            for conn in list(self.live):
                 holding = [exchange.context for exchange in list(conn.users)]
                 contexts += holding or [conn.leaked_by]
             return [context for context in contexts if context is not None]
