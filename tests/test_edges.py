@@ -12,11 +12,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 from kit.clients import Flavour
 from kit.server import Server, answer, chunk, head
 from kit.telemetry import Telemetry
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
@@ -238,3 +240,49 @@ def test_nothing_stays_with_the_collector(server: Server, bare_telemetry: Teleme
             assert len(gc.callbacks) == len(before) + 1
             response.read()
     assert gc.callbacks == before
+
+
+# Life cycle.
+
+
+def test_a_start_that_failed_half_way(
+    server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the hooks cannot be put in, nothing stays, and the next start is a whole one."""
+    before = list(gc.callbacks)
+    with monkeypatch.context() as patch:
+        patch.delattr(httpcore, "ConnectionNotAvailable")
+        with pytest.raises(AttributeError):
+            bare_telemetry.instrument()
+    assert gc.callbacks == before
+
+    bare_telemetry.instrument()
+    with httpx.Client() as client:
+        client.get(server.url())
+    assert bare_telemetry.column("httptrace.body.outcome") == ["complete"]
+
+
+# What a server may send.
+
+
+async def test_a_length_beyond_measure(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
+    """A Content-Length that no 64-bit integer holds is no size: it would cost the exporter its whole batch."""
+    server = serve({"/huge": head("Content-Length: 99999999999999999999") + b"first"})
+    async with flavour.client() as client:
+        async with client.stream("GET", server.url("/huge")):
+            pass
+
+    assert telemetry.column("http.response.body.size") == [None]
+    encode_spans(telemetry.spans())
+
+
+def test_a_path_that_is_no_text(server: Server, telemetry: Telemetry) -> None:
+    """A source file whose name is not UTF-8 has a line, too, and one that can be exported."""
+    source = "def close(client, url):\n    with client.stream('GET', url):\n        pass\n"
+    space: dict[str, Any] = {}
+    exec(compile(source, os.fsdecode(b"/srv/caf\xe9.py"), "exec"), space)
+    with httpx.Client() as client:
+        space["close"](client, server.url("/half"))
+
+    assert telemetry.column("httptrace.body.closed_at") == ["/srv/caf?.py:2 in close"]
+    encode_spans(telemetry.spans())

@@ -177,7 +177,8 @@ def _shortened(filename: str) -> str:
         folder = _folder(entry or os.getcwd())
         if len(folder) > len(best) and filename.startswith(folder):
             best = folder
-    return filename[len(best) :].replace("\\", "/")
+    # What is no text in a name cannot be exported either, nor what is in its batch.
+    return filename[len(best) :].replace("\\", "/").encode(errors="replace").decode()
 
 
 def _folder(path: str, levels: int = 0) -> str:

@@ -96,7 +96,8 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             try:
                 self._hooks.install(libraries)
             except Exception:
-                self._patches.restore()
+                # Puts back what was replaced until then.
+                observer.retire()
                 raise
         _watch_process(observer, fresh=fresh)
 
