@@ -286,3 +286,37 @@ def test_a_path_that_is_no_text(server: Server, telemetry: Telemetry) -> None:
 
     assert telemetry.column("httptrace.body.closed_at") == ["/srv/caf?.py:2 in close"]
     encode_spans(telemetry.spans())
+
+
+# Connections that are not there any more.
+
+
+@pytest.mark.modes("asyncio", "trio")
+async def test_assigned_to_a_connection_that_was_then_dropped(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry
+) -> None:
+    """A request that the pool hands a connection just closed waits on, and what it then dials is told as its own."""
+    one, other = serve(), serve()
+    async with flavour.client(limits=flavour.httpx.Limits(max_connections=1)) as client:
+        held = await client.open("GET", one.url("/", host="localhost"))
+        async with flavour.together() as start:
+            waits = start(client.get, one.url(host="localhost"))
+            await flavour.until(lambda: len(client.pool._requests) == 2)
+            await held.read()
+            await client.get(other.url())
+        assert waits.value.status_code == 200
+
+    _, waited, _ = telemetry.requests()
+    told = telemetry.told(waited)
+    # httpcore2 does not give away what is promised.
+    dialled = flavour.library == "httpx"
+    assert one.accepted == 1 + dialled
+    assert told["http.conn.reused"] != dialled
+    assert [child.name for child in telemetry.descendants(waited)] == (
+        ["http.getconn", "http.dns", "http.connect"] if dialled else ["http.getconn"]
+    )
+    if dialled:
+        assert told["httptrace.time.dns"] > 0
+        (getconn,) = telemetry.children(waited)
+        last = telemetry.child("http.connect", waited)
+        assert (getconn.end_time or 0) >= (last.end_time or 0)

@@ -241,9 +241,12 @@ class Observer:
         ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
         ledger.acquired(conn, exchange, now)
-        if conn.state is State.DIALLING or conn.multiplexed:
-            self.listen(exchange, conn, asynchronous)
-            return True
+        if conn.state is not State.OPEN or conn.multiplexed:
+            if conn.state is State.DIALLING or conn.multiplexed:
+                self.listen(exchange, conn, asynchronous)
+                return True
+            # Closed since the pool chose it.
+            contended = True
         exchange.acquired_at = exchange.send_at = now
         return contended
 
