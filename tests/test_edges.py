@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import sys
 import threading
@@ -16,11 +16,11 @@ import httpcore
 import httpx
 import pytest
 from kit.clients import Flavour
-from kit.server import Server, answer, chunk, head
+from kit.server import Server, chunk, head
 from kit.telemetry import Telemetry
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
 
 from otel_httptrace.adapters.observer import Observer
@@ -320,3 +320,107 @@ async def test_assigned_to_a_connection_that_was_then_dropped(
         (getconn,) = telemetry.children(waited)
         last = telemetry.child("http.connect", waited)
         assert (getconn.end_time or 0) >= (last.end_time or 0)
+
+
+async def test_closed_by_another_task(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A response closed while another task or thread waits in its read was closed early, and that says who did it."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url("/half"))
+        parts = response.parts()
+        assert await parts.__anext__() == b"first"
+
+        async def read() -> None:
+            await parts.__anext__()
+
+        async with flavour.together() as start:
+            task = start(read)
+            await flavour.sleep(0.05)
+            await response.close()
+            if flavour.sync:
+                # A blocking read is not woken by a close.
+                server.go.set()
+            await flavour.until(lambda: task.done)
+            error = task.error
+        assert isinstance(error, (flavour.httpx.ReadError, flavour.httpx.RemoteProtocolError))
+
+    told = telemetry.told(telemetry.request())
+    assert told["httptrace.body.outcome"] == "closed_early"
+    assert told["httptrace.conn.close_reason"] == "body_not_read"
+    assert told["httptrace.body.closed_at"].startswith("kit/clients.py:")
+    assert telemetry.request().status.status_code is StatusCode.UNSET
+    assert telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"closed_early": 1}
+
+
+def test_spans_that_take_no_attribute_at_all(
+    server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A span that accepts nothing of ours is described all the same, and only its body is told elsewhere."""
+
+    def refuse(self: Any, name: str, value: object) -> None:
+        if name == "end" or "httptrace" in name:
+            raise AttributeError(name)
+        object.__setattr__(self, name, value)
+
+    monkeypatch.setattr(_Span, "__setattr__", refuse, raising=False)
+    bare_telemetry.instrument()
+    with httpx.Client() as client:
+        client.get(server.url())
+        client.get(server.url())
+
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "otel_httptrace"]
+    assert "http.receive" in line
+    first, second = bare_telemetry.requests()
+    assert bare_telemetry.tree(first) == [("http.getconn", ["http.connect"]), "http.receive"]
+    assert bare_telemetry.tree(second) == ["http.receive"]
+    assert bare_telemetry.column("http.conn.reused") == [False, True]
+    assert bare_telemetry.column("httptrace.body.outcome") == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+async def test_body_iterators_are_what_they_were(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """What iterates a body can do what a generator can: be closed, sent to, thrown at."""
+    if flavour.sync:
+        pool = flavour.httpcore.ConnectionPool()
+        response = pool.handle_request(flavour.httpcore.Request("GET", server.url("/half"), headers={"Host": "x"}))
+        parts = iter(response.stream)
+        assert next(parts) == b"first"
+        assert inspect.isgenerator(parts)
+        parts.close()
+        response.close()
+        pool.close()
+        assert telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"closed_early": 1}
+        return
+    pool = flavour.httpcore.AsyncConnectionPool()
+    response = await pool.handle_async_request(
+        flavour.httpcore.Request("GET", server.url("/half"), headers={"Host": "x"})
+    )
+    async with contextlib.aclosing(aiter(response.stream)) as parts:
+        assert await anext(parts) == b"first"
+    await response.aclose()
+    await pool.aclose()
+    assert telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"closed_early": 1}
+
+
+async def test_a_connection_that_was_not_counted(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """A connection that was opened under suppression is not counted as closed, either."""
+    async with flavour.client() as client:
+        with suppress_instrumentation():
+            await client.get(server.url())
+        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"idle": 1}
+
+    assert telemetry.metric("httptrace.connections.closed") == {}
+    assert telemetry.metric("http.client.connection.duration") == {}
+
+
+async def test_a_new_start_on_the_same_providers(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Turned off and on with the same providers, counts start anew and nothing is counted twice."""
+    for _ in range(3):
+        async with flavour.client() as client:
+            await client.get(server.url())
+            await client.get(server.url())
+            assert sum(telemetry.metric("http.client.open_connections").values()) == 1
+        assert sum(telemetry.metric("httptrace.requests").values()) == 2
+        assert sum(telemetry.metric("httptrace.connections.closed").values()) == 1
+        telemetry.uninstrument()
+        telemetry.instrument()
+        assert telemetry.metric("httptrace.requests") == {}

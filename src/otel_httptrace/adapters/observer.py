@@ -411,8 +411,9 @@ class Observer:
             # With threads the connection may serve another request before the
             # close returns: it is free from here on.
             exchange.ledger.released(exchange, _now())
-        elif not exchange.over_at and not exchange.reading_since:
-            # A read that fails closes the response on its way out, too.
+        elif not exchange.over_at and (not exchange.reading_since or sys.exc_info()[1] is None):
+            # A read that fails closes the response on its way out, too. With no exception
+            # about, it is another task or thread that closes it under a read.
             self._left(exchange, _now())
 
     def _left(self, exchange: Exchange, at: int) -> None:

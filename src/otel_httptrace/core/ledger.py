@@ -137,9 +137,9 @@ class Connection:
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
-        "carried", "close_reason", "created_at", "described", "dialler", "doomed", "explained_by", "id", "idle_since",
-        "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe",
-        "state", "transport", "unlisted", "unseen", "user", "users", "version",
+        "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "explained_by", "id",
+        "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer",
+        "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
@@ -170,6 +170,8 @@ class Connection:
         self.doomed: Reason | None = None
         #: For telemetry, opaque here: what it says of every request on this connection.
         self.described: Any = None
+        #: Likewise: whether it counts as opened, and so will as closed.
+        self.counted = False
         #: Who dials or has dialled it, as long as that exchange is under way.
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
@@ -565,7 +567,7 @@ class Ledger:
             return self._idle_loss(conn, readable, at)
         if user is None:
             return Reason.UNKNOWN
-        if user.headers_at and not user.reading_since and not keeps_alive(user):
+        if user.headers_at and (not user.reading_since or user.outcome) and not keeps_alive(user):
             # Reading the body would not have saved it.
             return Reason.CONNECTION_CLOSE if user.outcome in (None, CLOSED_EARLY, COMPLETE) else Reason.REQUEST_FAILED
         if user.outcome == CLOSED_EARLY:

@@ -60,7 +60,7 @@ def request(exchange: Exchange) -> Attributes:
         attributes[names.TIME_RECEIVE] = received / _SECOND
         attributes[names.BODY_OUTCOME] = exchange.outcome
         if received >= NOTEWORTHY:
-            attributes[names.BODY_READ_WAIT] = exchange.read_wait / _SECOND
+            attributes[names.BODY_READ_WAIT] = min(exchange.read_wait, received) / _SECOND
         if exchange.outcome is not COMPLETE:
             _left(exchange, attributes)
         size = body_size(exchange)

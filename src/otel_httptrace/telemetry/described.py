@@ -98,9 +98,7 @@ OTHERS: Final = (
     Attribute(names.EXCEPTION_TYPE, "string", "on the event", "the exception's class, with its module"),
 )
 
-EVENTS: Final = (
-    Described(names.EVENT_EXCEPTION, "reading the body failed", "that moment, without a message", (names.EXCEPTION_TYPE,)),
-)
+EVENTS: Final = (Described(names.EVENT_EXCEPTION, "reading the body failed", "that moment", (names.EXCEPTION_TYPE,)),)
 
 LINKS: Final = (
     Described(

@@ -59,7 +59,11 @@ class Spans:
         except AttributeError:
             return False
         if span.is_recording() and not getattr(span, _CLAIMED, False):
-            setattr(span, _CLAIMED, True)
+            try:
+                setattr(span, _CLAIMED, True)
+            except AttributeError:
+                # No instance attributes: see `awaits_body`.
+                pass
             exchange.span = span
             exchange.context = span.get_span_context()
         return True
@@ -78,9 +82,11 @@ class Spans:
         try:
             span.end = end
         except AttributeError:
-            # No instance attributes: it ends when the headers are in, and what
-            # is known of the body goes on a child span.
+            # No instance attributes: it ends when the headers are in, so what is known
+            # by now is said now, and what will be of the body goes on a child span.
             exchange.ends_early = True
+            span.set_attributes(attributes.request(exchange))
+            self._say_more(exchange, span, None)
             if not self._told:
                 self._told = True
                 _logger.warning(
