@@ -23,6 +23,8 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
 
+from test_no_harm import run_script
+
 from otel_httptrace.adapters.observer import Observer
 from otel_httptrace.core.ledger import Ledger, Limits, Process
 from otel_httptrace.core.timeline import Exchange, Origin
@@ -424,3 +426,46 @@ async def test_a_new_start_on_the_same_providers(flavour: Flavour, server: Serve
         telemetry.uninstrument()
         telemetry.instrument()
         assert telemetry.metric("httptrace.requests") == {}
+
+
+def test_a_response_open_across_a_fork(server: Server) -> None:
+    """A response that is open as the process forks is the parent's: the child may close it, and reports nothing."""
+    script = """
+        import os, sys, httpx
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        from otel_httptrace import HTTPTraceInstrumentor
+
+        exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(exporter))
+        HTTPTraceInstrumentor().instrument(tracer_provider=provider)
+
+        def told():
+            return [span.attributes.get("httptrace.body.outcome") for span in exporter.get_finished_spans()
+                    if span.kind.name == "CLIENT"]
+
+        url = sys.argv[1]
+        client = httpx.Client()
+        response = client.send(client.build_request("GET", url), stream=True)
+        other = client.send(client.build_request("GET", url), stream=True)
+        pid = os.fork()
+        if pid == 0:
+            response.close()
+            other.read()
+            client.get(url)
+            client.close()
+            print("child", told(), flush=True)
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        response.close()
+        other.close()
+        client.close()
+        print("parent", told())
+    """
+    assert run_script(script, server.url()).splitlines() == [
+        "child ['complete']",
+        "parent ['closed_early', 'closed_early']",
+    ]

@@ -118,6 +118,10 @@ class Observer:
         self._dropped = SimpleQueue()
         for process in (*self._earlier, self.process):
             process.alive = False
+            for exchange in process.exchanges:
+                # Closed here, too, it is reported by the parent alone.
+                exchange.finished, exchange.span = True, None
+            process.exchanges.clear()
             self._begin(process.sink)
         self._earlier.clear()
 
