@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +17,13 @@ import httpcore
 import httpx
 import pytest
 from kit.clients import Flavour
-from kit.server import Server, chunk, head
+from kit.server import Server, answer, chunk, head
 from kit.telemetry import Telemetry
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
-
 from test_no_harm import run_script
 
 from otel_httptrace.adapters.observer import Observer
@@ -469,3 +470,31 @@ def test_a_response_open_across_a_fork(server: Server) -> None:
         "child ['complete']",
         "parent ['closed_early', 'closed_early']",
     ]
+
+
+def test_sent_again_within_one_span(serve: Callable[..., Server], telemetry: Telemetry) -> None:
+    """A transport that sends again within upstream's span: that ends no sooner than upstream would have it."""
+    answers = iter([answer(b"", status="503 Service Unavailable"), answer()])
+    server = serve({"/": lambda peer, request: peer.send(next(answers))})
+    upstream = HTTPXClientInstrumentor()
+
+    class Again(httpx.BaseTransport):
+        def __init__(self) -> None:
+            self.inner = httpx.HTTPTransport()
+            self.answered = 0
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            self.inner.handle_request(request).read()
+            response = self.inner.handle_request(request)
+            self.answered = time.time_ns()
+            return response
+
+    upstream.uninstrument()
+    transport = Again()
+    with httpx.Client(transport=transport) as client:
+        upstream.instrument_client(client, tracer_provider=telemetry.tracer_provider)
+        assert client.get(server.url()).status_code == 200
+        transport.inner.close()
+
+    assert (telemetry.request().end_time or 0) >= transport.answered
+    assert telemetry.counted("httptrace.requests", "http.conn.reused") == {False: 1, True: 1}

@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 
 from ..config import Config
 from ..core.ledger import BLAMED
-from ..core.timeline import COMPLETE, FAILED, POOL, Exchange, Step
+from ..core.timeline import COMPLETE, FAILED, NEVER_CLOSED, POOL, Exchange, Step
 from ..guard import Guard
 from . import attributes, names
 
@@ -109,7 +109,10 @@ class Spans:
             return
         at = exchange.upstream_ended
         if not self._at_headers and exchange.over_at:
-            at = exchange.wall + exchange.over_at
+            over = exchange.wall + exchange.over_at
+            # Not before upstream: a transport within its span may have read this body, and sent again.
+            if at is None or over > at or exchange.outcome is NEVER_CLOSED:
+                at = over
         span.end(at)
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
