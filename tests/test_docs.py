@@ -86,7 +86,7 @@ def test_every_name_is_described() -> None:
         for name, value in vars(names).items()
         if name.isupper() and isinstance(value, str) and name != "UPSTREAM_SCOPE"
     }
-    others = [one.name for one in (*described.LINKS, *described.SPANS, *described.METRICS)]
+    others = [one.name for one in (*described.LINKS, *described.EVENTS, *described.SPANS, *described.METRICS)]
 
     assert set(ATTRIBUTES) | set(others) == all_names
     assert len(others) == len(set(others))

@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 _SKIP: Final = 0
 _LIBRARY: Final = 1
 _APPLICATION: Final = 2
+_LOOP: Final = 3
 
 #: Between the application and the wire, and never the place to look.
 _PLUMBING: Final = frozenset(
@@ -37,6 +38,10 @@ _PLUMBING: Final = frozenset(
         "h2",
     }
 )
+
+#: Where an event loop runs its tasks. Whoever started the loop, further out, has not called them: a generator
+#: that the loop finalises, or a library's own task, has no line of the application.
+_LOOPS: Final = ("asyncio/base_events.py", "asyncio/events.py", "asyncio/runners.py", "trio/_core/_run.py")
 
 
 class Mark(NamedTuple):
@@ -82,8 +87,11 @@ class CallSite:
                 kind = self._classify(code.co_filename)
             if kind == _APPLICATION:
                 return Place(Mark(code, frame.f_lineno), library)
-            if kind == _LIBRARY and library is None:
-                library = Mark(code, frame.f_lineno)
+            if kind != _SKIP:
+                if kind == _LOOP:
+                    break
+                if library is None:
+                    library = Mark(code, frame.f_lineno)
             frame = frame.f_back
         return Place(library, None) if library is not None else None
 
@@ -133,7 +141,10 @@ class CallSite:
     def _kind(self, filename: str) -> int:
         if filename.startswith(("<frozen ", self._own)):
             return _SKIP
-        parts = filename.replace("\\", "/").split("/")
+        path = filename.replace("\\", "/")
+        if path.endswith(_LOOPS):
+            return _LOOP
+        parts = path.split("/")
         for folder in ("site-packages", "dist-packages"):
             if folder in parts:
                 return self._package(parts[len(parts) - parts[::-1].index(folder) :])
@@ -166,7 +177,8 @@ def _shortened(filename: str) -> str:
         folder = _folder(entry or os.getcwd())
         if len(folder) > len(best) and filename.startswith(folder):
             best = folder
-    return filename[len(best) :].replace("\\", "/")
+    # What is no text in a name cannot be exported either, nor what is in its batch.
+    return filename[len(best) :].replace("\\", "/").encode(errors="replace").decode()
 
 
 def _folder(path: str, levels: int = 0) -> str:

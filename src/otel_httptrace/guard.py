@@ -54,10 +54,13 @@ class Guard:
         Raises:
             BaseException: the one being handled, where it is no `Exception`, and so no fault of ours.
         """
-        if self.loud or not isinstance(sys.exc_info()[1], Exception):
+        fault = sys.exc_info()[1]
+        if self.loud or not isinstance(fault, Exception):
             raise  # noqa: PLE0704 - what the caller is handling
         if kind not in self._off:
             self._off.add(kind)
+            # Not the application's own exception that it came up with: that may quote a body.
+            fault.__suppress_context__ = True
             _logger.exception(
                 "otel-httptrace: a fault in %r was contained and this hook is now off. "
                 "Your requests are unharmed; telemetry may lack details.",

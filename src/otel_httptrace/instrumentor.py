@@ -43,6 +43,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _patches: Patches
     _hooks: Hooks
     _upstream: tuple[BaseInstrumentor, ...] = ()
+    _counts: Metrics | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Of which any one must be installed."""
@@ -86,7 +87,8 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
         tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
-        counts = Metrics(meter, config.max_origins, collect=functools.partial(self._guard, observer.collect))
+        collect = functools.partial(self._guard, observer.collect)
+        self._counts = counts = Metrics(meter, config.max_origins, collect, former=self._counts)
         call_sites = CallSite(config.app_packages) if config.code_location else None
         if call_sites is not None:
             for client in (client for library, _ in libraries for client in library.clients()):
@@ -96,7 +98,8 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             try:
                 self._hooks.install(libraries)
             except Exception:
-                self._patches.restore()
+                # Puts back what was replaced until then.
+                observer.retire()
                 raise
         _watch_process(observer, fresh=fresh)
 

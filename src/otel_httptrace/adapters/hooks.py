@@ -325,7 +325,12 @@ class Hooks:
 
             def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes]) -> None:
                 self._exchange = exchange
+                self._parts = parts
                 self._next = parts.__anext__
+
+            def __getattr__(self, name: str) -> Any:
+                # What else a generator can, `aclose` above all.
+                return getattr(self._parts, name)
 
             def __aiter__(self) -> AsyncIterator[bytes]:
                 return self
@@ -419,7 +424,7 @@ class Hooks:
             try:
                 return original(self)
             finally:
-                if not exchange.reading_since:
+                if not exchange.reading_since or exchange.over_at:
                     try:
                         finish(exchange, None)
                     except BaseException:
@@ -448,7 +453,7 @@ class Hooks:
             try:
                 return await original(self)
             finally:
-                if not exchange.reading_since:
+                if not exchange.reading_since or exchange.over_at:
                     try:
                         finish(exchange, None)
                     except BaseException:

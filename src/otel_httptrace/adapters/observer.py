@@ -9,6 +9,9 @@
 
 from __future__ import annotations
 
+import _thread
+import contextvars
+import gc
 import sys
 import threading
 import time
@@ -27,6 +30,17 @@ from .seams import Probe, attach, attached
 
 _now = time.monotonic_ns
 _epoch = time.time_ns
+# As it is before anybody patches `threading`: the garbage collector belongs to a real thread.
+_ident = _thread.get_ident
+
+#: The thread in which the garbage collector is at work; 0 while it is not. What it finalises may close
+#: responses and connections, inside any lock there is: the SDK's, or one of ours.
+_collecting = 0
+
+
+def _collection(phase: str, info: object) -> None:
+    global _collecting  # noqa: PLW0603 - as there is one collector
+    _collecting = _ident() if phase == "start" else 0
 
 
 class Handle:
@@ -74,7 +88,7 @@ class Observer:
         #: Types of response streams that are watched.
         self._bodies: set[type] = set()
         self._earlier: list[Process] = []
-        # What the garbage collector finalised: exchanges and ledgers.
+        # What the garbage collector finalised: exchanges and ledgers; and what it could not be told of in there.
         self._dropped: SimpleQueue[Any] = SimpleQueue()
         self.active = False
 
@@ -88,6 +102,8 @@ class Observer:
         self._earlier = [process for process in self._earlier if process.exchanges]
         self._call_sites = call_sites
         self._describes = self._keeps_open = True
+        if _collection not in gc.callbacks:
+            gc.callbacks.append(_collection)
         self._begin(sink)
         self.active = True
 
@@ -102,6 +118,10 @@ class Observer:
         self._dropped = SimpleQueue()
         for process in (*self._earlier, self.process):
             process.alive = False
+            for exchange in process.exchanges:
+                # Closed here, too, it is reported by the parent alone.
+                exchange.finished, exchange.span = True, None
+            process.exchanges.clear()
             self._begin(process.sink)
         self._earlier.clear()
 
@@ -119,6 +139,8 @@ class Observer:
     def _rest(self) -> None:
         if not self.active and not any(process.exchanges for process in self._earlier):
             self._earlier.clear()
+            if _collection in gc.callbacks:
+                gc.callbacks.remove(_collection)
             self._idle()
 
     # The pool.
@@ -223,9 +245,12 @@ class Observer:
         ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
         ledger.acquired(conn, exchange, now)
-        if conn.state is State.DIALLING or conn.multiplexed:
-            self.listen(exchange, conn, asynchronous)
-            return True
+        if conn.state is not State.OPEN or conn.multiplexed:
+            if conn.state is State.DIALLING or conn.multiplexed:
+                self.listen(exchange, conn, asynchronous)
+                return True
+            # Closed since the pool chose it.
+            contended = True
         exchange.acquired_at = exchange.send_at = now
         return contended
 
@@ -363,7 +388,14 @@ class Observer:
             clean=probe.clean(),
         )
         if reason is not None:
-            conn.ledger.process.sink.closed(conn, now, silent=user is not None and user.silent)
+            silent = user is not None and user.silent
+            if _collecting and _collecting == _ident():
+                self._dropped.put((self._closed, conn, now, silent))
+            else:
+                self._closed(conn, now, silent)
+
+    def _closed(self, conn: Connection, at: int, silent: bool) -> None:
+        conn.ledger.process.sink.closed(conn, at, silent=silent)
 
     # The body.
 
@@ -383,13 +415,15 @@ class Observer:
             # With threads the connection may serve another request before the
             # close returns: it is free from here on.
             exchange.ledger.released(exchange, _now())
-        elif not exchange.over_at and not exchange.reading_since:
-            # A read that fails closes the response on its way out, too.
+        elif not exchange.over_at and (not exchange.reading_since or sys.exc_info()[1] is None):
+            # A read that fails closes the response on its way out, too. With no exception
+            # about, it is another task or thread that closes it under a read.
             self._left(exchange, _now())
 
     def _left(self, exchange: Exchange, at: int) -> None:
         exchange.body_left(at)
-        if self._call_sites is not None:
+        # Within the collector the stack is that of whoever happened to allocate.
+        if self._call_sites is not None and not (_collecting and _collecting == _ident()):
             place = self._call_sites.find(sys._getframe(3))
             if place is not None:
                 exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
@@ -399,6 +433,10 @@ class Observer:
     def finish(self, exchange: Exchange, error: BaseException | None) -> None:
         """Report *exchange*, once, and forget it."""
         process = exchange.ledger.process
+        if _collecting and _collecting == _ident():
+            exchange.finished = True
+            self._dropped.put((self._finish_late, exchange, error))
+            return
         if process.exchanges.pop(exchange, exchange) is not None:
             return
         exchange.finished = True
@@ -415,6 +453,13 @@ class Observer:
         exchange.request_headers = exchange.response_headers = ()
         if not self.active:
             self._rest()
+
+    def _finish_late(self, exchange: Exchange, error: BaseException | None) -> None:
+        try:
+            self.finish(exchange, error)
+        except Exception:
+            self.let_go(exchange)
+            self._guard.contain("collect")
 
     def let_go(self, exchange: Exchange) -> None:
         """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open."""
@@ -435,12 +480,21 @@ class Observer:
 
     def collect(self) -> None:
         """Deal with what the garbage collector has finalised."""
+        if _collecting and _collecting == _ident():
+            return
+        # Not in the context of whoever comes by: that may be suppressed, or another request's.
+        contextvars.Context().run(self._collect)
+
+    def _collect(self) -> None:
         while True:
             try:
                 dropped = self._dropped.get_nowait()
             except Empty:
                 return
-            if isinstance(dropped, Exchange):
+            if isinstance(dropped, tuple):
+                function, *args = dropped
+                self._guard(function, *args)
+            elif isinstance(dropped, Exchange):
                 if not dropped.finished and dropped.ledger.process.alive:
                     self._forgotten(dropped, leaked=True)
             elif dropped.process.ledgers.pop(dropped, dropped) is None:

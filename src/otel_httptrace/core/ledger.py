@@ -137,9 +137,9 @@ class Connection:
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
-        "carried", "close_reason", "created_at", "described", "dialler", "doomed", "explained_by", "id", "idle_since",
-        "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe",
-        "state", "transport", "unlisted", "unseen", "user", "users", "version",
+        "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "explained_by", "id",
+        "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer",
+        "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
@@ -170,6 +170,8 @@ class Connection:
         self.doomed: Reason | None = None
         #: For telemetry, opaque here: what it says of every request on this connection.
         self.described: Any = None
+        #: Likewise: whether it counts as opened, and so will as closed.
+        self.counted = False
         #: Who dials or has dialled it, as long as that exchange is under way.
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
@@ -198,7 +200,9 @@ class Connection:
         """Whose doing it would be if it closed now: the one that uses it alone, or did last."""
         if self.user is not None:
             return self.user
-        return next(iter(self.users)) if len(self.users) == 1 else None
+        # A copy, made at once: they come and go in other threads, without a lock.
+        users = list(self.users)
+        return users[0] if len(users) == 1 else None
 
     def move(self, state: State) -> bool:
         """Change its state; False, and no change, where that is not legal."""
@@ -317,7 +321,8 @@ class Ledger:
             # Had it been kept, it would have expired by now.
             expired = expiry is not None and at - loss.at >= expiry
             return Reason.KEEPALIVE_EXPIRED if expired else loss.reason
-        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in self.live):
+        # A copy, here and below: a collection in here may close connections of this very pool.
+        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in list(self.live)):
             return Reason.ALL_BUSY
         if origin in self._origins:
             return Reason.CLIENT_CLOSED if self._closed_before else Reason.UNKNOWN
@@ -396,7 +401,7 @@ class Ledger:
             conn = exchange.conn
             self.released(exchange, at)
             if conn is not None and conn.user is exchange:
-                conn.user = next(iter(conn.users), None)
+                conn.user = next(iter(list(conn.users)), None)
             exchange.conn = None
             exchange.close_reason = None
             exchange.acquired_at = exchange.send_at = 0
@@ -439,14 +444,15 @@ class Ledger:
 
     def missing(self, listed: Collection[Connection]) -> list[Connection]:
         """Connections that the pool no longer lists though nobody saw them go."""
-        return [conn for conn in self.live if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
+        # A copy, made at once: the pool's lock is held here, and closing a connection needs none.
+        return [conn for conn in list(self.live) if conn not in listed and conn.state in (State.DIALLING, State.OPEN)]
 
     def missed(self, gone: list[Missed], at: int) -> None:
         """The pool dropped connections, nobody knows since when."""
         with self.lock:
             # A connection created but not yet used: this is not the first that
             # the pool creates in one pass, so only an eviction can have happened since.
-            later = any(conn.state is State.DIALLING and not conn.users for conn in self.live)
+            later = any(conn.state is State.DIALLING and not conn.users for conn in list(self.live))
             surplus = self._surplus(later, len(self.idle))
             for conn, readable, clean in gone:
                 if conn.state is State.DIALLING:
@@ -561,7 +567,7 @@ class Ledger:
             return self._idle_loss(conn, readable, at)
         if user is None:
             return Reason.UNKNOWN
-        if user.headers_at and not user.reading_since and not keeps_alive(user):
+        if user.headers_at and (not user.reading_since or user.outcome) and not keeps_alive(user):
             # Reading the body would not have saved it.
             return Reason.CONNECTION_CLOSE if user.outcome in (None, CLOSED_EARLY, COMPLETE) else Reason.REQUEST_FAILED
         if user.outcome == CLOSED_EARLY:
@@ -606,7 +612,7 @@ class Ledger:
     def abandoned(self) -> list[Connection]:
         """The pool is gone, and nobody closed it: its connections, ended by the garbage collector."""
         with self.lock:
-            gone = [conn for conn in self.live if conn.state in (State.OPEN, State.LOST)]
+            gone = [conn for conn in list(self.live) if conn.state in (State.OPEN, State.LOST)]
             for conn in gone:
                 conn.move(State.CLOSED)
                 conn.close_reason = conn.doomed or Reason.UNKNOWN
@@ -640,8 +646,8 @@ class Ledger:
         """Span contexts of the requests that hold the pool's connections, oldest connection first."""
         with self.lock:
             contexts = []
-            for conn in self.live:
-                holding = [exchange.context for exchange in conn.users]
+            for conn in list(self.live):
+                holding = [exchange.context for exchange in list(conn.users)]
                 contexts += holding or [conn.leaked_by]
             return [context for context in contexts if context is not None]
 

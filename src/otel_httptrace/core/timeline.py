@@ -362,6 +362,10 @@ class Exchange:
         """The response is being closed, and the body's end was not read."""
         if not self.over_at:
             self.outcome, self.over_at = CLOSED_EARLY, at
+            if self.reading_since:
+                # Under a read in another task or thread, which has yet to notice.
+                self.read_wait += at - self.reading_since
+                self.reading_since = at
 
     def body_forgotten(self) -> None:
         """Nobody closed the response, and nobody can any more: it ends with its last byte."""

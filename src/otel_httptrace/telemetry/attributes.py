@@ -60,7 +60,7 @@ def request(exchange: Exchange) -> Attributes:
         attributes[names.TIME_RECEIVE] = received / _SECOND
         attributes[names.BODY_OUTCOME] = exchange.outcome
         if received >= NOTEWORTHY:
-            attributes[names.BODY_READ_WAIT] = exchange.read_wait / _SECOND
+            attributes[names.BODY_READ_WAIT] = min(exchange.read_wait, received) / _SECOND
         if exchange.outcome is not COMPLETE:
             _left(exchange, attributes)
         size = body_size(exchange)
@@ -135,7 +135,8 @@ def body_size(exchange: Exchange) -> int | None:
         return exchange.bytes_read
     for name, value in exchange.response_headers:
         if name.lower() == b"content-length":
-            return int(value) if value.isdigit() else None
+            # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
+            return int(value) if value.isdigit() and len(value) < 19 else None
     return None
 
 

@@ -95,7 +95,10 @@ OTHERS: Final = (
     Attribute(names.URL_SCHEME, "string", "always", "`http` or `https`"),
     Attribute(names.HTTP_CONNECTION_STATE, "string", "always", "`active` or `idle`"),
     Attribute(names.LINK, "string", "on links", "what the link is about"),
+    Attribute(names.EXCEPTION_TYPE, "string", "on the event", "the exception's class, with its module"),
 )
+
+EVENTS: Final = (Described(names.EVENT_EXCEPTION, "reading the body failed", "that moment", (names.EXCEPTION_TYPE,)),)
 
 LINKS: Final = (
     Described(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter, methodcaller
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -30,6 +31,8 @@ _OTHER: Final = "_other"
 
 #: What was counted: of what kind, and which of its values.
 _Key = tuple[str, Any]
+
+_Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
 # Made once: these are counted for every request.
 _REQUESTS: Final[dict[bool, _Key]] = {reused: ("request", reused) for reused in (False, True)}
@@ -63,6 +66,8 @@ class Metrics:
         meter: makes the instruments.
         max_origins: how many origins are told apart.
         collect: deals with what the garbage collector has finalised; called before every collection.
+        former: those of an earlier start. A meter that has an instrument already ignores the callbacks
+            of a second one of that name: on the same meter these counts are shown by the earlier ones.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Metrics:
         meter: Meter,
         max_origins: int,
         collect: Callable[[], object],
+        former: Metrics | None = None,
     ) -> None:
         self._max_origins = max_origins
         self._collect = collect
@@ -92,31 +98,13 @@ class Metrics:
             description="The time that requests waited for a connection of the pool, where they had to.",
             explicit_bucket_boundaries_advisory=_LOOKUP_SECONDS,
         )
-        for name, unit, description, kind in (
-            (names.METRIC_REQUESTS, "{request}", "Requests sent to a pool.", "request"),
-            (names.METRIC_CONNECTIONS_OPENED, "{connection}", "Connections opened, by why.", "opened"),
-            (names.METRIC_CONNECTIONS_CLOSED, "{connection}", "Connections closed, by why.", "closed"),
-            (names.METRIC_BODIES, "{response}", "Response bodies, by how they ended.", "body"),
-        ):
-            meter.create_observable_counter(name, [self._counted(kind)], unit=unit, description=description)
-        meter.create_observable_up_down_counter(
-            names.METRIC_OPEN_CONNECTIONS,
-            [self._open_connections],
-            unit="{connection}",
-            description="Number of outbound HTTP connections that are currently active or idle on the client.",
-        )
-        meter.create_observable_up_down_counter(
-            names.METRIC_RESPONSES_OPEN,
-            [self._open_responses],
-            unit="{response}",
-            description="Responses neither read to the end nor closed.",
-        )
-        meter.create_observable_gauge(
-            names.METRIC_RESPONSES_OPEN_MAX_AGE,
-            [self._oldest_response],
-            unit="s",
-            description="The age of the oldest response neither read to the end nor closed.",
-        )
+        self._meter = meter
+        self._shown = [self]
+        if former is not None and former._meter is meter:
+            self._shown = former._shown
+            self._shown[0] = self
+        else:
+            _show(meter, self._shown)
 
     def begin(self, process: Process) -> None:
         """Count what is *process*'s from now on, from nothing."""
@@ -165,12 +153,13 @@ class Metrics:
 
     def opened(self, conn: Connection) -> None:
         """A connection is ready."""
+        conn.counted = True
         self._add(conn.origin, ("opened", conn.open_reason.value if conn.open_reason is not None else ""))
 
     def closed(self, conn: Connection, at: int) -> None:
         """A connection that was ready is closed."""
-        if not conn.opened_at or conn.close_reason is None:
-            # It was there before we were: it has not been counted as opened.
+        if not conn.counted or conn.close_reason is None:
+            # It was there before we were, or was opened under suppression.
             return
         reason = conn.close_reason.value
         self._add(conn.origin, ("closed", reason))
@@ -257,6 +246,42 @@ class Metrics:
             oldest[where] = max(oldest.get(where, 0), now - exchange.headers_at)
         for where, age in oldest.items():
             yield Observation(age / 1e9, dict(where))
+
+
+def _show(meter: Meter, shown: list[Metrics]) -> None:
+    for name, unit, description, kind in (
+        (names.METRIC_REQUESTS, "{request}", "Requests sent to a pool.", "request"),
+        (names.METRIC_CONNECTIONS_OPENED, "{connection}", "Connections opened, by why.", "opened"),
+        (names.METRIC_CONNECTIONS_CLOSED, "{connection}", "Connections closed, by why.", "closed"),
+        (names.METRIC_BODIES, "{response}", "Response bodies, by how they ended.", "body"),
+    ):
+        counted = _current(shown, methodcaller("_counted", kind))
+        meter.create_observable_counter(name, [counted], unit=unit, description=description)
+    meter.create_observable_up_down_counter(
+        names.METRIC_OPEN_CONNECTIONS,
+        [_current(shown, attrgetter("_open_connections"))],
+        unit="{connection}",
+        description="Number of outbound HTTP connections that are currently active or idle on the client.",
+    )
+    meter.create_observable_up_down_counter(
+        names.METRIC_RESPONSES_OPEN,
+        [_current(shown, attrgetter("_open_responses"))],
+        unit="{response}",
+        description="Responses neither read to the end nor closed.",
+    )
+    meter.create_observable_gauge(
+        names.METRIC_RESPONSES_OPEN_MAX_AGE,
+        [_current(shown, attrgetter("_oldest_response"))],
+        unit="s",
+        description="The age of the oldest response neither read to the end nor closed.",
+    )
+
+
+def _current(shown: list[Metrics], callback: Callable[[Metrics], _Callback]) -> _Callback:
+    def show(options: CallbackOptions) -> Iterable[Observation]:
+        return callback(shown[0])(options)
+
+    return show
 
 
 def _address(origin: Origin | None, *, scheme: bool) -> dict[str, Any]:

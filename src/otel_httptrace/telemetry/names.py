@@ -16,6 +16,8 @@ from typing import Final
 DNS_QUESTION_NAME: Final = "dns.question.name"
 DNS_ANSWERS: Final = "dns.answers"
 ERROR_TYPE: Final = "error.type"
+EVENT_EXCEPTION: Final = "exception"
+EXCEPTION_TYPE: Final = "exception.type"
 HTTP_RESPONSE_BODY_SIZE: Final = "http.response.body.size"
 NETWORK_LOCAL_ADDRESS: Final = "network.local.address"
 NETWORK_LOCAL_PORT: Final = "network.local.port"

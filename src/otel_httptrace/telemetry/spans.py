@@ -21,7 +21,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 
 from ..config import Config
 from ..core.ledger import BLAMED
-from ..core.timeline import COMPLETE, FAILED, POOL, Exchange, Step
+from ..core.timeline import COMPLETE, FAILED, NEVER_CLOSED, POOL, Exchange, Step
 from ..guard import Guard
 from . import attributes, names
 
@@ -59,7 +59,11 @@ class Spans:
         except AttributeError:
             return False
         if span.is_recording() and not getattr(span, _CLAIMED, False):
-            setattr(span, _CLAIMED, True)
+            try:
+                setattr(span, _CLAIMED, True)
+            except AttributeError:
+                # No instance attributes: see `awaits_body`.
+                pass
             exchange.span = span
             exchange.context = span.get_span_context()
         return True
@@ -78,9 +82,11 @@ class Spans:
         try:
             span.end = end
         except AttributeError:
-            # No instance attributes: it ends when the headers are in, and what
-            # is known of the body goes on a child span.
+            # No instance attributes: it ends when the headers are in, so what is known
+            # by now is said now, and what will be of the body goes on a child span.
             exchange.ends_early = True
+            span.set_attributes(attributes.request(exchange))
+            self._say_more(exchange, span, None)
             if not self._told:
                 self._told = True
                 _logger.warning(
@@ -103,7 +109,10 @@ class Spans:
             return
         at = exchange.upstream_ended
         if not self._at_headers and exchange.over_at:
-            at = exchange.wall + exchange.over_at
+            over = exchange.wall + exchange.over_at
+            # Not before upstream: a transport within its span may have read this body, and sent again.
+            if at is None or over > at or exchange.outcome is NEVER_CLOSED:
+                at = over
         span.end(at)
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
@@ -128,9 +137,13 @@ class Spans:
 
     def _say_more(self, exchange: Exchange, span: Span, error: BaseException | None) -> None:
         if exchange.outcome == FAILED and error is not None:
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-            span.set_attribute(names.ERROR_TYPE, exchange.error or type(error).__qualname__)
-            span.record_exception(error, timestamp=exchange.wall + exchange.over_at)
+            # By its class alone: h11 quotes the bytes that it cannot parse in its message,
+            # and a stack trace ends with that. What record_exception would add is no more.
+            name = exchange.error or type(error).__qualname__
+            span.set_status(Status(StatusCode.ERROR, name))
+            span.set_attribute(names.ERROR_TYPE, name)
+            at = exchange.wall + exchange.over_at
+            span.add_event(names.EVENT_EXCEPTION, {names.EXCEPTION_TYPE: f"{type(error).__module__}.{name}"}, at)
         if exchange.dial is not None or exchange.failed_phase == POOL or self._all:
             self._link(exchange, span)
         if self._children:
