@@ -1,0 +1,316 @@
+# One file that can be mailed, archived with a build and opened in ten years:
+# nothing in it is fetched, and a policy in it forbids that anything could be. What is
+# text (the findings, the tables) is written here and needs no script; the script
+# draws what is to be explored.
+#
+# Spans come from anywhere, so text from them reaches the page in two ways only:
+# through the template, which escapes it, and as JSON, which the script sets as text.
+
+"""A report as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Final, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from ...version import __version__
+from ..findings import Finding, Severity, Sure
+from ..rows import PHASES, Row
+from ..summary import Origin, Report
+from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, number, phases
+
+#: Origins that get their tables; the rest get a line each.
+_IN_FULL: Final = 12
+
+_SURE: Final = {
+    Sure.CERTAIN: "the client saw it happen",
+    Sure.LIKELY: "it follows from what was seen",
+    Sure.POSSIBLE: "one of several explanations",
+}
+
+
+def render(report: Report) -> str:
+    """One HTML page that shows *report*, to be written to a file in UTF-8.
+
+    It needs nothing but a browser: no network, and no other file. Of a URL it shows the origin alone,
+    of attributes those that `telemetry.names` lists.
+    """
+    requests = Requests(report)
+    data = requests.embed()
+    style, theme, script = _asset("page.css"), _asset("theme.js"), _script()
+    return _template().render(
+        report=report,
+        version=__version__,
+        policy=_policy(style, theme, script),
+        style=Markup(style),  # noqa: S704 - files of this package
+        theme=Markup(theme),  # noqa: S704
+        script=Markup(script),  # noqa: S704
+        data=Markup(data),  # noqa: S704 - escaped by `embed`
+        requests=requests,
+        phases=tuple(PHASES),
+        findings=[_finding(finding, requests) for finding in report.findings],
+        summary=_summary(report),
+        origins=[_origin(origin) for origin in report.origins[:_IN_FULL]],
+        others=report.origins[_IN_FULL:],
+        examples=list(_examples(report, requests)),
+        thresholds=[(field.name, getattr(report.thresholds, field.name)) for field in fields(report.thresholds)],
+        when=_when(report),
+    )
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
+    )
+    environment.filters.update(seconds=seconds, share=share, count=count)
+    return environment.get_template("page.html.j2")
+
+
+def _finalize(value: object) -> object:
+    # Whatever is shown: markup of ours stays, all else is cleaned, and then escaped.
+    return value if isinstance(value, Markup) else clean(value, 4000)
+
+
+@lru_cache(maxsize=8)
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _script() -> str:
+    parts = "\n".join(_asset(name) for name in ("model.js", "waterfall.js", "timeline.js", "page.js"))
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+def _policy(style: str, *scripts: str) -> str:
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {' '.join(map(digest, scripts))}",
+            f"style-src {digest(style)}",
+            # The icon, which keeps browsers from asking a server for one.
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    )
+
+
+def seconds(value: float) -> str:
+    """Three digits and a unit."""
+    if value >= 600:
+        minutes = round(value / 60)
+        return f"{minutes} min" if minutes < 600 else f"{value / 3600:.0f} h"
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
+        found = value * factor
+        if found >= 0.9995 or unit == "µs":
+            return f"{found:.0f} {unit}" if found >= 99.95 else f"{found:.1f} {unit}"
+    return ""
+
+
+def share(value: float) -> str:
+    """A share of 1 in per cent: all and nothing are said only where they are."""
+    if 0 < value < 0.01:
+        return "< 1 %"
+    if 0.99 < value < 1:
+        return "> 99 %"
+    return f"{value * 100:.0f} %"
+
+
+def count(value: int) -> str:
+    """A number with its thousands apart, by a thin space."""
+    return f"{value:,}".replace(",", "\u2009")
+
+
+class _Tile(NamedTuple):
+    label: str
+    value: str
+    note: str
+    bad: bool = False
+
+
+def _summary(report: Report) -> list[_Tile]:
+    failed = sum(origin.failed for origin in report.origins)
+    opened = sum(origin.opened for origin in report.origins)
+    reused = sum(origin.reused for origin in report.origins)
+    lookups = sum(origin.lookups for origin in report.origins)
+    services = len(report.services)
+    return [
+        _Tile("Requests", count(report.requests), f"{count(failed)} failed" if failed else "none failed", failed > 0),
+        _Tile("Connections opened", count(opened), f"to {_plural(len(report.origins), 'origin')}"),
+        _Tile(
+            "Reuse",
+            share(reused / (opened + reused)) if opened + reused else "–",
+            f"{count(reused)} on one that was there" if opened + reused else "no connection seen",
+        ),
+        _Tile("Lookups", count(lookups), "names resolved"),
+        _Tile("Time span", seconds(max(0.0, report.ended - report.started)) if report.requests else "–", "first to last"),
+        _Tile("Services", count(services), ", ".join(filter(None, report.services[:3])) or "unnamed"),
+    ]
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{count(number)} {what}" if number == 1 else f"{count(number)} {what}s"
+
+
+def _when(report: Report) -> str:
+    if not report.requests:
+        return ""
+    try:
+        began = datetime.fromtimestamp(report.started, timezone.utc)
+        ended = datetime.fromtimestamp(report.ended, timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return ""
+    same = began.date() == ended.date()
+    return f"{began:%Y-%m-%d %H:%M:%S} to {ended:%H:%M:%S} UTC" if same else f"{began:%Y-%m-%d %H:%M:%S} to {ended:%Y-%m-%d %H:%M:%S} UTC"
+
+
+class _Evidence(NamedTuple):
+    trace_id: str
+    span_id: str
+    what: str
+    number: int | None
+
+
+class _Shown(NamedTuple):
+    finding: Finding
+    severity: str
+    word: str
+    sure: str
+    evidence: list[_Evidence]
+
+
+_WORDS: Final = {Severity.FAILED: "Failed", Severity.SLOW: "Slow", Severity.WASTE: "Waste"}
+
+
+def _finding(finding: Finding, requests: Requests) -> _Shown:
+    return _Shown(
+        finding,
+        finding.severity.name.lower(),
+        _WORDS[finding.severity],
+        finding.because or _SURE[finding.sure],
+        [_Evidence(*item, requests.find(item.trace_id, item.span_id)) for item in finding.evidence],
+    )
+
+
+class _Example(NamedTuple):
+    label: str
+    number: int
+    row: Row
+    method: str
+    note: str
+    bars: list[tuple[str, float, float]]
+
+
+def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
+    seen = set()
+    candidates = [("Slowest", row) for row in report.slowest]
+    if report.typical is not None:
+        candidates.append(("Typical", report.typical))
+    for label, row in candidates:
+        found = requests.find(row.trace_id, row.span_id)
+        if found is None or found in seen:
+            continue
+        seen.add(found)
+        known = phases(row)
+        longest = max(known, key=lambda phase: known[phase], default=None)
+        note = f"mostly {longest}, {seconds(known[longest])}" if longest is not None else "no phases seen"
+        yield _Example(label, found, row, method(row), note, list(_stacked(row, known)))
+
+
+def _stacked(row: Row, known: dict[str, float]) -> Iterator[tuple[str, float, float]]:
+    # Phase, where its bar starts and how wide it is, in thousandths: those before the request was sent from the
+    # left, the others up to the right, and what nobody accounted for in between.
+    total = max(row.duration, sum(known.values()), 1e-9)
+    left, right = 0.0, 0.0
+    late = ("send", "wait", "receive")
+    for phase in (phase for phase in known if phase not in late):
+        yield phase, round(left / total * 1000, 1), round(known[phase] / total * 1000, 1)
+        left += known[phase]
+    for phase in reversed([phase for phase in known if phase in late]):
+        right += known[phase]
+        yield phase, round((total - right) / total * 1000, 1), round(known[phase] / total * 1000, 1)
+
+
+class _Phase(NamedTuple):
+    name: str
+    count: int
+    p50: float
+    p95: float
+    p99: float
+    bars: tuple[float, float, float]
+
+
+class _Bar(NamedTuple):
+    name: str
+    count: int
+    share: float
+    what: str
+    bad: bool
+
+
+class _Origin(NamedTuple):
+    origin: Origin
+    phases: list[_Phase]
+    counters: list[tuple[str, list[_Bar]]]
+
+
+_GOOD: Final = frozenset({"complete", "first_connection", "all_busy", "client_closed", "upgraded", "unknown"})
+
+
+def _origin(origin: Origin) -> _Origin:
+    found = [
+        (name, quantiles.count, *(quantiles.at(share) for share in (0.5, 0.95, 0.99)))
+        for name, quantiles in ((name, origin.phases.get(name)) for name in (*PHASES, "total"))
+        if quantiles is not None
+    ]
+    longest = max((p99 for *_, p99 in found), default=0) or 1
+    return _Origin(
+        origin,
+        [
+            _Phase(name, number, p50, p95, p99, tuple(round(value / longest * 1000, 1) for value in (p50, p95, p99)))  # type: ignore[arg-type]
+            for name, number, p50, p95, p99 in found
+        ],
+        [
+            (title, _bars(counter, what))
+            for title, counter, what in (
+                ("Connections were opened because", origin.open_reasons, OPENED),
+                ("Connections were closed because", origin.close_reasons, CLOSED),
+                ("Response bodies", origin.outcomes, OUTCOMES),
+                ("Requests failed or were cancelled in", origin.failed_phases, {}),
+            )
+            if counter
+        ],
+    )
+
+
+def _bars(counter: Counter[str], what: dict[str, str]) -> list[_Bar]:
+    total = sum(counter.values())
+    return [
+        _Bar(name, number, number / total, what.get(name, ""), name not in _GOOD)
+        for name, number in counter.most_common()
+    ]
+
+
+__all__ = ["render"]
