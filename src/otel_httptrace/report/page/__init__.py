@@ -225,7 +225,7 @@ class _Example(NamedTuple):
 
 def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
     seen = set()
-    candidates = [("Slowest", row) for row in report.slowest]
+    candidates = [("Slowest" if place == 1 else f"Slowest but {place - 1}", row) for place, row in enumerate(report.slowest, 1)]
     if report.typical is not None:
         candidates.append(("Typical", report.typical))
     for label, row in candidates:

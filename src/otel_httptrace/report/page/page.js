@@ -4,7 +4,11 @@
   const button = document.getElementById("theme");
   const ORDER = ["system", "light", "dark"];
   const root = document.documentElement;
-  const show = () => { button.textContent = `Theme: ${root.dataset.theme || "system"}`; };
+  const show = () => {
+    const theme = root.dataset.theme || "system";
+    button.querySelector(".theme").textContent = theme;
+    button.setAttribute("aria-label", `Theme: ${theme}`);
+  };
   button.hidden = false;
   button.addEventListener("click", () => {
     const next = ORDER[(ORDER.indexOf(root.dataset.theme || "system") + 1) % ORDER.length];

@@ -324,6 +324,21 @@ const timeline = (() => {
       const text = moment(mark, step);
       if (at + 5 + context.measureText(text).width < width) context.fillText(text, at + 5, AXIS / 2);
     }
+    const below = height - 8 - scrolled - (shownHeight - AXIS);
+    if (below > tall) {
+      const text = `${counted(trackCount - (rank.get(trackAt(scrolled + shownHeight - AXIS - 1)) + 1))} more below`;
+      context.font = `600 11px ${fonts.sans}`;
+      const room = context.measureText(text).width + 18;
+      context.fillStyle = colours.surface;
+      context.strokeStyle = colours["strong-rule"];
+      context.lineWidth = 1;
+      context.beginPath();
+      context.roundRect(width - room - 10.5, shownHeight - 28.5, room, 20, 10);
+      context.fill();
+      context.stroke();
+      context.fillStyle = colours.quiet;
+      context.fillText(text, width - room - 1, shownHeight - 18);
+    }
     const share = width > gutter ? (width - gutter) / (FULL[1] - FULL[0]) : 0;
     brush.style.transform = `translateX(${gutter + (from - FULL[0]) * share}px)`;
     brush.style.width = `${Math.max(6, (until - from) * share)}px`;
@@ -393,6 +408,7 @@ const timeline = (() => {
       }
     }
     let k = first(rows, (i) => end[i] >= from);
+    if (k === rows.length || start[rows[k]] > until) drawElsewhere(k > 0, k < rows.length, y + track.height / 2);
     while (k < rows.length && start[rows[k]] <= until) {
       const i = rows[k];
       const x1 = x(start[i]);
@@ -414,6 +430,20 @@ const timeline = (() => {
       k = next;
     }
     if (lane.close >= 0 && placeOf.get(lane.close) === placeOf.get(rows[0])) drawClose(lane, x(end[lane.close]), y, track.height);
+  }
+
+  /** Nothing of a lane is in sight: which way it is. */
+  function drawElsewhere(earlier, later, middle) {
+    context.strokeStyle = colours["strong-rule"];
+    context.lineWidth = 1.5;
+    context.beginPath();
+    for (const [is, at, by] of [[earlier, gutter + 7, 4], [later, width - 7, -4]]) {
+      if (!is) continue;
+      context.moveTo(at + by, middle - 4);
+      context.lineTo(at, middle);
+      context.lineTo(at + by, middle + 4);
+    }
+    context.stroke();
   }
 
   function drawColumn(sums, k, next, at, top, tallness) {
@@ -458,7 +488,7 @@ const timeline = (() => {
         const text = phases[phase];
         const room = measure(text) + 8;
         if (r - l >= room + 4) {
-          const at = l + 4;
+          const at = Math.max(l, gutter) + 4;
           context.fillStyle = colours[phases[phase]];
           context.fillRect(at - 2, top, room - 4, tallness);
           context.fillStyle = colours.surface;
@@ -608,6 +638,46 @@ const timeline = (() => {
   }
 
   function problem(i) { return model.failed(i) || !AGREED.has(model.closed(i)); }
+
+  // ---- Where the lanes in sight are, and which lanes are at the time in sight -----------------------------------
+
+  /** The track at a position, or the next one below. */
+  function trackAt(y) {
+    let k = Math.min(items.length - 1, first(items, (item) => item.top + item.height > y));
+    while (items[k].heading && k + 1 < items.length) k += 1;
+    return k;
+  }
+
+  /** When the tracks in sight were used, first to last, and whether any was at the time in sight. */
+  function inWindow() {
+    let earliest = Infinity;
+    let latest = -Infinity;
+    let any = false;
+    for (let k = trackAt(box.scrollTop); k < items.length && items[k].top < box.scrollTop + shownHeight - AXIS; k++) {
+      const { rows } = items[k];
+      if (!rows) continue;
+      const [a, b] = [start[rows[0]], end[rows[rows.length - 1]]];
+      earliest = Math.min(earliest, a);
+      latest = Math.max(latest, b);
+      any = any || (a <= until && b >= from);
+    }
+    return [earliest, latest, any];
+  }
+
+  /** Many lanes live for a moment each: scrolling down goes on in time as well. */
+  function follow() {
+    const [earliest, , any] = inWindow();
+    if (any || earliest === Infinity) return;
+    const span = until - from;
+    view(earliest - span * 0.05, earliest + span * 0.95);
+  }
+
+  /** And going on in time scrolls down. */
+  function followDown() {
+    if (inWindow()[2]) return;
+    const k = items.findIndex(({ rows }) => rows && start[rows[0]] <= until && end[rows[rows.length - 1]] >= from);
+    if (k >= 0) box.scrollTop = items[k].top - tall;
+  }
 
   // ---- Choosing ----------------------------------------------------------------------------------------------
 
@@ -853,7 +923,11 @@ const timeline = (() => {
         pan(sideways / (width - gutter));
       }
     }, { passive: false });
-    box.addEventListener("scroll", () => { tip.hidden = true; request(); });
+    box.addEventListener("scroll", () => {
+      tip.hidden = true;
+      follow();
+      request();
+    });
     box.addEventListener("keydown", key);
     box.addEventListener("focus", () => {
       if (chosen < 0 && box.matches(":focus-visible")) choose(items[tracksOnly[0]].rows[0], false);
@@ -862,6 +936,7 @@ const timeline = (() => {
       const at = (event.clientX - overview.getBoundingClientRect().left - gutter) / (width - gutter);
       const middle = FULL[0] + at * (FULL[1] - FULL[0]);
       view(middle - (until - from) / 2, middle + (until - from) / 2);
+      followDown();
     };
     overview.addEventListener("pointerdown", (event) => {
       overview.setPointerCapture(event.pointerId);
@@ -879,6 +954,11 @@ const timeline = (() => {
     readColours();
     describe();
     resize();
+    // With more lanes than a few screens of them, all of the time would show next to nothing of any.
+    if (height > 3 * shownHeight) {
+      const [earliest, latest] = inWindow();
+      if (latest - earliest < last / 3) view(earliest - (latest - earliest) * 0.03, latest + (latest - earliest) * 0.3);
+    }
     hands();
     new ResizeObserver(() => { if (box.clientWidth !== width) resize(); }).observe(box);
     const repaint = () => { readColours(); resize(); };

@@ -9,7 +9,7 @@ const waterfall = (() => {
   const code = (text) => make("code", null, make("bdi", null, text));
   const to = (i, text) => make("a", { href: `#request-${i}` }, text);
 
-  function because_(table, reason) { return table[reason] ? `because ${table[reason]}` : "for a reason of its own"; }
+  const why = (table, reason) => table[reason] ? `: ${table[reason]}.` : ".";
 
   function story(i) {
     const found = [];
@@ -20,7 +20,7 @@ const waterfall = (() => {
     if (!model.observed(i)) add(false, "Nothing is known of its connection: otel-httptrace did not see it.");
     if (model.dialled(i)) {
       const reason = model.opened(i);
-      add(!["", "first_connection", "all_busy"].includes(reason), `Opened connection ${number || ""} `, reason ? [code(reason), `: ${because_(because.opened, reason)}.`] : "anew.");
+      add(!["", "first_connection", "all_busy"].includes(reason), `Opened connection ${number || ""} `, reason ? ["because of ", code(reason), why(because.opened, reason)] : ".");
     } else if (model.reused(i)) {
       const idle = more.get("httptrace.conn.idle");
       const before = more.get("httptrace.conn.requests");
@@ -42,7 +42,7 @@ const waterfall = (() => {
       const much = read === undefined ? "" : `, after ${counted(read)}${size === undefined ? "" : ` of ${counted(size)}`} bytes`;
       add(true, `Its body was ${because.outcome[outcome] || outcome}${much}`, model.at(i) ? [" at ", code(model.at(i))] : "", model.via(i) ? [", through ", code(model.via(i))] : "", ".");
     }
-    if (model.closed(i)) add(!AGREED.has(model.closed(i)), "The connection was then closed, ", code(model.closed(i)), `: ${because_(because.closed, model.closed(i))}.`);
+    if (model.closed(i)) add(!AGREED.has(model.closed(i)), "The connection was then closed because of ", code(model.closed(i)), why(because.closed, model.closed(i)));
     return found.length ? make("ul", { class: "story" }, found) : null;
   }
 
@@ -81,6 +81,7 @@ const waterfall = (() => {
         make("td", { class: "num" }, seconds(duration)));
     };
     return make("table", { class: "fall" },
+      make("colgroup", null, make("col", { class: "part" }), make("col"), make("col", { class: "time" })),
       make("thead", null, make("tr", null,
         make("th", { scope: "col" }, "Part"),
         make("th", { scope: "col", class: "lane" }, make("span", { class: "sr" }, "When"), make("div", { class: "ticks", "aria-hidden": "true" }, [0, 1, 2, 3].map((k) => make("span", null, k ? seconds(whole * k / 4) : "0")))),
@@ -103,6 +104,12 @@ const waterfall = (() => {
     return make("span", null, `${label} `, code(value), make("button", { type: "button", class: "copy", "data-copy": value, "aria-label": `Copy ${label} id ${value}` }, "Copy"));
   }
 
+  function when(i) {
+    const at = model.start[i];
+    if (Math.abs(at) < 1e-6) return "the first request";
+    return at > 0 ? `${seconds(at)} after the first request` : `${seconds(-at)} before the first of the timeline`;
+  }
+
   function draw(i) {
     const [trace, span] = model.ids(i);
     const drawn = i < model.drawn;
@@ -112,7 +119,7 @@ const waterfall = (() => {
       make("header", null,
         make("div", null,
           make("h2", { id: "request-title" }, `${title(i)} in ${seconds(model.duration(i))}`),
-          make("p", { class: "quiet" }, make("bdi", null, model.origin(i) || "origin unknown"), ` · ${seconds(Math.abs(model.start[i]))} after the first request${model.source(i)[0] ? " · " : ""}`, make("bdi", null, model.source(i)[0]))),
+          make("p", { class: "quiet" }, make("bdi", null, model.origin(i) || "origin unknown"), ` · ${when(i)}${model.source(i)[0] ? " · " : ""}`, make("bdi", null, model.source(i)[0]))),
         make("button", { type: "button", class: "button", "aria-label": "Close", title: "Close (Escape)", on: { click: () => dialog.close() } }, "✕")),
       story(i), fall(i), details(i),
       make("p", { class: "ids" }, copied("trace", trace), copied("span", span)),
