@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from kit import reports  # noqa: E402
+from kit import reports
 
-from otel_httptrace.report.analysis import analyze  # noqa: E402
-from otel_httptrace.report.page import render  # noqa: E402
-from otel_httptrace.report.summary import Report  # noqa: E402
+import otel_httptrace.demo
+from otel_httptrace.demo.server import Server
+from otel_httptrace.report.analysis import Analysis, analyze
+from otel_httptrace.report.otlp import from_protobuf
+from otel_httptrace.report.page import render
+from otel_httptrace.report.receiver import Receiver
+from otel_httptrace.report.rows import rows
+from otel_httptrace.report.summary import Report
 
 
 def samples() -> Iterator[tuple[str, Report]]:
     """Reports by name."""
-    story = reports.early_close()
-    yield "story", reports.report(story, reports.body_not_read(story))
-    mixed = reports.mixed()
+    yield "story", analyze(reports.early_close())
     yield (
         "mixed",
-        reports.report(
-            mixed,
-            reports.pool_saturated(mixed),
-            reports.body_not_read(mixed),
+        replace(
+            analyze(reports.mixed()),
             left_out=43_000,
             problems=("spans.jsonl, line 17: cut off after 812 bytes",),
         ),
     )
-    yield "quiet", reports.report(reports.many(200, 4))
+    yield "quiet", analyze(reports.many(200, 4))
     yield "empty", analyze([])
-    many = reports.many()
-    yield "many-connections", reports.report(many, reports.body_not_read(many))
-    yield "few-connections", reports.report(reports.many(10_000, 12))
+    yield "many-connections", analyze(reports.many())
+    yield "few-connections", analyze(reports.many(10_000, 12))
+    for name, arguments in (("unread", ()), ("read", ("--read",))):
+        yield f"demo-{name}", demo(*arguments)
+
+
+def demo(*arguments: str) -> Report:
+    """Of the spans that the demo's program sends."""
+    received: list[Any] = []
+    with Receiver(received.append) as receiver, Server() as server, tempfile.TemporaryDirectory() as folder:
+        program = shutil.copy(Path(otel_httptrace.demo.__file__).with_name("status_page.py"), folder)
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_SERVICE_NAME": "httptrace-demo",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+        }
+        instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+        command = [instrument, sys.executable, program, server.url, *arguments]
+        subprocess.run(command, env={**os.environ, **settings}, check=True, timeout=60)
+    spans = [span for request in received for span in from_protobuf(request)]
+    analysis = Analysis()
+    for row in rows(spans):
+        analysis.add(row)
+    return analysis.report(spans=len(spans))
 
 
 if __name__ == "__main__":

@@ -150,7 +150,14 @@ def mixed() -> list[Row]:
         )
     slow = "http://search.internal:9200"
     for k in range(4):
-        add(0.1 * k, {"wait": 0.35, "receive": 0.02}, connection=20, origin=slow, CONN_REUSED=k > 0, BODY_OUTCOME="complete")
+        add(
+            0.1 * k,
+            {"wait": 0.35, "receive": 0.02},
+            connection=20,
+            origin=slow,
+            CONN_REUSED=k > 0,
+            BODY_OUTCOME="complete",
+        )
     holders = found[-2:]
     for k in range(3):
         blocked = add(
@@ -167,10 +174,50 @@ def mixed() -> list[Row]:
             POOL_LIMIT=2,
         )
         blocked.links = tuple(link(names.LINK_POOL_HELD_BY, holder) for holder in holders)
-    add(0.3, {"wait": 0.08}, connection=20, origin=slow, status=None, FAILED_PHASE="wait", CONN_REUSED=True, CONN_CLOSE_REASON="request_cancelled")
-    add(0.45, {"dns": 0.002, "connect": 0.004, "wait": 0.05, "receive": 0.2}, connection=21, origin=slow, failed=True, CONN_REUSED=False, CONN_OPEN_REASON="request_cancelled", BODY_OUTCOME="failed", ERROR_TYPE="RemoteProtocolError", BODY_BYTES_READ=100, HTTP_RESPONSE_BODY_SIZE=5_000, CONN_CLOSE_REASON="request_failed")
-    add(0.7, {"wait": 0.03, "receive": 0.002}, connection=22, origin=slow, CONN_REUSED=False, CONN_OPEN_REASON="request_failed", BODY_OUTCOME="complete", CONN_CLOSE_REASON="connection_close")
-    add(0.2, {"pool": 0.01, "proxy": 0.03, "tls": 0.03, "send": 0.02, "wait": 0.05, "receive": 0.01}, connection=23, origin="https://upload.example.com", CONN_REUSED=False, CONN_OPEN_REASON="first_connection", BODY_OUTCOME="complete", rest=0.02)
+    add(
+        0.3,
+        {"wait": 0.08},
+        connection=20,
+        origin=slow,
+        status=None,
+        FAILED_PHASE="wait",
+        CONN_REUSED=True,
+        CONN_CLOSE_REASON="request_cancelled",
+    )
+    add(
+        0.45,
+        {"dns": 0.002, "connect": 0.004, "wait": 0.05, "receive": 0.2},
+        connection=21,
+        origin=slow,
+        failed=True,
+        CONN_REUSED=False,
+        CONN_OPEN_REASON="request_cancelled",
+        BODY_OUTCOME="failed",
+        ERROR_TYPE="RemoteProtocolError",
+        BODY_BYTES_READ=100,
+        HTTP_RESPONSE_BODY_SIZE=5_000,
+        CONN_CLOSE_REASON="request_failed",
+    )
+    add(
+        0.7,
+        {"wait": 0.03, "receive": 0.002},
+        connection=22,
+        origin=slow,
+        CONN_REUSED=False,
+        CONN_OPEN_REASON="request_failed",
+        BODY_OUTCOME="complete",
+        CONN_CLOSE_REASON="connection_close",
+    )
+    add(
+        0.2,
+        {"pool": 0.01, "proxy": 0.03, "tls": 0.03, "send": 0.02, "wait": 0.05, "receive": 0.01},
+        connection=23,
+        origin="https://upload.example.com",
+        CONN_REUSED=False,
+        CONN_OPEN_REASON="first_connection",
+        BODY_OUTCOME="complete",
+        rest=0.02,
+    )
     add(0.4, {}, origin="https://upload.example.com", rest=0.2)
     return found
 
@@ -188,14 +235,22 @@ def many(requests: int = 10_000, connections: int | None = None, seed: int = 7) 
         phases = {"dns": 0.004, "connect": 0.01} if new else {}
         phases |= {"wait": chance.expovariate(20), "receive": 0.002}
         reason: dict[str, Any] = {"CONN_OPEN_REASON": "all_busy"} if new else {}
-        request = row(number, free[lane] + chance.expovariate(50), phases, connection=lane + 1, CONN_REUSED=not new, BODY_OUTCOME="complete", **reason)
+        request = row(
+            number,
+            free[lane] + chance.expovariate(50),
+            phases,
+            connection=lane + 1,
+            CONN_REUSED=not new,
+            BODY_OUTCOME="complete",
+            **reason,
+        )
         free[lane] = request.start - BEGAN + request.duration
         found.append(request)
     return found
 
 
 def report(rows: list[Row], *findings: Finding, **changes: Any) -> Report:
-    """The report of *rows*, with these findings."""
+    """The report of *rows*, with these findings instead of its own, and other changes."""
     return replace(analyze(rows), findings=findings, **changes)
 
 

@@ -23,7 +23,7 @@ from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Evidence, Finding, Severity, Sure
 from otel_httptrace.report.page import render
 from otel_httptrace.report.page.data import CLOSED, OPENED, OUTCOMES, SHOWN, SHOWN_ON_STEPS, clean
-from otel_httptrace.report.rows import Row, Step
+from otel_httptrace.report.rows import Step
 from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.summary import Report
 from otel_httptrace.telemetry import names
@@ -138,7 +138,7 @@ def test_what_is_missing_is_said() -> None:
 
     assert "spans.jsonl, line 17: cut off after 812 bytes" in text
     assert "1 of 48 requests say nothing about their connection" in text
-    assert "43\u2009000 more are counted in all numbers, but not drawn" in text
+    assert "43,000 more are counted in all numbers, but not drawn" in text
 
 
 def test_an_empty_report() -> None:
@@ -167,7 +167,18 @@ def test_only_what_may_be_shown_is_in_the_page() -> None:
     ]
     page = render(reports.report([row]))
 
-    for secret in ("passw0rd", "s3cr3t", "fragm3nt", "in/the/path", "1n-th3-name", "in/the/name", "al1ce", "pr1vate", "us3rs", "Bearer"):
+    for secret in (
+        "passw0rd",
+        "s3cr3t",
+        "fragm3nt",
+        "in/the/path",
+        "1n-th3-name",
+        "in/the/name",
+        "al1ce",
+        "pr1vate",
+        "us3rs",
+        "Bearer",
+    ):
         assert secret not in page, secret
     assert "https://api.example.com" in page
 
@@ -210,7 +221,9 @@ def test_policy() -> None:
 
     def digests(tag: str) -> str:
         texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+        return " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts
+        )
 
     assert rules == {
         "default-src": "'none'",
@@ -259,12 +272,28 @@ HOSTILE = (
 
 def hostile() -> Report:
     """A report in which all that comes from spans is an attack, and nothing has the type that it should have."""
-    wrong: list[Any] = [HOSTILE, [HOSTILE], {HOSTILE: HOSTILE}, float("nan"), float("inf"), -1, 10**40, None, True, b"\xff"]
-    rows = []
-    for number, value in enumerate([*wrong, HOSTILE, HOSTILE]):
-        row = reports.row(number, 0.01 * number, {"dns": 0.01, "wait": 0.1, "receive": 0.01}, connection=7)
-        shown = {name: value for name in (*SHOWN, names.CONN_REUSED, names.BODY_CLOSED_AT, names.BODY_CLOSED_VIA)}
-        row.attributes |= {**shown, "http.request.method": value, "url.full": f"https://{HOSTILE}/"}
+    wrong: list[Any] = [
+        HOSTILE,
+        [HOSTILE],
+        {HOSTILE: HOSTILE},
+        float("nan"),
+        float("inf"),
+        -1,
+        10**40,
+        None,
+        True,
+        b"\xff",
+    ]
+    values = [*wrong, HOSTILE, HOSTILE]
+    phases = {"dns": 0.01, "wait": 0.1, "receive": 0.01}
+    rows = [reports.row(number, 0.01 * number, phases, connection=7) for number in range(len(values))]
+    report = reports.report(rows)
+    # What counted them has its own tests: from here on it is what the page makes of them.
+    for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+        row.attributes |= dict.fromkeys(
+            (*SHOWN, names.CONN_REUSED, names.BODY_CLOSED_AT, names.BODY_CLOSED_VIA, "http.request.method"), value
+        )
+        row.attributes["url.full"] = f"https://{HOSTILE}/"
         if number >= len(wrong):
             row.attributes |= {names.CONN_ID: 7 + number, names.CONN_REUSED: False}
             for name in (names.CONN_OPEN_REASON, names.CONN_CLOSE_REASON, names.BODY_OUTCOME, names.FAILED_PHASE):
@@ -274,9 +303,16 @@ def hostile() -> Report:
         row.source = Source(HOSTILE, HOSTILE)
         row.steps = [Step(names.SPAN_DNS, 0.0, 0.01, dict.fromkeys(SHOWN_ON_STEPS, value), 1)]
         row.steps.append(Step(HOSTILE, 0.0, 0.01, {HOSTILE: HOSTILE}, 1))
-        row.links = (Link(HOSTILE, HOSTILE, {names.LINK: names.LINK_CONNECTION_LOST_BY}), Link("a", "b", {names.LINK: [1]}))
-        rows.append(row)
+        row.links = (
+            Link(HOSTILE, HOSTILE, {names.LINK: names.LINK_CONNECTION_LOST_BY}),
+            Link("a", "b", {names.LINK: [1]}),
+        )
     rows[-1].trace_id = rows[-1].span_id = HOSTILE
+    (origin,) = report.origins
+    origin.name = HOSTILE
+    for counter in (origin.open_reasons, origin.close_reasons, origin.outcomes, origin.failed_phases):
+        counter[HOSTILE] = 1
+    broken = replace(rows[0], span_id="0" * 16, phases=dict.fromkeys(phases, HOSTILE), duration=float("nan"))
     finding = Finding(
         verdict=HOSTILE,
         severity=Severity.FAILED,
@@ -292,10 +328,14 @@ def hostile() -> Report:
         via=HOSTILE,
         evidence=(Evidence(HOSTILE, HOSTILE, HOSTILE), Evidence("f" * 32, HOSTILE, HOSTILE)),
     )
-    report = reports.report(rows, finding, problems=(HOSTILE,), services=(HOSTILE,))
-    phases = dict.fromkeys(rows[0].phases, HOSTILE)
-    broken = replace(rows[0], span_id="0" * 16, phases=phases, duration=float("nan"))
-    return replace(report, timeline=(*report.timeline, broken), slowest=(*report.slowest, broken))
+    return replace(
+        report,
+        findings=(finding,),
+        problems=(HOSTILE,),
+        services=(HOSTILE,),
+        timeline=(*report.timeline, broken),
+        slowest=(*report.slowest, broken),
+    )
 
 
 def test_markup_from_spans_is_text() -> None:
@@ -310,7 +350,7 @@ def test_markup_from_spans_is_text() -> None:
     assert not [name for _, name, _ in parsed.attributes if name.startswith("on")]
     assert "</" not in page.split('id="data">')[1].split("</script>")[0]
     assert "<!--" not in page
-    assert "49" not in Parsed(render(hostile())).text.split("alert(1)", 1)[1][:200]
+    assert "{{ 7*7 }}" in parsed.text
     assert data(page)["strings"]
 
 
@@ -377,7 +417,9 @@ class Opened:
         """Do something, and wait until the timeline has been drawn again."""
         before = self.page.evaluate("Number(document.querySelector('#lanes canvas').dataset.frame)")
         act()
-        self.page.wait_for_function("before => document.querySelector('#lanes canvas').dataset.frame > before", arg=before)
+        self.page.wait_for_function(
+            "before => document.querySelector('#lanes canvas').dataset.frame > before", arg=before
+        )
 
     def press(self, *keys: str) -> None:
         """Press keys, one after the other."""
@@ -470,7 +512,9 @@ def test_keyboard(open_page: Callable[..., Opened]) -> None:
         if page.evaluate("document.activeElement.id") == "lanes":
             break
     assert page.evaluate("document.activeElement.id") == "lanes"
-    header = "document.querySelector('[aria-selected=true]').parentElement.querySelector('[role=rowheader]').textContent"
+    header = (
+        "document.querySelector('[aria-selected=true]').parentElement.querySelector('[role=rowheader]').textContent"
+    )
     assert page.evaluate(header) == "Connection 1, 1 request, closed: body_not_read at billing/client.py:42 in charge"
     assert opened.chosen().startswith("GET 200, 103 ms, dns ")
 
@@ -603,10 +647,24 @@ def test_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
 
     texts = [(text, on) for text in ("ink", "quiet", "accent") for on in ("page", "surface", "sunk")]
     texts += [(tone, f"{tone}-soft") for tone in ("failed", "slow", "waste")]
-    texts += [("ink", "failed-soft"), ("ink", "slow-soft"), ("on-accent", "accent"), ("page", "ink"), ("failed", "surface")]
-    assert [(pair, contrast(*(colours[name] for name in pair))) for pair in texts if contrast(*(colours[name] for name in pair)) < 4.5] == []
+    texts += [
+        ("ink", "failed-soft"),
+        ("ink", "slow-soft"),
+        ("on-accent", "accent"),
+        ("page", "ink"),
+        ("failed", "surface"),
+    ]
+    assert [
+        (pair, contrast(*(colours[name] for name in pair)))
+        for pair in texts
+        if contrast(*(colours[name] for name in pair)) < 4.5
+    ] == []
     drawn = ["pool", "dns", "connect", "proxy", "tls", "send", "wait", "receive", "strong-rule", "focus"]
-    assert [(name, contrast(colours[name], colours["surface"])) for name in drawn if contrast(colours[name], colours["surface"]) < 3] == []
+    assert [
+        (name, contrast(colours[name], colours["surface"]))
+        for name in drawn
+        if contrast(colours[name], colours["surface"]) < 3
+    ] == []
 
 
 def test_themes(open_page: Callable[..., Opened]) -> None:
@@ -692,7 +750,11 @@ def test_http2_and_no_connection(open_page: Callable[..., Opened]) -> None:
     headers = set()
     page.locator("#lanes").focus()
     for _ in range(rows):
-        headers.add(page.evaluate("document.querySelector('[aria-selected=true]').parentElement.firstChild.textContent") if opened.chosen() else "")
+        headers.add(
+            page.evaluate("document.querySelector('[aria-selected=true]').parentElement.firstChild.textContent")
+            if opened.chosen()
+            else ""
+        )
         opened.press("ArrowDown")
 
     assert "Connection 9, 12 requests" in headers
@@ -709,7 +771,11 @@ def test_ten_thousand_requests(open_page: Callable[..., Opened], connections: in
     page.locator("#lanes").focus()
     for key in ("ArrowDown", "+", "+", "+", "ArrowRight", "PageDown", "0", "n", "End"):
         opened.press(key)
-    opened.drawn(lambda: page.locator("#lanes").evaluate("element => { element.scrollTop = 50000; element.dispatchEvent(new Event('scroll')); }"))
+    opened.drawn(
+        lambda: page.locator("#lanes").evaluate(
+            "element => { element.scrollTop = 50000; element.dispatchEvent(new Event('scroll')); }"
+        )
+    )
     canvas = page.locator("#lanes canvas")
     assert opened.chosen()
     assert canvas.evaluate("element => element.height") < 1000

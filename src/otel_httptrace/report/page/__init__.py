@@ -18,7 +18,7 @@ from dataclasses import fields
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -27,7 +27,8 @@ from ...version import __version__
 from ..findings import Finding, Severity, Sure
 from ..rows import PHASES, Row
 from ..summary import Origin, Report
-from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, number, phases
+from ..units import count, seconds, share
+from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, phases
 
 #: Origins that get their tables; the rest get a line each.
 _IN_FULL: Final = 12
@@ -61,7 +62,7 @@ def render(report: Report) -> str:
         findings=[_finding(finding, requests) for finding in report.findings],
         summary=_summary(report),
         origins=[_origin(origin) for origin in report.origins[:_IN_FULL]],
-        others=report.origins[_IN_FULL:],
+        others=[_origin(origin) for origin in report.origins[_IN_FULL:]],
         examples=list(_examples(report, requests)),
         thresholds=[(field.name, getattr(report.thresholds, field.name)) for field in fields(report.thresholds)],
         when=_when(report),
@@ -78,7 +79,7 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters.update(seconds=seconds, share=share, count=count)
+    environment.filters.update(seconds=seconds, count=_thousands)
     return environment.get_template("page.html.j2")
 
 
@@ -117,30 +118,8 @@ def _policy(style: str, *scripts: str) -> str:
     )
 
 
-def seconds(value: float) -> str:
-    """Three digits and a unit."""
-    if value >= 600:
-        minutes = round(value / 60)
-        return f"{minutes} min" if minutes < 600 else f"{value / 3600:.0f} h"
-    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
-        found = value * factor
-        if found >= 0.9995 or unit == "µs":
-            return f"{found:.0f} {unit}" if found >= 99.95 else f"{found:.1f} {unit}"
-    return ""
-
-
-def share(value: float) -> str:
-    """A share of 1 in per cent: all and nothing are said only where they are."""
-    if 0 < value < 0.01:
-        return "< 1 %"
-    if 0.99 < value < 1:
-        return "> 99 %"
-    return f"{value * 100:.0f} %"
-
-
-def count(value: int) -> str:
-    """A number with its thousands apart, by a thin space."""
-    return f"{value:,}".replace(",", "\u2009")
+def _thousands(value: int) -> str:
+    return f"{value:,}"
 
 
 class _Tile(NamedTuple):
@@ -155,23 +134,20 @@ def _summary(report: Report) -> list[_Tile]:
     opened = sum(origin.opened for origin in report.origins)
     reused = sum(origin.reused for origin in report.origins)
     lookups = sum(origin.lookups for origin in report.origins)
-    services = len(report.services)
+    got = opened + reused
+    named = ", ".join(filter(None, report.services[:3]))
     return [
-        _Tile("Requests", count(report.requests), f"{count(failed)} failed" if failed else "none failed", failed > 0),
-        _Tile("Connections opened", count(opened), f"to {_plural(len(report.origins), 'origin')}"),
+        _Tile("Requests", _thousands(report.requests), f"{failed:,} failed" if failed else "none failed", failed > 0),
+        _Tile("Connections opened", _thousands(opened), f"to {count(len(report.origins), 'origin')}"),
         _Tile(
             "Reuse",
-            share(reused / (opened + reused)) if opened + reused else "–",
-            f"{count(reused)} on one that was there" if opened + reused else "no connection seen",
+            share(reused, got) if got else "—",
+            f"{reused:,} of {count(got, 'request')}" if got else "no connection seen",
         ),
-        _Tile("Lookups", count(lookups), "names resolved"),
-        _Tile("Time span", seconds(max(0.0, report.ended - report.started)) if report.requests else "–", "first to last"),
-        _Tile("Services", count(services), ", ".join(filter(None, report.services[:3])) or "unnamed"),
+        _Tile("Lookups", _thousands(lookups), "of names"),
+        _Tile("Time span", seconds(max(0.0, report.ended - report.started)), "first to last"),
+        _Tile("Services", _thousands(len(report.services)), named or "without a name"),
     ]
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{count(number)} {what}" if number == 1 else f"{count(number)} {what}s"
 
 
 def _when(report: Report) -> str:
@@ -182,8 +158,8 @@ def _when(report: Report) -> str:
         ended = datetime.fromtimestamp(report.ended, timezone.utc)
     except (OverflowError, OSError, ValueError):
         return ""
-    same = began.date() == ended.date()
-    return f"{began:%Y-%m-%d %H:%M:%S} to {ended:%H:%M:%S} UTC" if same else f"{began:%Y-%m-%d %H:%M:%S} to {ended:%Y-%m-%d %H:%M:%S} UTC"
+    until = "%H:%M:%S" if began.date() == ended.date() else "%Y-%m-%d %H:%M:%S"
+    return f"{began:%Y-%m-%d %H:%M:%S} to {ended.strftime(until)} UTC"
 
 
 class _Evidence(NamedTuple):
@@ -223,9 +199,12 @@ class _Example(NamedTuple):
     bars: list[tuple[str, float, float]]
 
 
+_PLACES: Final = ("Slowest", "Second slowest", "Third slowest")
+
+
 def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
     seen = set()
-    candidates = [("Slowest" if place == 1 else f"Slowest but {place - 1}", row) for place, row in enumerate(report.slowest, 1)]
+    candidates = [(_PLACES[place] if place < len(_PLACES) else "Slow", row) for place, row in enumerate(report.slowest)]
     if report.typical is not None:
         candidates.append(("Typical", report.typical))
     for label, row in candidates:
@@ -255,17 +234,16 @@ def _stacked(row: Row, known: dict[str, float]) -> Iterator[tuple[str, float, fl
 
 class _Phase(NamedTuple):
     name: str
-    count: int
-    p50: float
-    p95: float
-    p99: float
-    bars: tuple[float, float, float]
+    number: int
+    times: list[float]
+    bars: list[float]
 
 
 class _Bar(NamedTuple):
     name: str
-    count: int
-    share: float
+    number: int
+    share: str
+    width: float
     what: str
     bad: bool
 
@@ -273,6 +251,7 @@ class _Bar(NamedTuple):
 class _Origin(NamedTuple):
     origin: Origin
     phases: list[_Phase]
+    reuse: str
     counters: list[tuple[str, list[_Bar]]]
 
 
@@ -280,18 +259,17 @@ _GOOD: Final = frozenset({"complete", "first_connection", "all_busy", "client_cl
 
 
 def _origin(origin: Origin) -> _Origin:
-    found = [
-        (name, quantiles.count, *(quantiles.at(share) for share in (0.5, 0.95, 0.99)))
-        for name, quantiles in ((name, origin.phases.get(name)) for name in (*PHASES, "total"))
-        if quantiles is not None
-    ]
-    longest = max((p99 for *_, p99 in found), default=0) or 1
+    known = [(name, origin.phases[name]) for name in (*PHASES, "total") if name in origin.phases]
+    found = [(name, times.count, [times.at(part) for part in (0.5, 0.95, 0.99)]) for name, times in known]
+    longest = max((times[-1] for _, _, times in found), default=0.0) or 1.0
+    got = origin.opened + origin.reused
     return _Origin(
         origin,
         [
-            _Phase(name, number, p50, p95, p99, tuple(round(value / longest * 1000, 1) for value in (p50, p95, p99)))  # type: ignore[arg-type]
-            for name, number, p50, p95, p99 in found
+            _Phase(name, number, times, [round(value / longest * 1000, 1) for value in times])
+            for name, number, times in found
         ],
+        share(origin.reused, got) if got else "—",
         [
             (title, _bars(counter, what))
             for title, counter, what in (
@@ -308,7 +286,7 @@ def _origin(origin: Origin) -> _Origin:
 def _bars(counter: Counter[str], what: dict[str, str]) -> list[_Bar]:
     total = sum(counter.values())
     return [
-        _Bar(name, number, number / total, what.get(name, ""), name not in _GOOD)
+        _Bar(name, number, share(number, total), round(number / total * 1000, 1), what.get(name, ""), name not in _GOOD)
         for name, number in counter.most_common()
     ]
 

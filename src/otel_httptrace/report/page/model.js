@@ -32,11 +32,21 @@ const model = (() => {
   function spans(i) {
     const found = [];
     const late = [];
+    const steps = raw.steps[i] || [];
     let left = 0;
     let right = end[i] - start[i];
     for (const [phase, seconds] of times(i)) {
-      if (phase < SEND) found.push([phase, left, left += seconds]);
-      else late.push([phase, seconds]);
+      if (phase < SEND) {
+        // Where its child span was, if it has one: there may be time between them.
+        const name = `http.${phases[phase]}`;
+        for (let k = 0; k < steps.length; k += 5) {
+          if (strings[steps[k]] === name) {
+            left = Math.max(left, steps[k + 1] / 1e6);
+            break;
+          }
+        }
+        found.push([phase, left, left += seconds]);
+      } else late.push([phase, seconds]);
     }
     const before = found.length;
     for (const [phase, seconds] of late.reverse()) {
@@ -99,15 +109,18 @@ const model = (() => {
 // A lane whose connection ended so lost it; the other ways to end are as they should be.
 const AGREED = new Set(["", "connection_close", "client_closed", "upgraded", "goaway", "keepalive_expired", "unknown"]);
 
+/** As report/units.py writes it. */
 function seconds(value) {
-  if (value >= 600) return value < 36000 ? `${Math.round(value / 60)} min` : `${Math.round(value / 3600)} h`;
-  for (const [factor, unit] of [[1, "s"], [1e3, "ms"], [1e6, "µs"]]) {
+  if (value >= 5400) return `${(value / 3600).toFixed(1)} h`;
+  if (value >= 180) return `${(value / 60).toFixed(1)} min`;
+  for (const [factor, unit] of [[1, "s"], [1e3, "ms"]]) {
     const found = value * factor;
-    if (found >= 0.9995 || unit === "µs") return `${found.toFixed(found >= 99.95 ? 0 : 1)} ${unit}`;
+    if (found >= 0.9995) return `${found.toFixed(found >= 99.95 ? 0 : 1)} ${unit}`;
   }
+  return `${(value * 1e6).toFixed(0)} µs`;
 }
 
-const counted = (number) => number.toLocaleString("en").replaceAll(",", "\u2009");
+const counted = (number) => number.toLocaleString("en");
 
 /** An element; children that are strings become text, so nothing in them is ever markup. */
 function make(name, attributes, ...children) {

@@ -716,7 +716,7 @@ const timeline = (() => {
 
   function describe() {
     if (chosen < 0) {
-      chosenText.textContent = "Nothing chosen: click a request, or use the keys below.";
+      chosenText.textContent = "Choose a request to see more of it.";
       return;
     }
     const { lane } = items[placeOf.get(chosen)];

@@ -118,7 +118,7 @@ const waterfall = (() => {
     dialog.replaceChildren(make("div", { class: "sheet" },
       make("header", null,
         make("div", null,
-          make("h2", { id: "request-title" }, `${title(i)} in ${seconds(model.duration(i))}`),
+          make("h2", { id: "request-title", tabindex: "-1", autofocus: true }, `${title(i)} in ${seconds(model.duration(i))}`),
           make("p", { class: "quiet" }, make("bdi", null, model.origin(i) || "origin unknown"), ` · ${when(i)}${model.source(i)[0] ? " · " : ""}`, make("bdi", null, model.source(i)[0]))),
         make("button", { type: "button", class: "button", "aria-label": "Close", title: "Close (Escape)", on: { click: () => dialog.close() } }, "✕")),
       story(i), fall(i), details(i),
@@ -130,13 +130,14 @@ const waterfall = (() => {
 
   function open(i) {
     if (i === shown && dialog.open) return;
-    if (!dialog.open) {
-      returnTo = document.activeElement;
-      dialog.showModal();
-    }
     shown = i;
     if (i < model.drawn) timeline.choose(i, false);
     draw(i);
+    if (dialog.open) dialog.querySelector("h2").focus();
+    else {
+      returnTo = document.activeElement;
+      dialog.showModal();
+    }
   }
 
   dialog.addEventListener("close", () => {
