@@ -23,7 +23,7 @@ from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Evidence, Finding, Severity, Sure
 from otel_httptrace.report.page import render
 from otel_httptrace.report.page.data import CLOSED, OPENED, OUTCOMES, SHOWN, SHOWN_ON_STEPS, clean
-from otel_httptrace.report.rows import Step
+from otel_httptrace.report.rows import PHASES, Step
 from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.summary import Report
 from otel_httptrace.telemetry import names
@@ -137,8 +137,17 @@ def test_what_is_missing_is_said() -> None:
     text = words(render(everything()))
 
     assert "spans.jsonl, line 17: cut off after 812 bytes" in text
-    assert "1 of 48 requests say nothing about their connection" in text
+    assert "1 of 48 requests says nothing about its connection" in text
     assert "43,000 more are counted in all numbers, but not drawn" in text
+
+
+def test_nothing_observed() -> None:
+    """Where otel-httptrace was not active, the page does not say that all is well."""
+    text = words(render(reports.report([reports.row(1, 0.0, {}, rest=0.1)])))
+
+    assert "1 request, none of them observed" in text
+    assert "No finding can be made" in text
+    assert "1 of 1 request says nothing about its connection" in text
 
 
 def test_an_empty_report() -> None:
@@ -637,7 +646,7 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
-    """In both themes text has a contrast of 4.5 to what it stands on, and what is drawn has 3."""
+    """In both themes text has a contrast of 4.5 to what it stands on, on bars too, and what is drawn has 3."""
     opened = open_page(everything(), scheme)
     colours: dict[str, tuple[int, ...]] = {}
     for name in re.findall(r"--([\w-]+): light-dark", render(analyze([]))):
@@ -659,6 +668,7 @@ def test_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
         for pair in texts
         if contrast(*(colours[name] for name in pair)) < 4.5
     ] == []
+    texts += [("ink" if phase == "receive" else "surface", phase) for phase in PHASES]
     drawn = ["pool", "dns", "connect", "proxy", "tls", "send", "wait", "receive", "strong-rule", "focus"]
     assert [
         (name, contrast(colours[name], colours["surface"]))

@@ -158,6 +158,8 @@ def _when(report: Report) -> str:
         ended = datetime.fromtimestamp(report.ended, timezone.utc)
     except (OverflowError, OSError, ValueError):
         return ""
+    if ended.replace(microsecond=0) == began.replace(microsecond=0):
+        return f"{began:%Y-%m-%d %H:%M:%S} UTC"
     until = "%H:%M:%S" if began.date() == ended.date() else "%Y-%m-%d %H:%M:%S"
     return f"{began:%Y-%m-%d %H:%M:%S} to {ended.strftime(until)} UTC"
 

@@ -491,7 +491,7 @@ const timeline = (() => {
           const at = Math.max(l, gutter) + 4;
           context.fillStyle = colours[phases[phase]];
           context.fillRect(at - 2, top, room - 4, tallness);
-          context.fillStyle = colours.surface;
+          context.fillStyle = phases[phase] === "receive" ? colours.ink : colours.surface;
           context.textAlign = "left";
           context.fillText(text, at, top + tallness / 2 + 0.5);
         }
@@ -631,9 +631,11 @@ const timeline = (() => {
     paint.textBaseline = "top";
     if (gutter > 60) {
       paint.fillText(`${most} at once`, gutter - 9, 8);
-      paint.fillStyle = colours.failed;
-      paint.textBaseline = "bottom";
-      paint.fillText("problems", gutter - 9, high - 1);
+      if (bad.some((number) => number > 0)) {
+        paint.fillStyle = colours.failed;
+        paint.textBaseline = "bottom";
+        paint.fillText("problems", gutter - 9, high - 1);
+      }
     }
   }
 
@@ -724,7 +726,7 @@ const timeline = (() => {
     const b = make("b", null, title(chosen));
     const why = model.dialled(chosen) && model.opened(chosen) ? ` · opened: ${model.opened(chosen)}` : "";
     const close = model.closed(chosen) ? ` · closed: ${model.closed(chosen)}${model.at(chosen) ? ` at ${model.at(chosen)}` : ""}` : "";
-    chosenText.replaceChildren(b, ` · ${seconds(model.duration(chosen))} · ${lane.connection ? `connection ${lane.connection}, request ${number} of ${lane.rows.length}` : laneName(lane)}${why}${close}`);
+    chosenText.replaceChildren(b, ` · ${seconds(model.duration(chosen))} · ${lane.connection ? `connection ${lane.connection}, request ${number} of ${lane.rows.length}` : laneName(lane)}${why}${close} · `, make("a", { href: `#request-${chosen}` }, "Waterfall"));
   }
 
   function inSight(i) {
@@ -829,6 +831,7 @@ const timeline = (() => {
       const k = tracksOnly[Math.min(tracksOnly.length - 1, Math.max(0, rank.get(place) + offset))];
       if (k !== place) choose(items[k].rows[nearest(items[k], (start[chosen] + end[chosen]) / 2)]);
     };
+    const open = () => { if (chosen >= 0) location.hash = `request-${chosen}`; };
     const page = Math.max(1, Math.floor((shownHeight - AXIS) / tall) - 1);
     const keys = {
       ArrowLeft: () => event.shiftKey ? DO.left() : within(-1),
@@ -836,7 +839,8 @@ const timeline = (() => {
       ArrowUp: () => across(-1), ArrowDown: () => across(1),
       PageUp: () => across(-page), PageDown: () => across(page),
       Home: () => within(-Infinity), End: () => within(Infinity),
-      Enter: () => { if (chosen >= 0) location.hash = `request-${chosen}`; },
+      Enter: open,
+      " ": open,
       "+": DO.in, "=": DO.in, "-": DO.out, "_": DO.out, 0: DO.fit, n: DO.problem, N: DO.problem,
     };
     const call = keys[event.key];
