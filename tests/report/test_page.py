@@ -28,7 +28,7 @@ from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.summary import Report
 from otel_httptrace.telemetry import names
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -321,7 +321,9 @@ def hostile() -> Report:
     origin.name = HOSTILE
     for counter in (origin.open_reasons, origin.close_reasons, origin.outcomes, origin.failed_phases):
         counter[HOSTILE] = 1
-    broken = replace(rows[0], span_id="0" * 16, phases=dict.fromkeys(phases, HOSTILE), duration=float("nan"))
+    broken = replace(
+        rows[0], span_id="0" * 16, phases=dict.fromkeys(phases, HOSTILE), duration=float("nan"), start=float("nan")
+    )
     finding = Finding(
         verdict=HOSTILE,
         severity=Severity.FAILED,
@@ -369,7 +371,7 @@ def test_markup_from_spans_is_text() -> None:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless Chromium: Debian's package of that name."""
-    missing = [] if shutil.which(CHROMIUM) else [f"{CHROMIUM} (apt-get install chromium)"]
+    missing = [] if CHROMIUM else ["chromium (apt-get install chromium)"]
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -510,6 +512,22 @@ def test_a_lost_connection_leads_to_who_lost_it(open_page: Callable[..., Opened]
     dialog.get_by_role("link", name="this request").click()
     opened.page.wait_for_url(f"**#request-{culprit}")
     assert dialog.get_by_text(f"span {report.timeline[culprit].span_id}").is_visible()
+
+
+def test_a_body_after_the_span(open_page: Callable[..., Opened]) -> None:
+    """A span that ended with the headers (`span_end`) is drawn as short as it was, its body beyond it."""
+    row = reports.row(0, 0.0, {"wait": 0.1, "receive": 0.3}, connection=1, CONN_REUSED=True)
+    row.duration = 0.1
+    opened = open_page(reports.report([row]))
+    opened.page.goto(f"{opened.path.as_uri()}#request-0")
+    edges = opened.page.locator(".fall .bar").evaluate_all(
+        """bars => bars.map((bar) => {
+          const [own, lane] = [bar, bar.parentElement].map((element) => element.getBoundingClientRect());
+          return [(own.left - lane.left) / lane.width, (own.right - lane.left) / lane.width];
+        })"""
+    )
+
+    assert [pytest.approx(edge, abs=0.01) for edge in edges] == [[0, 0.25], [0, 0.25], [0.25, 1]]
 
 
 def test_keyboard(open_page: Callable[..., Opened]) -> None:

@@ -25,10 +25,10 @@ from markupsafe import Markup
 
 from ...version import __version__
 from ..findings import Finding, Severity, Sure
-from ..rows import PHASES, Row
+from ..rows import PHASES
 from ..summary import Origin, Report
 from ..units import count, seconds, share
-from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, phases
+from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, micros, phases, whole
 
 #: Origins that get their tables; the rest get a line each.
 _IN_FULL: Final = 12
@@ -195,8 +195,10 @@ def _finding(finding: Finding, requests: Requests) -> _Shown:
 class _Example(NamedTuple):
     label: str
     number: int
-    row: Row
+    duration: float
     method: str
+    status: int
+    origin: str
     note: str
     bars: list[tuple[str, float, float]]
 
@@ -217,13 +219,16 @@ def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
         known = phases(row)
         longest = max(known, key=lambda phase: known[phase], default=None)
         note = f"mostly {longest}, {seconds(known[longest])}" if longest is not None else "no phases seen"
-        yield _Example(label, found, row, method(row), note, list(_stacked(row, known)))
+        duration = micros(row.duration) / 1e6
+        yield _Example(
+            label, found, duration, method(row), whole(row.status), row.origin, note, list(_stacked(duration, known))
+        )
 
 
-def _stacked(row: Row, known: dict[str, float]) -> Iterator[tuple[str, float, float]]:
+def _stacked(duration: float, known: dict[str, float]) -> Iterator[tuple[str, float, float]]:
     # Phase, where its bar starts and how wide it is, in thousandths: those before the request was sent from the
     # left, the others up to the right, and what nobody accounted for in between.
-    total = max(row.duration, sum(known.values()), 1e-9)
+    total = max(duration, sum(known.values()), 1e-9)
     left, right = 0.0, 0.0
     late = ("send", "wait", "receive")
     for phase in (phase for phase in known if phase not in late):

@@ -136,6 +136,12 @@ def micros(value: object) -> int:
     return max(0, round(seconds * 1e6)) if seconds is not None else 0
 
 
+def whole(value: object) -> int:
+    """*value*, if it is a number above zero, without what follows its point; 0 if it is not."""
+    found = number(value)
+    return int(found) if found is not None and 0 < found < 2**53 else 0
+
+
 def method(row: Row) -> str:
     """The request's method; ``HTTP`` where the span has none that looks like one.
 
@@ -202,11 +208,12 @@ class Requests:
         strings("")
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
         ids, odd = bytearray(), {}
-        begin = min((row.start for row in self.rows[: self.drawn]), default=0.0)
+        starts = [number(row.start) or 0.0 for row in self.rows]
+        begin = min(starts[: self.drawn], default=0.0)
         before = 0
         for index, row in enumerate(self.rows):
             known = row.attributes
-            start = round((row.start - begin) * 1e6)
+            start = round((starts[index] - begin) * 1e6)
             source = sources((clean(row.source.service), clean(row.source.instance)))
             origin = origins(clean(row.origin))
             lane = lanes(self._lane(row, source, origin)) if index < self.drawn else _NOT_DRAWN
@@ -217,9 +224,9 @@ class Requests:
                 "lane": lane,
                 "source": source,
                 "origin": origin,
-                "connection": _whole(known.get(names.CONN_ID)),
+                "connection": whole(known.get(names.CONN_ID)),
                 "method": strings(method(row)),
-                "status": _whole(row.status),
+                "status": whole(row.status),
                 "flags": row.failed | (reused is True) << 1 | (reused is False) << 2 | row.observed << 3,
                 "outcome": strings(_text(known, names.BODY_OUTCOME)),
                 "opened": strings(_text(known, names.CONN_OPEN_REASON)),
@@ -260,7 +267,7 @@ class Requests:
 
     @staticmethod
     def _lane(row: Row, source: int, origin: int) -> tuple[int, ...]:
-        connection = _whole(row.attributes.get(names.CONN_ID))
+        connection = whole(row.attributes.get(names.CONN_ID))
         if connection > 0:
             # Through a forward proxy one connection carries requests to many origins: its lane stands at the first's.
             return (source, connection)
@@ -321,11 +328,6 @@ _COLUMNS: Final = (
     "more",
 )
 _LINKS: Final = (names.LINK_CONNECTION_LOST_BY, names.LINK_POOL_HELD_BY, names.LINK_CONNECTION_OPENED_BY)
-
-
-def _whole(value: object) -> int:
-    found = number(value)
-    return int(found) if found is not None and 0 < found < 2**53 else 0
 
 
 def _text(attributes: dict[str, Any], name: str) -> str:

@@ -156,7 +156,7 @@ const timeline = (() => {
 
   let moving = 0;
   function view(newFrom, newUntil, animated = false) {
-    const least = Math.max(last * 1e-7, 2e-5);
+    const least = 2e-5;
     const full = FULL[1] - FULL[0];
     let span = Math.min(Math.max(newUntil - newFrom, least), full);
     let middle = (newFrom + newUntil) / 2;
@@ -777,7 +777,8 @@ const timeline = (() => {
 
   /** The requests before and after on the same connection, -1 for none. */
   function neighbours(i) {
-    const { rows } = items[placeOf.get(i)].lane;
+    const { rows, connection } = items[placeOf.get(i)].lane;
+    if (!connection) return [-1, -1];
     const k = first(rows, (j) => j >= i);
     return [k > 0 ? rows[k - 1] : -1, k + 1 < rows.length ? rows[k + 1] : -1];
   }
