@@ -267,12 +267,11 @@ const timeline = (() => {
     return [found, step];
   }
 
-  /** A moment, as exactly as the step between ticks asks for. */
+  /** A moment in the unit that suits the times in sight, as exactly as the step between ticks asks for. */
   function moment(value, step) {
-    const unit = step >= 1 ? [1, "s"] : step >= 1e-3 ? [1e3, "ms"] : [1e6, "µs"];
-    if (unit[1] === "ms" && Math.abs(value) >= 10) return `${value.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9)))} s`;
-    const digits = Math.max(0, -Math.floor(Math.log10(step * unit[0]) + 1e-9));
-    return `${(value * unit[0]).toFixed(digits)} ${unit[1]}`;
+    const most = Math.max(Math.abs(from), Math.abs(until));
+    const [factor, unit] = most >= 1 ? [1, "s"] : most >= 1e-3 ? [1e3, "ms"] : [1e6, "µs"];
+    return `${(value * factor).toFixed(Math.max(0, -Math.floor(Math.log10(step * factor) + 1e-9)))} ${unit}`;
   }
 
   function draw() {
@@ -523,25 +522,25 @@ const timeline = (() => {
     const reason = model.closed(lane.close);
     const lost = !AGREED.has(reason);
     const middle = y + tallness / 2;
-    const size = Math.min(4, tallness / 3.4);
+    const arm = Math.min(4, tallness / 3.4);
     context.fillStyle = context.strokeStyle = lost ? colours.failed : colours.quiet;
     context.fillRect(at - 0.75, y + 1, 1.5, tallness - 2);
     let textAt = at + 6;
     if (lost) {
-      const cross = at + size + 4;
+      const cross = at + arm + 4;
       context.lineWidth = 1.8;
       context.beginPath();
-      context.moveTo(cross - size, middle - size); context.lineTo(cross + size, middle + size);
-      context.moveTo(cross + size, middle - size); context.lineTo(cross - size, middle + size);
+      context.moveTo(cross - arm, middle - arm); context.lineTo(cross + arm, middle + arm);
+      context.moveTo(cross + arm, middle - arm); context.lineTo(cross - arm, middle + arm);
       context.stroke();
-      textAt = cross + size + 5;
+      textAt = cross + arm + 5;
     } else {
       context.fillRect(at + 3, middle - 2.5, 5, 5);
       textAt = at + 13;
     }
-    if (tallness < 16 && lane.close !== chosen && lane.close !== hovered) return;
+    const size = tallness < 16 ? 10 : 11;
     context.textAlign = "left";
-    context.font = `600 11px ${fonts.sans}`;
+    context.font = `600 ${size}px ${fonts.sans}`;
     const line = model.at(lane.close);
     const room = width - textAt - 8;
     const name = fit(reason, room);
@@ -549,7 +548,7 @@ const timeline = (() => {
     context.fillText(name, textAt, middle + 0.5);
     const used = measure(name) + 8;
     if (line && name === reason) {
-      context.font = `11px ${fonts.mono}`;
+      context.font = `${size}px ${fonts.mono}`;
       context.fillStyle = colours.quiet;
       context.fillText(room - used > 70 ? fit(line, room - used) : "", textAt + used, middle + 0.5);
     }

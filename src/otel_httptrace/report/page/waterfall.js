@@ -125,6 +125,7 @@ const waterfall = (() => {
       make("p", { class: "ids" }, copied("trace", trace), copied("span", span)),
       make("div", { class: "steps" }, step(before, "← Before, on its connection"), step(after, "After, on its connection →"),
         drawn ? make("button", { type: "button", class: "button", on: { click: () => { returnTo = null; dialog.close(); timeline.reveal(i); } } }, "Show in the timeline") : null)));
+    dialog.dataset.request = i;
     dialog.scrollTop = 0;
   }
 
@@ -142,6 +143,7 @@ const waterfall = (() => {
 
   dialog.addEventListener("close", () => {
     shown = -1;
+    delete dialog.dataset.request;
     dialog.replaceChildren();
     if (/^#request-/.test(location.hash)) history.replaceState(null, "", location.pathname + location.search);
     if (returnTo && returnTo !== document.body && returnTo.isConnected) returnTo.focus({ preventScroll: true });
