@@ -34,7 +34,7 @@ def make_docs() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["attributes", "reasons", "report"])
+@pytest.mark.parametrize("name", ["attributes", "reasons", "report", "stories"])
 def test_generated(name: str) -> None:
     """The committed documents are what `make docs` writes."""
     assert (ROOT / "docs" / f"{name}.md").read_text() == getattr(make_docs(), name)()
@@ -53,6 +53,7 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
         "docs/attributes.md is out of date: make docs",
         "docs/reasons.md is out of date: make docs",
         "docs/report.md is out of date: make docs",
+        "docs/stories.md is out of date: make docs",
     ]
     assert (docs.main([]), docs.main(["--check"])) == (0, 0)
 

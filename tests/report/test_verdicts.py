@@ -280,6 +280,17 @@ def test_connect_timeouts(phase: str) -> None:
     assert finding.sentence.endswith("which had taken 500 ms")
 
 
+def test_a_proxy_that_does_not_answer() -> None:
+    """CONNECT runs into the read timeout: in the proxy's phase that is a failure to connect; while waiting, it is not."""
+    known: dict[str, Any] = {"failed": True, "status": None, "error__type": "ReadTimeout"}
+    finding = only(row(failed_phase="proxy", time__proxy=0.5, **known))
+
+    assert finding.verdict == "proxy_timeout"
+    assert finding.sentence.startswith(f"1 request to {ORIGIN} ran into ReadTimeout in the proxy phase")
+    assert finding.criterion == "a ReadTimeout while talking to the proxy"
+    assert found(row(failed_phase="wait", time__wait=0.5, **known)) == []
+
+
 def test_refused_at_once_is_no_timeout() -> None:
     """A connection refused at once is none of these."""
     assert (

@@ -22,7 +22,7 @@ from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, ServerCl
 from .dialling import AddressFallback, ConnectTimeouts, DnsSlow, TlsSlow
 from .pool import Pool
 from .responses import BodyFailed, BodySlow, Cancelled, ServerSlow, StaleKeepalive
-from .tally import DIAL, error_type
+from .tally import DIAL
 
 VERDICTS: Final = (
     "body_not_read",
@@ -102,7 +102,7 @@ class Verdicts:
         if failed_phase is not None:
             if not row.failed and names.ERROR_TYPE not in known:
                 self._cancelled.add(row, failed_phase)
-            elif error_type(row) == "ConnectTimeout":
+            else:
                 self._timeouts.add(row, failed_phase)
         if phases.get("pool", 0.0) >= limits.pool_wait or failed_phase == "pool":
             self._pool.waited(row, failed_phase)

@@ -76,29 +76,33 @@ class DnsSlow:
 
 
 class ConnectTimeouts:
-    """Story 8: one exception, four places."""
+    """Story 8: one exception, four places.
+
+    A proxy that does not answer CONNECT runs into the read timeout, for httpcore sends that as any other request.
+    """
 
     def __init__(self) -> None:
-        self._tallies: Tallies[tuple[str, str]] = Tallies()
+        self._tallies: Tallies[tuple[str, str, str]] = Tallies()
 
     def add(self, row: Row, phase: str) -> None:
-        if phase in _TIMEOUTS:
+        error = error_type(row)
+        if phase in _TIMEOUTS and (error == "ConnectTimeout" or (error == "ReadTimeout" and phase == "proxy")):
             time = row.phases.get(phase, row.duration)
-            self._tallies[row.origin, phase].add(row, time, f"timed out in {phase} after {seconds(time)}")
+            self._tallies[row.origin, phase, error].add(row, time, f"timed out in {phase} after {seconds(time)}")
 
     def findings(self) -> Iterator[Finding]:
-        for (origin, phase), tally in self._tallies:
+        for (origin, phase, error), tally in self._tallies:
             doing, advice = _TIMEOUTS[phase]
             yield Finding(
                 verdict=f"{phase}_timeout",
                 severity=Severity.FAILED,
                 origin=origin,
-                sentence=f"{count(tally.count, 'request')} to {named(origin)} ran into ConnectTimeout in the {phase} phase ({doing}), "
+                sentence=f"{count(tally.count, 'request')} to {named(origin)} ran into {error} in the {phase} phase ({doing}), "
                 f"which had taken {spread(tally.least, tally.most)}",
                 advice=advice,
                 sure=Sure.CERTAIN,
                 because="the phase was under way when the timeout struck",
-                criterion="a ConnectTimeout",
+                criterion=f"a {error}" + (" while talking to the proxy" if error == "ReadTimeout" else ""),
                 requests=tally.count,
                 seconds=tally.seconds,
                 evidence=tally.examples,

@@ -1,0 +1,25 @@
+"""Fetches forty prices at once: `fan_out_async.py URL LIMIT`."""
+
+import os
+import sys
+
+import anyio
+import httpx
+
+prices = []
+
+
+async def price(client: httpx.AsyncClient, article: int) -> None:
+    response = await client.get(f"/prices/{article}")
+    prices.append(response.status_code)
+
+
+async def main(url: str, limit: int) -> None:
+    limits = httpx.Limits(max_connections=limit)
+    async with httpx.AsyncClient(base_url=url, limits=limits) as client, anyio.create_task_group() as tasks:
+        for article in range(40):
+            tasks.start_soon(price, client, article)
+    print(prices.count(200), "prices")
+
+
+anyio.run(main, sys.argv[1], int(sys.argv[2]), backend=os.environ.get("BACKEND", "asyncio"))

@@ -1,0 +1,163 @@
+"""Runs a program of a story as people run theirs, and takes in what it sends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otel_httptrace.report import otlp
+from otel_httptrace.report.analysis import analyze
+from otel_httptrace.report.receiver import Receiver
+from otel_httptrace.report.rows import Row, rows
+from otel_httptrace.report.spans import Span
+from otel_httptrace.report.summary import Report
+
+from .told import Case, Story
+
+_HERE = Path(__file__).parent
+
+
+@dataclass
+class Told:
+    """What became of a case."""
+
+    case: Case
+    returned: int
+    printed: str
+    complained: str
+    spans: list[Span]
+    rows: list[Row]
+    report: Report
+    #: The program's first URL, without its path.
+    origin: str
+    #: How many connections the servers accepted; None where nobody counted.
+    accepted: int | None
+    #: Lines of the program by the comment that marks them, as they are to be reported.
+    lines: dict[str, re.Pattern[str]]
+
+    def __str__(self) -> str:
+        """Everything, compactly: what an assertion that failed has to show."""
+        return "\n".join(
+            [
+                "",
+                *(f"  {line}" for line in self.printed.splitlines()),
+                *(f"! {line}" for line in self.complained.splitlines()),
+                *shown(self.rows),
+                *(f"=> {finding}" for finding in self.report.findings),
+            ]
+        )
+
+
+def play(story: Story, case: Case, how: str) -> Told:
+    """Run *case* with the library and in the way that *how* says."""
+    library, mode = how.split()
+    name = case.file(how)
+    # As it would be written for that library, line by line.
+    text = (_HERE / "programs" / name).read_text().replace("import httpx\n", f"import {library} as httpx\n")
+    received: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder, Receiver(received.append) as receiver, case.world() as world:
+        program = Path(folder) / name
+        program.write_text(text)
+        start = [str(program)]
+        settings = {"BACKEND": mode}
+        if world.names is not None:
+            start.insert(0, shutil.copy(_HERE / "resolver.py", folder))
+            settings["RESOLVER"] = json.dumps(world.names)
+        ran = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("opentelemetry-instrument")),
+                sys.executable,
+                *start,
+                *world.urls,
+                *case.arguments,
+                *world.last,
+            ],
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+                "OTEL_SERVICE_NAME": case.program,
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_METRICS_EXPORTER": "none",
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                **settings,
+                **world.environ,
+                **dict(case.environ),
+            },
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        accepted = world.accepted
+        origin = re.sub(r"(?<=[^/:])/.*", "", world.urls[0])
+    spans = [span for request in received for span in otlp.from_protobuf(request)]
+    found = list(rows(spans))
+    return Told(
+        case,
+        ran.returncode,
+        ran.stdout,
+        ran.stderr,
+        spans,
+        found,
+        analyze(found, case.thresholds),
+        origin,
+        accepted,
+        dict(_marked(name, text)),
+    )
+
+
+def _marked(name: str, text: str) -> Iterator[tuple[str, re.Pattern[str]]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        _, found, mark = line.partition("  # <- ")
+        if found:
+            yield mark, re.compile(rf"{re.escape(name)}:{number} in \w+")
+
+
+def shown(found: Iterable[Row]) -> Iterator[str]:
+    """Rows, a line each, in the order in which they began."""
+    for row in sorted(found, key=lambda row: row.start):
+        known = " ".join(
+            f"{name.removeprefix('httptrace.')}={f'{value:.3f}' if isinstance(value, float) else value}"
+            for name, value in row.attributes.items()
+            if name.startswith(("httptrace.", "http.conn.", "error.", "network.peer.address"))
+        )
+        steps = " ".join(
+            f"{step.name}({step.duration:.3f} {step.attributes.get('error.type', '')})" for step in row.steps
+        )
+        links = " ".join(f"{link.attributes.get('httptrace.link')}->{link.span_id[:4]}" for link in row.links)
+        failed = " FAILED" if row.failed else ""
+        yield f"{row.span_id[:4]} {row.name} {row.status} {row.duration:.3f}{failed} {known} | {steps} | {links}"
+
+
+_CONDITION = re.compile(r"(?P<name>[\w.]+) (?P<is>=|!=|>) (?P<value>.+)")
+
+
+def matches(query: str, span: Span) -> bool:
+    """Whether a TraceQL filter of the kind that the stories use, ``{ a = 1 && b > 2 }``, finds *span*."""
+    return all(_holds(condition, span) for condition in query.strip("{ }").split(" && "))
+
+
+def _holds(condition: str, span: Span) -> bool:
+    found = _CONDITION.fullmatch(condition)
+    assert found is not None, condition
+    name, text = found["name"], found["value"]
+    value = {
+        "name": span.name,
+        "duration": (span.end - span.start) / 1e9,
+        "status": "error" if span.failed else "unset",
+        **{f"span.{name}": value for name, value in span.attributes.items()},
+    }.get(name)
+    wanted = text if name == "status" else json.loads(text.removesuffix("s") if name == "duration" else text)
+    if found["is"] == ">":
+        return value is not None and value > wanted
+    return (value == wanted) is (found["is"] == "=")

@@ -1,0 +1,76 @@
+"""Each story is recognised from what a real program sent over OTLP, and its control is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from otel_httptrace.report.verdicts import VERDICTS
+
+from .runs import Told, matches, play
+from .told import STORIES, Case, Story
+
+Run = tuple[Story, Case, str]
+
+
+def _runs() -> Iterator[object]:
+    for story in STORIES:
+        for kind, cases in (("told", story.cases), ("control", story.controls)):
+            for number, case in enumerate(cases):
+                mark = f"{story.number}-{kind}{number + 1 if len(cases) > 1 else ''}"
+                for how in case.runs:
+                    yield pytest.param((story, case, how), id=f"{mark}-{how.replace(' ', '-')}")
+
+
+def test_all_stories() -> None:
+    """There are fifteen, each with a control, and every verdict there is comes up in one of them."""
+    cases = [case for story in STORIES for case in (*story.cases, *story.controls)]
+
+    assert [story.number for story in STORIES] == list(range(1, 16))
+    assert all(story.cases and story.controls for story in STORIES)
+    assert {case.found.verdict for case in cases if case.found is not None} == set(VERDICTS)
+    # A story is told by its verdict, or it is none.
+    assert all(case.found is not None for story in STORIES for case in story.cases)
+
+
+@pytest.fixture(scope="session")
+def playing(request: pytest.FixtureRequest) -> Iterator[dict[int, Future[Told]]]:
+    """All the runs that were asked for, two at a time: they mostly wait for a process to start."""
+    asked = [item.callspec.params["run"] for item in request.session.items if "playing" in item.fixturenames]
+    with ThreadPoolExecutor(2) as pool:
+        yield {id(run): pool.submit(play, *run) for run in asked}
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("run", list(_runs()))
+def test_story(run: Run, playing: dict[int, Future[Told]]) -> None:
+    """What the program did, what the server saw, the first finding and the query agree; a control has no finding."""
+    story, case, _ = run
+    told = playing[id(run)].result(50)
+    why = str(told)
+
+    # The program lived its story, and we left no trace in what it printed.
+    assert (told.returned, told.printed, told.complained) == (0, case.prints, ""), why
+    assert [row.observed for row in told.rows] == [True] * len(told.rows), why
+    if told.accepted is not None:
+        assert sum(origin.opened for origin in told.report.origins) + case.unseen == told.accepted, why
+    (query,) = story.queries(case.thresholds, case)
+    asked = case in story.cases if case.queried is None else case.queried
+    assert any(matches(query, span) for span in told.spans) is asked, why
+
+    if case.found is None:
+        assert told.report.findings == (), why
+        return
+    assert [one.verdict for one in told.report.findings] == [case.found.verdict, *case.also], why
+    finding = told.report.findings[0]
+    assert (finding.origin, finding.sure) == (told.origin, case.found.sure), why
+    assert case.found.requests in (finding.requests, None), why
+    if case.found.line is None:
+        assert finding.line is None, why
+    else:
+        assert told.lines[case.found.line].fullmatch(finding.line or ""), why
+    numbers = finding.numbers or {}
+    assert numbers.get("opened", told.accepted) == told.accepted, why
+    assert {name: numbers.get(name) for name in case.found.numbers} == case.found.numbers, why
