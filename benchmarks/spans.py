@@ -98,9 +98,7 @@ class _Process:
                     "httptrace.conn.close_reason": "body_not_read",
                     "httptrace.body.closed_at": "billing/client.py:42 in charge",
                 }
-                links = [
-                    {"traceId": lost_trace, "spanId": lost_span, "attributes": _pairs(described), "flags": 256}
-                ]
+                links = [{"traceId": lost_trace, "spanId": lost_span, "attributes": _pairs(described), "flags": 256}]
             dial = f"{chance.getrandbits(64):016x}"
             for name, seconds, more in (
                 ("dns", 0.002, {"dns.question.name": host, "dns.answers": ["192.0.2.10", "192.0.2.11"]}),

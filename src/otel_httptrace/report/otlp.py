@@ -213,16 +213,21 @@ def _json_attributes(pairs: Any) -> dict[str, Any]:
         raise _unexpected("attributes", "a list", pairs)
     for pair in pairs:
         try:
-            key, value = pair["key"], pair["value"]
-            (kind,) = value
-        except (KeyError, TypeError, ValueError):
+            key = pair["key"]
+            ((kind, content),) = pair["value"].items()
+            # A name is the same object in every span: it is kept once, and found faster.
+            name = intern(key)
+        except (KeyError, TypeError, ValueError, AttributeError):
             # Something is absent, or more than expected, or wrong.
             get = _object(pair, "attributes").get
-            key, value, kind = get("key"), get("value"), ""
-        if type(key) is not str:
-            key = _text(key, "key")
-        # A name is the same object in every span: it is kept once, and found faster.
-        attributes[intern(key)] = _KINDS[kind](value[kind]) if kind in _KINDS else _json_value(value)
+            attributes[_text(get("key"), "key")] = _json_value(get("value"))
+        else:
+            if kind == "stringValue" and type(content) is str:
+                attributes[name] = content
+            elif kind in _KINDS:
+                attributes[name] = _KINDS[kind](content)
+            else:
+                attributes[name] = None
     return attributes
 
 
@@ -244,12 +249,23 @@ def _json_bool(content: Any) -> bool | None:
 
 
 def _json_int(content: Any) -> int | None:
+    if type(content) is str and len(content) < _SAFE:
+        try:
+            return int(content)
+        except ValueError:
+            pass
     if content is None:
         return None
     number = _integer(content, "intValue")
-    if not -(1 << 63) <= number < 1 << 63:
-        raise FormatError("intValue: more than 64 bits")
-    return number
+    if _LEAST <= number <= _MOST:
+        return number
+    raise FormatError("intValue: more than 64 bits")
+
+
+#: An integer of fewer characters fits.
+_SAFE: Final = 19
+_LEAST: Final = -(1 << 63)
+_MOST: Final = (1 << 63) - 1
 
 
 def _json_double(content: Any) -> float | None:
@@ -304,27 +320,29 @@ _KINDS: Final[dict[str, Callable[[Any], Any]]] = {
 def _id(value: Any, digits: int) -> str:
     if not value:
         return ""
-    if type(value) is str:
-        if len(value) != digits:
-            # Padded base64 is shorter than hexadecimal for the same bytes, so that no id can be both.
-            try:
-                value = base64.b64decode(value, validate=True).hex()
-            except binascii.Error:
-                value = ""
-        try:
-            if len(value) == digits and binascii.unhexlify(value):
-                return str(value).lower()
-        except ValueError:
-            pass
-        raise FormatError(f"an id: {digits} hexadecimal digits were expected")
-    raise _unexpected("an id", f"{digits} hexadecimal digits", value)
+    try:
+        # Padded base64 is shorter than hexadecimal for the same bytes, so that no id can be both.
+        read = binascii.unhexlify(value) if len(value) == digits else base64.b64decode(value, validate=True)
+        if type(value) is str and len(read) * 2 == digits:
+            return read.hex()
+    except (ValueError, TypeError):
+        pass
+    raise FormatError(f"an id: {digits} hexadecimal digits were expected")
 
 
 def _time(value: Any, name: str) -> int:
-    number = _integer(value, name) if value else 0
-    if not 0 <= number < 1 << 64:
-        raise FormatError(f"{name}: nanoseconds since 1970 were expected, in 64 bits")
-    return number
+    if not value:
+        return 0
+    try:
+        number = int(value) if type(value) is str else _integer(value, name)
+    except ValueError:
+        number = -1
+    if 0 <= number <= _LATEST:
+        return number
+    raise FormatError(f"{name}: nanoseconds since 1970 were expected, in 64 bits")
+
+
+_LATEST: Final = (1 << 64) - 1
 
 
 def _integer(value: Any, name: str) -> int:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import os
@@ -16,6 +17,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -91,7 +93,8 @@ class FileSource:
             # A directory can be opened for a descriptor only; devices and pipes have no size.
             self._size = (os.fstat(raw.fileno()).st_size or None) if raw.seekable() else None
             self._raw = raw
-            yield from self._spans(raw, name)
+            with _rarer_collections():
+                yield from self._spans(raw, name)
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror or error}") from error
         finally:
@@ -146,6 +149,22 @@ class FileSource:
                 yield number, line.removeprefix(_BOM) if number == 1 else line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             self.problems.add(f"the compressed data ends or is damaged after line {number}: {one_line(str(error))}")
+
+
+@contextmanager
+def _rarer_collections() -> Iterator[None]:
+    # A line becomes tens of thousands of objects at once. None of them is in a cycle, but
+    # their number would make Python's collector look at them again and again.
+    before = gc.get_threshold()
+    gc.set_threshold(*_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+#: New objects before a collection, and collections before one of older ones: 700, 10 and 10 by default.
+_THRESHOLD: Final = (100_000, 20, 100)
 
 
 def _opened(raw: BinaryIO, name: str) -> BinaryIO:
