@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from google.protobuf.message import DecodeError, Message
@@ -229,6 +229,8 @@ def headers(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
 def _parsed(endpoint: str) -> httpx.URL:
     try:
         url = httpx.URL(endpoint)
+        # It is stricter about brackets and ports.
+        _ = urlsplit(endpoint).port
     except (httpx.InvalidURL, UnicodeError, ValueError):
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:

@@ -167,9 +167,9 @@ def _json_spans(data: Any) -> Iterator[Span]:
         for scoped in _list(
             resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans"
         ):
-            scope = scoped.get("scope") or scoped.get("instrumentationLibrary") if isinstance(scoped, dict) else None
+            scope = _object(scoped, "scopeSpans").get("scope", scoped.get("instrumentationLibrary"))
             name = _text(_object(scope, "scope").get("name"), "scope.name")
-            for span in _list(_object(scoped, "scopeSpans"), "spans"):
+            for span in _list(scoped, "spans"):
                 yield _json_span(_object(span, "spans"), name, sender)
 
 
@@ -217,7 +217,7 @@ def _json_attributes(pairs: Any) -> dict[str, Any]:
             ((kind, content),) = pair["value"].items()
             # A name is the same object in every span: it is kept once, and found faster.
             name = intern(key)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, AttributeError):  # noqa: PERF203 - quicker than to ask
             # Something is absent, or more than expected, or wrong.
             get = _object(pair, "attributes").get
             attributes[_text(get("key"), "key")] = _json_value(get("value"))

@@ -234,8 +234,12 @@ def _well_typed(attributes: dict[str, Any]) -> dict[str, Any]:
     odd = None
     for name, value in attributes.items():
         kind = _TYPES.get(name)
-        # Not a number, or a time before it began.
-        if kind is not None and (type(value) is not kind or (kind is float and not 0.0 <= value < _YEARS)):
+        if kind is float:
+            # Neither "not a number", which JSON can say, nor a time before it began.
+            fits = type(value) is float and 0.0 <= value < _YEARS
+        else:
+            fits = kind is None or type(value) is kind
+        if not fits:
             odd = [name] if odd is None else [*odd, name]
     if odd is None:
         return attributes

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -110,6 +111,8 @@ def split_userinfo(url: str) -> tuple[httpx.URL, tuple[str, str] | None]:
     """
     try:
         parsed = httpx.URL(url)
+        # It is stricter about brackets and ports.
+        _ = urlsplit(url).port
     except (httpx.InvalidURL, UnicodeError, ValueError):
         parsed = httpx.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:

@@ -167,12 +167,13 @@ def _rarer_collections() -> Iterator[None]:
 _THRESHOLD: Final = (100_000, 20, 100)
 
 
-def _opened(raw: BinaryIO, name: str) -> BinaryIO:
+def _opened(raw: BinaryIO, name: str) -> BinaryIO | gzip.GzipFile:
     head = _peek(raw)
     if head.startswith(_GZIP):
+        # It has a buffer of its own, and of damaged data hands out all that comes before.
         packed = gzip.GzipFile(fileobj=raw)
         head = packed.peek(8)[:8]
-        file: BinaryIO = io.BufferedReader(packed, _BUFFER)
+        file: BinaryIO | gzip.GzipFile = packed
     else:
         file = raw
     if head.startswith(_ZSTD):
