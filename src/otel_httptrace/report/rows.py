@@ -234,7 +234,7 @@ def _well_typed(attributes: dict[str, Any]) -> dict[str, Any]:
     odd = None
     for name, value in attributes.items():
         kind = _TYPES.get(name)
-        if kind is float:
+        if kind is float:  # noqa: SIM108 - one case a line
             # Neither "not a number", which JSON can say, nor a time before it began.
             fits = type(value) is float and 0.0 <= value < _YEARS
         else:

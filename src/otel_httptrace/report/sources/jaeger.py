@@ -79,7 +79,8 @@ class JaegerSource:
         self._end = int((time.time() if end is None else end) * 1e6)
         self._start = self._end - int(seconds(lookback) * 1e6)
         self._lookback = lookback
-        self._page = page if limit is None else min(page, limit)
+        # One more than is to be read tells whether there is more.
+        self._page = page if limit is None else min(page, limit + 1)
 
     def __iter__(self) -> Iterator[Span]:
         """Ask for it.

@@ -78,7 +78,8 @@ class TempoSource:
         self._end = int(time.time() if end is None else end) + 1
         self._start = self._end - max(1, int(seconds(lookback)))
         self._lookback = lookback
-        self._page = page if limit is None else min(page, limit)
+        # One more than is to be read tells whether there is more.
+        self._page = page if limit is None else min(page, limit + 1)
         self._second_version = True
 
     def __iter__(self) -> Iterator[Span]:
