@@ -219,9 +219,9 @@ def test_warnings_and_garbage() -> None:
 
     assert [of.span_id for of in found] == [f"{2:016x}"]
     assert problems == [
+        "trace bad is not what Jaeger's look like: ValueError",
         "trace 00000000000000ab: Jaeger warns: incomplete",
         "trace 00000000000000ab: Jaeger warns: clock skew adjusted",
-        "trace bad is not what Jaeger's look like: ValueError",
     ]
 
 
@@ -232,11 +232,10 @@ def many(number: int, apart: int) -> list[dict[str, Any]]:
 
 
 def test_pages() -> None:
-    """More traces than one answer holds are asked for in smaller windows, each is read once, the newest first."""
+    """More traces than one answer holds are asked for in smaller windows; each is read once, the oldest first."""
     found, problems = read(*many(100, 7_919_000), page=7)
 
-    assert sorted(of.start for of in found) == [of["spans"][0]["startTime"] * 1000 for of in many(100, 7_919_000)]
-    assert found[0].start == max(of.start for of in found)
+    assert [of.start for of in found] == [of["spans"][0]["startTime"] * 1000 for of in many(100, 7_919_000)]
     assert problems == []
 
 
@@ -250,27 +249,31 @@ def test_too_dense() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "told"), [(5, ["only 5 traces were read, newest first: that is the limit"]), (20, [])]
+    ("limit", "told"), [(5, ["only the newest 5 traces were read: that is the limit"]), (20, []), (21, [])]
 )
 def test_limit(limit: int, told: list[str]) -> None:
-    """No more traces are read than were asked for, and it is told if there are more."""
+    """No more traces are read than were asked for, the newest, in their order, and it is told if there are more."""
     found, problems = read(*many(20, 1_000_000), limit=limit, page=7)
 
-    assert len(found) == limit
+    assert [of.trace_id for of in found] == [f"{0xAB:032x}"] * min(limit, 20)
+    assert [of.start for of in found] == [of["spans"][0]["startTime"] * 1000 for of in many(20, 1_000_000)][-limit:]
     assert problems == told
 
 
-@given(st.lists(st.integers(0, 500), max_size=60, unique=True), st.integers(1, 10), st.randoms(use_true_random=False))
-def test_windows_miss_nothing(times: list[int], full: int, chance: Any) -> None:
-    """Whatever a full search chooses to return, everything is found, unless a window cannot be divided any more."""
+@given(st.lists(st.integers(0, 500), max_size=60, unique=True), st.integers(1, 10), st.booleans(), st.data())
+def test_windows_miss_nothing(times: list[int], full: int, newest_first: bool, data: st.DataObject) -> None:
+    """Whatever a full search chooses to return, everything is found in order, unless a window cannot be divided."""
+    chance = data.draw(st.randoms(use_true_random=False))
     dense: list[tuple[int, int]] = []
 
     def search(low: int, high: int) -> list[int]:
         found = [of for of in times if low <= of <= high]
         return chance.sample(found, min(full, len(found)))
 
-    found = set(everything(search, 0, 500, full, 1, lambda low, high: dense.append((low, high))))
-    assert {of for of in times if not any(low <= of <= high for low, high in dense)} <= found
+    windows = list(everything(search, 0, 500, full, 1, lambda low, high: dense.append((low, high)), newest_first))
+    found = list(dict.fromkeys(of for window in windows for of in sorted(window, reverse=newest_first)))
+    assert found == sorted(found, reverse=newest_first)
+    assert {of for of in times if not any(low <= of <= high for low, high in dense)} <= set(found)
     assert dense == [] or full <= 2
 
 

@@ -201,28 +201,44 @@ def test_tenant_and_authorization() -> None:
 
 
 def test_a_full_answer() -> None:
-    """A search that returns as many as it may is asked again in halves, and what is too dense is told."""
+    """A search that returns as many as it may is asked again in halves, the older first; what is too dense is told."""
     ids = [f"{number:x}" for number in range(1, 4)]
     answers = {f"/api/v2/traces/{trace_id}": Reply({"trace": trace()}) for trace_id in ids}
-    _, problems, asked = read(answers, ids, page=2, lookback="4s")
+    found, problems, asked = read(answers, ids, page=2, lookback="4s")
 
     windows = [(int(of.query["start"]), int(of.query["end"])) for of in asked if of.path == "/api/search"]
     end = int(END) + 1
-    assert windows[:4] == [(end - 4, end), (end - 2, end), (end - 1, end), (end - 2, end - 1)]
+    assert windows[:4] == [(end - 4, end), (end - 4, end - 2), (end - 4, end - 3), (end - 3, end - 2)]
     assert len(problems) == 4
     assert problems[0].endswith("there are 2 traces or more within 1 s: some are missing")
+    assert len(found) == 2 * len(SPANS)
 
 
 def test_limit() -> None:
-    """No more traces are read than were asked for."""
+    """No more traces are read than were asked for, the newest, in their order."""
     ids = [f"{number:x}" for number in range(1, 8)]
     answers = {f"/api/v2/traces/{trace_id}": Reply({"trace": trace()}) for trace_id in ids}
-    found, problems, asked = read(answers, ids, limit=5, page=50)
+    tempo = Tempo(answers)
+
+    def answer(asked: Asked) -> Reply:
+        if asked.path != "/api/search":
+            return tempo(asked)
+        start, end = int(asked.query["start"]), int(asked.query["end"])
+        inside = [number for number in range(1, 8) if start <= END - 100 + 10 * number <= end]
+        found = [
+            {"traceID": f"{number:x}", "startTimeUnixNano": str(int(END - 100 + 10 * number) * 10**9)}
+            for number in inside
+        ]
+        return Reply({"traces": found[: int(asked.query["limit"])]})
+
+    with Backend(answer) as backend:
+        source = TempoSource(backend.url, "shop", end=END, limit=5, environ={})
+        found = list(source)
 
     assert len(found) == 5 * len(SPANS)
-    assert [of.query["limit"] for of in asked if of.path == "/api/search"] == ["6"]
-    assert sum(of.path != "/api/search" for of in asked) == 5
-    assert problems == ["only 5 traces were read: that is the limit"]
+    traces = {of.path for of in backend.asked if of.path != "/api/search"}
+    assert traces == {f"/api/v2/traces/{number}" for number in range(3, 8)}
+    assert list(source.problems) == ["only the newest 5 traces were read: that is the limit"]
 
 
 @pytest.mark.parametrize(

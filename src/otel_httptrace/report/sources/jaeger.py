@@ -28,7 +28,7 @@ from ..otlp import source
 from ..spans import Link, Source, Span
 from . import Problems, SourceError, one_line
 from .api import API
-from .windows import everything, seconds
+from .windows import Limited, everything, seconds
 
 #: Traces in one answer: each may be hundreds of spans, and an answer is held in memory whole.
 _PAGE: Final = 200
@@ -43,7 +43,7 @@ _BLAMED: Final = frozenset(reason.value for reason in BLAMED)
 
 
 class JaegerSource:
-    """Spans of one service, of the traces that a Jaeger has of it.
+    """Spans of one service, of the traces that a Jaeger has of it, in the order in which they began.
 
     Spans of other services in these traces are left out: of those services, they would be a sample that is anything
     but random.
@@ -88,20 +88,18 @@ class JaegerSource:
         Raises:
             SourceError: Jaeger cannot be reached, does not know the service, or answers something else.
         """
-        seen: set[str] = set()
         with self._api:
-            for trace in everything(self._search, self._start, self._end, self._page, _SMALLEST, self._dense):
-                trace_id = trace["traceID"]
-                if trace_id in seen:
-                    continue
-                if len(seen) == self.size:
-                    self.problems.add(f"only {len(seen):,} traces were read, newest first: that is the limit")
-                    return
-                seen.add(trace_id)
-                self.position = len(seen)
+            windows = everything(
+                self._search, self._start, self._end, self._page, _SMALLEST, self._dense, self.size is not None
+            )
+            for trace in Limited(self.size, lambda trace: str(trace["traceID"]), _began, self._limited).of(windows):
+                self.position += 1
                 yield from self._spans(trace)
-            if not seen:
+            if not self.position:
                 self._explain()
+
+    def _limited(self) -> None:
+        self.problems.add(f"only the newest {self.size:,} traces were read: that is the limit")
 
     def _search(self, start: int, end: int) -> list[dict[str, Any]]:
         traces = self._data("api/traces", {"service": self._service, "start": start, "end": end, "limit": self._page})
@@ -212,6 +210,13 @@ def span(data: dict[str, Any], sender: Source) -> Span:
         attributes=attributes,
         links=tuple(links),
     )
+
+
+def _began(trace: dict[str, Any]) -> int:
+    # What is wrong is told where it is read.
+    spans = trace.get("spans")
+    times = [span.get("startTime") for span in spans if isinstance(span, dict)] if isinstance(spans, list) else []
+    return min((time for time in times if isinstance(time, int)), default=0)
 
 
 def _link_attributes(attributes: dict[str, Any]) -> dict[str, Any]:

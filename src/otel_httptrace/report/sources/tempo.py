@@ -23,7 +23,7 @@ from ..otlp import FormatError, from_json
 from ..spans import Span
 from . import Problems, SourceError, one_line
 from .api import API
-from .windows import everything, seconds
+from .windows import Limited, everything, seconds
 
 #: Traces in one answer to a search. Tempo may be set to refuse more than its `max_result_limit`.
 _PAGE: Final = 100
@@ -37,7 +37,7 @@ _TRACE_ID: Final = re.compile("[0-9a-fA-F]{1,32}")
 
 
 class TempoSource:
-    """Spans of the traces that a search of Tempo finds.
+    """Spans of the traces that a search of Tempo finds, in the order in which these began.
 
     Not tested against a real Tempo, but against a server that was written to its documentation.
 
@@ -102,17 +102,18 @@ class TempoSource:
             )
 
     def _found(self) -> Iterator[str]:
-        seen: set[str] = set()
-        for trace_id in everything(self._search, self._start, self._end, self._page, _SMALLEST, self._dense):
-            if trace_id in seen:
-                continue
-            if len(seen) == self.size:
-                self.problems.add(f"only {len(seen):,} traces were read: that is the limit")
-                return
-            seen.add(trace_id)
+        windows = everything(
+            self._search, self._start, self._end, self._page, _SMALLEST, self._dense, self.size is not None
+        )
+        limited: Limited[tuple[str, int]] = Limited(self.size, lambda of: of[0], lambda of: of[1], self._limited)
+        for trace_id, _ in limited.of(windows):
             yield trace_id
 
-    def _search(self, start: int, end: int) -> list[str]:
+    def _limited(self) -> None:
+        self.problems.add(f"only the newest {self.size:,} traces were read: that is the limit")
+
+    def _search(self, start: int, end: int) -> list[tuple[str, int]]:
+        """Ids, and when each trace began."""
         answer = self._api.get(
             "api/search", {"q": self._query, "start": start, "end": end, "limit": self._page, "spss": 1}
         )
@@ -121,10 +122,14 @@ class TempoSource:
         traces = answer.get("traces") or []
         if not isinstance(traces, list):
             raise self._api.unexpected("traces is no list")
-        ids = [trace.get("traceID") if isinstance(trace, dict) else None for trace in traces]
-        if not all(isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id) for trace_id in ids):
-            raise self._api.unexpected("a trace without traceID")
-        return [str(trace_id) for trace_id in ids]
+        found = []
+        for trace in traces:
+            trace_id = trace.get("traceID") if isinstance(trace, dict) else None
+            if not isinstance(trace_id, str) or not _TRACE_ID.fullmatch(trace_id):
+                raise self._api.unexpected("a trace without traceID")
+            began = str(trace.get("startTimeUnixNano") or 0)
+            found.append((trace_id, int(began) if began.isdecimal() and len(began) < 20 else 0))
+        return found
 
     def _dense(self, start: int, end: int) -> None:
         self.problems.add(
