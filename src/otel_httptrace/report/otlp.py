@@ -213,21 +213,14 @@ def _json_attributes(pairs: Any) -> dict[str, Any]:
         raise _unexpected("attributes", "a list", pairs)
     for pair in pairs:
         try:
-            key = pair["key"]
-            ((kind, content),) = pair["value"].items()
+            value = pair["value"]
+            (kind,) = value
             # A name is the same object in every span: it is kept once, and found faster.
-            name = intern(key)
-        except (KeyError, TypeError, ValueError, AttributeError):  # noqa: PERF203 - quicker than to ask
-            # Something is absent, or more than expected, or wrong.
+            attributes[intern(pair["key"])] = _KINDS[kind](value[kind])
+        except (KeyError, TypeError, ValueError):  # noqa: PERF203 - quicker than to ask
+            # Something is absent, or more than expected, or wrong: the slow way tells which.
             get = _object(pair, "attributes").get
             attributes[_text(get("key"), "key")] = _json_value(get("value"))
-        else:
-            if kind == "stringValue" and type(content) is str:
-                attributes[name] = content
-            elif kind in _KINDS:
-                attributes[name] = _KINDS[kind](content)
-            else:
-                attributes[name] = None
     return attributes
 
 
