@@ -25,6 +25,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.demo.server import Server
+from otel_httptrace.report.analysis import analyze
+from otel_httptrace.report.forward import Forwarder
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.report.rows import Row, rows
@@ -420,7 +422,7 @@ def real_jaeger(log: Path) -> Iterator[tuple[str, str]]:
                     time.sleep(0.05)
             yield query, otlp
         finally:
-            process.terminate()
+            process.kill()
 
 
 def comparable(row: Row, approximate: bool) -> dict[str, Any]:
@@ -449,20 +451,17 @@ def comparable(row: Row, approximate: bool) -> dict[str, Any]:
 @pytest.mark.skipif(not BINARY, reason="HTTPTRACE_JAEGER names no Jaeger: tools/build_backends.sh")
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_the_story_through_a_real_jaeger(library: str, tmp_path: Path) -> None:
-    """Through a real Jaeger, the founding story is row by row what it is through OTLP, but for what links said."""
+    """Sent on to a real Jaeger, the founding story is row by row what was received, but for what links said."""
     client_of = importlib.import_module(library).Client
     received: list[Message] = []
     instrumentor = HTTPTraceInstrumentor()
-    with (
-        real_jaeger(tmp_path / "jaeger.log") as (query, otlp),
-        Receiver(received.append) as receiver,
-        Server() as server,
-    ):
+    with real_jaeger(tmp_path / "jaeger.log") as (query, otlp), Server() as server:
+        forwarder = Forwarder(otlp, {})
+        receiver = Receiver(received.append, forward=forwarder.send)
         provider = TracerProvider(
             resource=Resource.create({"service.name": f"story-{library}"}), shutdown_on_exit=False
         )
-        for endpoint in (otlp, receiver.endpoint):
-            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint}/v1/traces")))
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{receiver.endpoint}/v1/traces")))
         instrumentor.instrument(tracer_provider=provider)
         try:
             with client_of() as client, ThreadPoolExecutor(5) as workers:
@@ -475,6 +474,8 @@ def test_the_story_through_a_real_jaeger(library: str, tmp_path: Path) -> None:
         finally:
             instrumentor.uninstrument()
             provider.shutdown()
+            receiver.close()
+        assert forwarder.close() is None
         sent = [span for request in received for span in from_protobuf(request)]  # type: ignore[arg-type]
         deadline = time.monotonic() + 30
         # Jaeger takes spans in at its own pace.
@@ -500,4 +501,14 @@ def test_the_story_through_a_real_jaeger(library: str, tmp_path: Path) -> None:
         assert comparable(through_jaeger[span_id], False) == comparable(row, True)
     blamed = [row for row in through_jaeger.values() if row.lost_by is not None]
     assert len(blamed) >= 10
+    findings = [
+        [
+            (finding.verdict, finding.line, finding.requests, (finding.numbers or {}).get("anew"))
+            for finding in report.findings
+        ]
+        for report in (analyze(through_otlp.values()), analyze(through_jaeger.values()))
+    ]
+    assert findings[0] == findings[1]
+    assert findings[0][0][0] == "body_not_read"
+    assert findings[0][0][1].endswith("close_early")
     assert {row.attributes[names.CONN_OPEN_REASON] for row in blamed} == {"body_not_read"}
