@@ -106,6 +106,35 @@ def test_retry_after(form: str) -> None:
     assert second - first >= (1 if form == "seconds" else 0.9)
 
 
+@pytest.mark.parametrize("value", ["soon", "²", "-1", "0", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_retry_after_garbage(value: str) -> None:
+    """A Retry-After that asks for nothing leaves the pause as it is."""
+    with Scripted(Reply(status=503, headers={"Retry-After": value})) as scripted:
+        forwarder = Forwarder(scripted.backend.url, {}, first_pause=0.01)
+        forwarder.send(batch())
+        assert forwarder.close() is None
+
+    assert len(scripted.bodies) == 2
+
+
+def test_no_answer_in_time() -> None:
+    """An attempt that takes too long is tried again, and counts as lost in the end."""
+    go_on = threading.Event()
+
+    def stall(asked: Asked) -> Reply:
+        go_on.wait(10)
+        return Reply()
+
+    with Backend(stall) as backend:
+        forwarder = Forwarder(backend.url, {}, timeout=0.05, patience=0.3, first_pause=0.01)
+        forwarder.send(batch())
+        line = forwarder.close()
+        go_on.set()
+
+    assert line == f"not delivered to {backend.url}: 3 spans (it did not answer in time)"
+    assert len(backend.asked) > 1
+
+
 @pytest.mark.parametrize(
     ("replies", "told"),
     [
@@ -240,7 +269,7 @@ def test_grpc() -> None:
     thread.join(10)
 
     assert line == (
-        f"not delivered to http://127.0.0.1:{port}: 3 spans (it does not answer in HTTP; "
+        f"not delivered to http://127.0.0.1:{port}: 3 spans (it broke off, or does not speak HTTP; "
         "port 4317 speaks gRPC as a rule: this has to be OTLP/HTTP, 4318)"
     )
 

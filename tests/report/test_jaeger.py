@@ -227,6 +227,24 @@ def test_warnings_and_garbage() -> None:
     ]
 
 
+def test_faults_beside_an_answer() -> None:
+    """What Jaeger says went wrong, beside what it found, is told."""
+    with Backend(lambda asked: Reply({"data": [trace(span())], "errors": [{"msg": "a shard\nis down"}, 1]})) as backend:
+        source = JaegerSource(backend.url, "shop", end=END, environ={})
+        assert len(list(source)) == 1
+
+    assert list(source.problems) == ["Jaeger says: a shard is down", "Jaeger says: 1"]
+
+
+def test_tags_of_other_storages() -> None:
+    """Storages that return strings only, and what is not what it says it is, are read as far as they can be."""
+    tags = [tag("a", "true", "bool"), tag("b", "7", "int64"), tag("c", "0.5", "float64"), tag("d", "no", "binary")]
+    ((found,), problems) = read(trace(span(1, *tags, tag(names.DNS_ANSWERS, "[cut"))))
+
+    assert found.attributes == {"a": True, "b": 7, "c": 0.5, "d": "no", names.DNS_ANSWERS: "[cut"}
+    assert problems == []
+
+
 def many(number: int, apart: int) -> list[dict[str, Any]]:
     """So many traces of one span, so many microseconds apart."""
     start = int((END - 3000) * MICRO)
@@ -381,9 +399,17 @@ def test_authorization() -> None:
         list(JaegerSource(url, "shop", end=END, environ={"HTTPTRACE_AUTHORIZATION": "Bearer abc"}))
 
     assert [asked.headers["authorization"] for asked in backend.asked] == ["Basic dXNlcjpzZWNyZXQ=", "Bearer abc"]
+
+
+@pytest.mark.parametrize("value", ["Bearer s\u2603cret", "Bearer secret\nX-Other: 1", "Bearer\x00secret"])
+def test_a_bad_authorization(value: str) -> None:
+    """An authorization that cannot be sent is told at once, without being shown."""
     with pytest.raises(SourceError) as bad:
-        list(JaegerSource("http://localhost:1", "shop", environ={"HTTPTRACE_AUTHORIZATION": "sécret\u2603"}))
-    assert "cret" not in str(bad.value)
+        JaegerSource("http://localhost:1", "shop", environ={"HTTPTRACE_AUTHORIZATION": value})
+
+    assert str(bad.value) == (
+        "Jaeger: Authorization is not a header that can be sent (look at HTTPTRACE_AUTHORIZATION)"
+    )
 
 
 # A real one.

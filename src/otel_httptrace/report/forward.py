@@ -250,7 +250,7 @@ def _described(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ConnectError):
         return f"it cannot be reached: {error}"
     if isinstance(error, httpx.RemoteProtocolError):
-        return "it does not answer in HTTP"
+        return "it broke off, or does not speak HTTP"
     return f"the connection broke: {type(error).__name__}"
 
 
@@ -271,9 +271,9 @@ def _retry_after(value: str | None) -> float:
     """Seconds to wait as ``Retry-After`` asks for; 0 if it does not."""
     if not value:
         return 0.0
-    if value.isdigit():
-        return float(value)
     try:
+        if value.isdecimal():
+            return float(value)
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return 0.0

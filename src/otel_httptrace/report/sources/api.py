@@ -48,11 +48,11 @@ class API:
         sent = {"Accept": "application/json", **(headers or {})}
         if environ.get(AUTHORIZATION):
             sent["Authorization"], auth = environ[AUTHORIZATION].strip(), None
-        try:
-            self._client = httpx.Client(base_url=base, auth=auth, headers=sent, timeout=timeout)
-        except (ValueError, UnicodeError):
-            # The exception may show what it is about.
-            raise SourceError(f"{kind}: a header is not one that can be sent; look at {AUTHORIZATION}") from None
+        for name, value in sent.items():
+            # Told here, for whoever finds out later may show the value.
+            if not value.isascii() or not value.isprintable():
+                raise SourceError(f"{kind}: {name} is not a header that can be sent (look at {AUTHORIZATION})")
+        self._client = httpx.Client(base_url=base, auth=auth, headers=sent, timeout=timeout)
         self._timeout = timeout
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None, missing: bool = False) -> Any:
@@ -76,7 +76,7 @@ class API:
         except (httpx.TransportError, httpx.DecodingError) as error:
             raise self._error(f"broke off: {one_line(str(error)) or type(error).__name__}") from error
         except (httpx.InvalidURL, UnicodeError, ValueError):
-            raise self._error("cannot be asked: the URL or a header is not one that can be sent") from None
+            raise self._error("cannot be asked: the URL is not one that can be sent") from None
         if response.status_code == 404 and missing:
             return None
         if response.status_code != 200:
