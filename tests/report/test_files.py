@@ -173,16 +173,20 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_as_it_is_written(tmp_path: Path) -> None:
-    """Spans come line by line: the first are there before the last are read, and the position says how far it is."""
+    """Spans come line by line: the first are there before the last are read, and the position says how far it is.
+
+    Python's collector runs less often meanwhile, and as before afterwards.
+    """
     source = FileSource(written(tmp_path, *LINES * 5_000))
     spans = iter(source)
+    before = gc.get_threshold()
     next(spans)
 
     assert source.size is not None
     assert 0 < source.position < source.size / 2
-    assert gc.get_threshold()[0] > 700
+    assert gc.get_threshold()[0] > before[0]
     spans.close()  # type: ignore[attr-defined]
-    assert gc.get_threshold()[0] == 700
+    assert gc.get_threshold() == before
 
 
 def test_the_generated_file() -> None:

@@ -197,6 +197,8 @@ def test_tenant_and_authorization() -> None:
     answers = {f"/api/v2/traces/{TRACE}": Reply({"trace": trace()})}
     _, _, asked = read(answers, tenant="one", environ={"HTTPTRACE_AUTHORIZATION": "Bearer abc"})
 
+    with pytest.raises(SourceError, match="^Tempo: X-Scope-OrgID is not a header that can be sent$"):
+        TempoSource("http://localhost:1", "shop", tenant="one\n")
     assert [(of.headers["x-scope-orgid"], of.headers["authorization"]) for of in asked] == [("one", "Bearer abc")] * 2
 
 

@@ -13,7 +13,7 @@ import orjson
 
 from . import SourceError, one_line
 
-#: The value of the Authorization header, whole: ``Bearer ...``. Never printed.
+#: A variable with the value of the Authorization header, whole: ``Bearer ...``. Never printed.
 AUTHORIZATION: Final = "HTTPTRACE_AUTHORIZATION"
 #: Seconds that an answer may take: searching a big backend does.
 TIMEOUT: Final = 60.0
@@ -51,7 +51,8 @@ class API:
         for name, value in sent.items():
             # Told here, for whoever finds out later may show the value.
             if not value.isascii() or not value.isprintable():
-                raise SourceError(f"{kind}: {name} is not a header that can be sent (look at {AUTHORIZATION})")
+                where = f" (look at {AUTHORIZATION})" if name == "Authorization" else ""
+                raise SourceError(f"{kind}: {name} is not a header that can be sent{where}")
         self._client = httpx.Client(base_url=base, auth=auth, headers=sent, timeout=timeout)
         self._timeout = timeout
 
