@@ -31,6 +31,7 @@ tests: .venv/.done  ## The tests, with branch coverage
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/report.py
 
 foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
 	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from otel_httptrace.report.receiver import Receiver
+from otel_httptrace.report.receiver import Batch, Receiver
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 
@@ -115,6 +115,43 @@ def test_json(send: Sender, received: list[Message]) -> None:
     assert received == [traces("one")]
 
 
+def test_json_has_hexadecimal_ids(send: Sender, received: list[Message]) -> None:
+    """Ids in JSON are hexadecimal, as OTLP has them, not base64, as protobuf's own mapping does."""
+    trace, span = "5b8efff798038103d269b633813fc60c", "EEE19B7EC3C1B174"
+    link = {"trace_id": trace, "spanId": span.lower()}
+    body = {"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": trace, "spanId": span, "links": [link]}]}]}]}
+    assert send(json.dumps(body).encode(), JSON).status == 200
+
+    expected = traces()
+    added = expected.resource_spans[0].scope_spans[0].spans.add(trace_id=bytes.fromhex(trace))
+    added.span_id = bytes.fromhex(span)
+    added.links.add(trace_id=bytes.fromhex(trace), span_id=bytes.fromhex(span))
+    assert received == [expected]
+
+
+def test_what_came_is_handed_on(received: list[Message]) -> None:
+    """A forwarder gets every request as it came, compressed or not, even if it could not be kept; what cannot be read it does not."""
+    handed_on: list[Batch] = []
+
+    def full(message: Message) -> None:
+        raise OSError("disk full")
+
+    body = gzip.compress(traces("one", "two").SerializeToString())
+    as_json = b'{"resourceLogs": [{"scopeLogs": [{"logRecords": [{}]}]}]}'
+    for keep in (received.append, full):
+        with Receiver(keep, forward=handed_on.append) as receiver:
+            send = Sender(receiver.endpoint)
+            send(body, Content_Encoding="gzip")
+            send(as_json, JSON, "/v1/logs")
+            send(b"{", JSON, "/v1/logs")
+
+        assert handed_on == [
+            Batch("/v1/traces", PROTOBUF, "gzip", body, 2, "spans"),
+            Batch("/v1/logs", JSON, "", as_json, 1, "log records"),
+        ]
+        handed_on.clear()
+
+
 def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
     """All three signals have their path."""
     assert send(b"", path="/v1/metrics").status == 200
@@ -133,6 +170,15 @@ def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
         ("not an OTLP request", 400, {"body": b"{", "content_type": JSON}),
         ("not an OTLP request", 400, {"body": b"\xff\xfe", "content_type": JSON}),
         ("not an OTLP request", 400, {"body": b"[1]", "content_type": JSON}),
+        ("not an OTLP request", 400, {"body": b"[" * 9_000, "content_type": JSON}),
+        (
+            "traceId: hexadecimal digits were expected",
+            400,
+            {
+                "body": b'{"resourceSpans": [{"scopeSpans": [{"spans": [{"traceId": "W47/95gDgQPSabYzgT/GDA=="}]}]}]}',
+                "content_type": JSON,
+            },
+        ),
         ("not gzip", 400, {"body": b"plain", "Content_Encoding": "gzip"}),
         ("gzip data is cut off", 400, {"body": gzip.compress(b"x" * 999)[:-9], "Content_Encoding": "gzip"}),
         ("br is not supported", 415, {"body": b"", "Content_Encoding": "br"}),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kit.otlp import Export, read, story
 
+from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.rows import Assembler, rows
 from otel_httptrace.report.spans import Link, Source
@@ -94,6 +95,33 @@ def test_origins(name: str, url: str, origin: str) -> None:
     export.get(0, 1, **{name: url})
 
     assert read([export.request])[0].origin == origin
+
+
+@pytest.mark.parametrize(
+    ("name", "of", "expected"),
+    [
+        (names.TIME_WAIT, 1, 1.0),
+        (names.TIME_WAIT, "1", None),
+        (names.TIME_WAIT, True, None),
+        (names.TIME_WAIT, -0.5, None),
+        (names.TIME_WAIT, float("nan"), None),
+        (names.TIME_WAIT, float("inf"), None),
+        (names.CONN_REUSED, 0, None),
+        (names.CONN_ID, True, None),
+        (names.CONN_OPEN_REASON, ["body_not_read"], None),
+        ("http.status_code", "200", None),
+        ("someone.elses", [1], [1]),
+    ],
+)
+def test_known_attributes_are_of_their_type(name: str, of: Any, expected: Any) -> None:
+    """What is known by name is of its type, or left out, whatever a file says; a report can be made of it."""
+    export = Export()
+    export.get(0, 1, **{name.replace(".", "__"): of, "http__method": "GET"})
+    (row,) = read([export.request])
+
+    assert row.attributes == {"http.method": "GET"} | ({name: expected} if expected is not None else {})
+    assert row.phases == ({"wait": expected} if name == names.TIME_WAIT and expected is not None else {})
+    assert analyze([row]).requests == 1
 
 
 def test_whose_spans() -> None:

@@ -63,10 +63,10 @@ class Analysis:
     def add(self, row: Row) -> None:
         """Count *row*."""
         self.requests += 1
-        if row.source.service not in self._services and len(self._services) >= _MAX_ORIGINS:
-            self._services[_OTHER] += 1
-        else:
-            self._services[row.source.service] += 1
+        service = row.source.service
+        if service not in self._services and len(self._services) >= _MAX_ORIGINS:
+            service = _OTHER
+        self._services[service] += 1
         if not self._started or row.start < self._started:
             self._started = row.start
         self._ended = max(self._ended, row.end)
@@ -78,11 +78,10 @@ class Analysis:
             self._timeline.append(row)
         else:
             self._left_out += 1
-        entry = (row.duration, self.requests, row)
         if len(self._slowest) < self._keep_slowest:
-            heapq.heappush(self._slowest, entry)
+            heapq.heappush(self._slowest, (row.duration, self.requests, row))
         elif row.duration > self._slowest[0][0]:
-            heapq.heapreplace(self._slowest, entry)
+            heapq.heapreplace(self._slowest, (row.duration, self.requests, row))
         self._durations.add(row.duration)
         self._sample.add(row)
 
@@ -100,9 +99,9 @@ class Analysis:
                 origin.reused += 1
             else:
                 origin.opened += 1
-        steps = sum(step.name == names.SPAN_DNS for step in row.steps)
-        # Without child spans the time of a lookup still says that there was one.
-        origin.lookups += steps or names.TIME_DNS in known
+        if names.TIME_DNS in known or row.steps:
+            # Without child spans the time of a lookup still says that there was one.
+            origin.lookups += sum(step.name == names.SPAN_DNS for step in row.steps) or names.TIME_DNS in known
         for counter, name in (
             (origin.open_reasons, names.CONN_OPEN_REASON),
             (origin.close_reasons, names.CONN_CLOSE_REASON),
@@ -112,11 +111,14 @@ class Analysis:
             value = known.get(name)
             if value is not None:
                 counter[value] += 1
-        for phase, seconds in (*row.phases.items(), ("total", row.duration)):
-            quantiles = origin.phases.get(phase)
-            if quantiles is None:
-                quantiles = origin.phases[phase] = Quantiles()
-            quantiles.add(seconds)
+        times = origin.phases
+        for phase, seconds in row.phases.items():
+            if phase not in times:
+                times[phase] = Quantiles()
+            times[phase].add(seconds)
+        if "total" not in times:
+            times["total"] = Quantiles()
+        times["total"].add(row.duration)
 
     def report(self, spans: int = 0, foreign: int = 0, problems: tuple[str, ...] = ()) -> Report:
         """What there is to say so far.

@@ -14,13 +14,15 @@ import threading
 import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+
+from .otlp import FormatError, parse_json
 
 _logger = logging.getLogger(__name__)
 
@@ -44,6 +46,23 @@ _ITEMS: Final[dict[str, tuple[str, str, str, str]]] = {
 }
 
 
+class Batch(NamedTuple):
+    """A request as it came, to be sent on.
+
+    Args:
+        path: ``/v1/traces``, ``/v1/metrics`` or ``/v1/logs``.
+        content_type: of the body, as is ``content_encoding``, which is empty if there is none.
+        items: how many there are in it of ``what``: spans, metrics, log records.
+    """
+
+    path: str
+    content_type: str
+    content_encoding: str
+    body: bytes
+    items: int
+    what: str
+
+
 class _RefusedError(Exception):
     """A request that is answered with an error.
 
@@ -63,10 +82,17 @@ class Receiver:
     Args:
         keep: takes every export request. Where it raises, the sender is told that nothing was kept.
         max_body: bytes that one request may be, before and after decompression.
+        forward: takes every export request, too, as it came, before ``keep`` does. It must not wait or raise.
     """
 
-    def __init__(self, keep: Callable[[Message], object], max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self,
+        keep: Callable[[Message], object],
+        max_body: int = MAX_BODY,
+        forward: Callable[[Batch], object] | None = None,
+    ) -> None:
         self._keep = keep
+        self._forward = forward
         self._max_body = max_body
         receiver = self
 
@@ -114,21 +140,23 @@ class Receiver:
         data = self._decompress(body, encoding)
         try:
             if content_type == _JSON:
-                json_format.Parse(data, request, ignore_unknown_fields=True)
+                parse_json(data, request)
             else:
                 request.ParseFromString(data)
-        except (DecodeError, json_format.ParseError, UnicodeDecodeError, ValueError) as error:
+        except (DecodeError, FormatError) as error:
             raise _RefusedError(400, f"not an OTLP request: {error}") from error
+        resources, scopes, items, rejected = _ITEMS[path]
+        count = sum(
+            len(getattr(scope, items))
+            for resource in getattr(request, resources)
+            for scope in getattr(resource, scopes)
+        )
+        if self._forward is not None:
+            self._forward(Batch(path, content_type, encoding, body, count, items.replace("_", " ")))
         try:
             self._keep(request)
         except Exception as error:
             _logger.warning("received telemetry was not kept: %s", error)
-            resources, scopes, items, rejected = _ITEMS[path]
-            count = sum(
-                len(getattr(scope, items))
-                for resource in getattr(request, resources)
-                for scope in getattr(resource, scopes)
-            )
             partial: Any = response.partial_success  # type: ignore[attr-defined]
             setattr(partial, rejected, count)
             partial.error_message = str(error)

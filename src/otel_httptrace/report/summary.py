@@ -24,7 +24,7 @@ class Quantiles:
     __slots__ = ("_buckets", "count", "longest", "total")
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
+        self._buckets: dict[int, int] = {}
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -34,7 +34,8 @@ class Quantiles:
         self.count += 1
         self.total += value
         self.longest = max(self.longest, value)
-        self._buckets[math.floor(math.log(value) / _LOG) if value > 1e-9 else -1100] += 1
+        bucket = math.floor(math.log(value) / _LOG) if value > 1e-9 else -1100
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
 
     def at(self, share: float) -> float:
         """The value that *share* of all, from 0 to 1, do not exceed; 0 if there is none."""

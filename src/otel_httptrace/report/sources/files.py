@@ -1,0 +1,189 @@
+# The collector's file exporter writes a request per line; so do the SDKs'
+# file exporters and `httptrace run --otlp`. A file may still be growing, may have
+# been cut off, rotated, or mixed up with something else: whatever line can be
+# read is read.
+#
+# https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/
+
+"""OTLP JSON lines from a file."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import orjson
+
+from ..otlp import FormatError, from_json
+from ..spans import Span
+from . import Problems, SourceError, one_line
+
+#: The longest line that is read, in bytes: as much as the receiver takes at once.
+MAX_LINE: Final = 64 * 1024 * 1024
+
+_SIGNALS: Final = {
+    "resourceMetrics": "metrics",
+    "resource_metrics": "metrics",
+    "resourceLogs": "logs",
+    "resource_logs": "logs",
+    "resourceProfiles": "profiles",
+    "resource_profiles": "profiles",
+}
+# How a line of another signal begins: then it need not be parsed.
+_OTHERS: Final = {f'{{"{name}"'.encode(): signal for name, signal in _SIGNALS.items()}
+
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_BOM: Final = b"\xef\xbb\xbf"
+_BUFFER: Final = 1024 * 1024
+
+
+class FileSource:
+    """Spans of a file of OTLP JSON lines, which may be compressed with gzip.
+
+    Args:
+        path: of the file; ``-`` is the standard input.
+        max_line: bytes of the longest line that is read.
+    """
+
+    def __init__(self, path: str | Path, max_line: int = MAX_LINE) -> None:
+        self.problems = Problems()
+        #: Lines of other signals, by signal.
+        self.skipped: Counter[str] = Counter()
+        self._path = str(path)
+        self._max_line = max_line
+        self._position = 0
+        self._size: int | None = None
+        self._raw: BinaryIO | None = None
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far, of the file as it is."""
+        if self._raw is not None and self._size is not None:
+            # A buffer has been filled in advance, but no further than that.
+            self._position = self._raw.tell()
+        return self._position
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file as it was when reading began; None if that is not known: a pipe, or not begun."""
+        return self._size
+
+    def __iter__(self) -> Iterator[Span]:
+        """Read it.
+
+        Raises:
+            SourceError: it cannot be opened, or is in another format.
+        """
+        name = "the standard input" if self._path == "-" else self._path
+        try:
+            raw = sys.stdin.buffer if self._path == "-" else open(self._path, "rb", buffering=_BUFFER)  # noqa: SIM115
+        except OSError as error:
+            raise SourceError(f"{name} cannot be opened: {error.strerror or error}") from error
+        try:
+            # A directory can be opened for a descriptor only; devices and pipes have no size.
+            self._size = (os.fstat(raw.fileno()).st_size or None) if raw.seekable() else None
+            self._raw = raw
+            with _rarer_collections():
+                yield from self._spans(raw, name)
+        except OSError as error:
+            raise SourceError(f"{name} cannot be read: {error.strerror or error}") from error
+        finally:
+            _ = self.position
+            self._raw = None
+            if raw is not sys.stdin.buffer:
+                raw.close()
+
+    def _spans(self, raw: BinaryIO, name: str) -> Iterator[Span]:
+        number = 0
+        for number, line in self._lines(raw, name):
+            text = line.strip()
+            if not text:
+                continue
+            for start, signal in _OTHERS.items():
+                if text.startswith(start):
+                    self.skipped[signal] += 1
+                    break
+            else:
+                yield from self._read(number, text, line.endswith(b"\n"))
+
+    def _read(self, number: int, text: bytes, whole: bool) -> list[Span]:
+        try:
+            data = orjson.loads(text)
+            spans = from_json(data)
+        except FormatError as error:
+            self.problems.add(f"line {number} is not OTLP: {error}")
+        except ValueError as error:
+            self.problems.add(f"line {number} is {f'not JSON: {one_line(str(error))}' if whole else 'cut off'}")
+        else:
+            if not spans and data and not any(key in data for key in ("resourceSpans", "resource_spans")):
+                signal = next((signal for key, signal in _SIGNALS.items() if key in data), None)
+                if signal is None:
+                    self.problems.add(f"line {number} is not OTLP: it has no resourceSpans")
+                else:
+                    self.skipped[signal] += 1
+            return spans
+        return []
+
+    def _lines(self, raw: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+        """Numbered lines, none longer than is allowed."""
+        number = 0
+        try:
+            file = _opened(raw, name)
+            while line := file.readline(self._max_line):
+                number += 1
+                if len(line) == self._max_line and not line.endswith(b"\n"):
+                    self.problems.add(f"line {number} is longer than {self._max_line:,} bytes")
+                    while len(line) == self._max_line and not line.endswith(b"\n"):
+                        line = file.readline(self._max_line)
+                    continue
+                yield number, line.removeprefix(_BOM) if number == 1 else line
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            self.problems.add(f"the compressed data ends or is damaged after line {number}: {one_line(str(error))}")
+
+
+@contextmanager
+def _rarer_collections() -> Iterator[None]:
+    # A line becomes tens of thousands of objects at once. None of them is in a cycle, but
+    # their number would make Python's collector look at them again and again.
+    before = gc.get_threshold()
+    gc.set_threshold(*_THRESHOLD)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+#: New objects before a collection, and collections before one of older ones: 700, 10 and 10 by default.
+_THRESHOLD: Final = (100_000, 20, 100)
+
+
+def _opened(raw: BinaryIO, name: str) -> BinaryIO | gzip.GzipFile:
+    head = _peek(raw)
+    if head.startswith(_GZIP):
+        # It has a buffer of its own, and of damaged data hands out all that comes before.
+        packed = gzip.GzipFile(fileobj=raw)
+        head = packed.peek(8)[:8]
+        file: BinaryIO | gzip.GzipFile = packed
+    else:
+        file = raw
+    if head.startswith(_ZSTD):
+        raise SourceError(f"{name} is compressed with zstd: unpack it first, zstd -dc FILE | httptrace report -")
+    # A length in four bytes, and then a message whose first field, number 1, is made of bytes.
+    if len(head) >= 5 and head[0] == 0 and (head[4:5] == b"\n" or head[4:8] == _ZSTD):
+        raise SourceError(f"{name} is in the collector's binary format: only OTLP JSON is read, its `format: json`")
+    return file
+
+
+def _peek(raw: BinaryIO) -> bytes:
+    assert isinstance(raw, io.BufferedReader)  # noqa: S101 - so are files opened and the standard input
+    return raw.peek(8)[:8]
