@@ -1,0 +1,252 @@
+"""``httptrace run``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Final
+
+import click
+
+from ..report.summary import Report
+from . import process
+from .collect import Collector
+from .environ import prepare
+from .output import Output, check_writable, duration, forwarder, options
+from .problem import Problem, printable
+
+_SCRIPT: Final = "opentelemetry-instrument"
+
+
+@click.command(
+    "run",
+    context_settings={"allow_interspersed_args": False},
+    short_help="Run a program and report what its requests did.",
+    epilog="The report goes to stderr when the program has ended, so that its stdout stays its own. "
+    "The exit status is the program's. Signals are passed on.",
+)
+@click.option("--otlp", metavar="FILE", help="Keep the spans received: OTLP JSON lines, for httptrace report.")
+@click.option("--forward", metavar="ENDPOINT", help="Send traces, metrics and logs on to this OTLP/HTTP endpoint, too.")
+@click.option(
+    "--every", type=duration, metavar="TIME", help="Print the report every 30s, 5m, ...: for a program that serves."
+)
+@click.option("--verbose", "-v", is_flag=True, help="Say which OTEL_* settings had to give way.")
+@options
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARGS]...")
+def command(
+    *,
+    output: Output,
+    otlp: str | None,
+    forward: str | None,
+    every: float | None,
+    verbose: bool,
+    program: tuple[str, ...],
+) -> int:
+    """Run PROGRAM, which uses httpx or httpx2, and print what its requests did.
+
+    Its Python must have otel-httptrace and opentelemetry-distro installed; it needs no change.
+
+    \b
+      httptrace run -- python app.py
+      httptrace run --html page.html -- gunicorn -w 4 shop:app
+      httptrace run --every 30s -- uvicorn shop:app
+      httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
+    """
+    path = find(program[0])
+    script = instrument(path)
+    if otlp is not None:
+        check_writable(otlp)
+    process.hold_signals()
+    with contextlib.ExitStack() as stack:
+        collector, endpoint = _listen(stack, output, otlp, forward)
+        environ, notes = prepare(os.environ, endpoint, program, forward=forward is not None)
+        if verbose:
+            for note in notes:
+                click.echo(f"httptrace: {printable(note)}", err=True)
+        live = _Live(collector, output, every)
+        # argparse there takes the first -- of the program's arguments for its own.
+        try:
+            status = process.run([script, path, "--", *program[1:]], environ, live.tick, live.interval)
+        except OSError as error:
+            raise Problem(f"{script}: {error.strerror}") from error
+        process.release_signals()
+        live.clear()
+    report = collector.report()
+    if not report.requests and not (output.quiet and output.text is None):
+        click.echo(f"httptrace: {printable(why_nothing(report, status, path))}", err=True)
+    try:
+        shown = replace(output, quiet=True) if not report.spans and not report.problems else output
+        shown.write(report, sys.stderr)
+    except (Problem, OSError) as error:
+        # The program's own status, if it says anything, is more to whoever asks.
+        click.echo(f"httptrace: {printable(str(error))}", err=True)
+        status = status or 2
+    if status == 0:
+        failing = output.failing(report)
+        if failing:
+            click.echo(f"httptrace: found {', '.join(failing)}", err=True)
+            return 1
+    return process.die_like(status)
+
+
+def _listen(
+    stack: contextlib.ExitStack, output: Output, otlp: str | None, forward: str | None
+) -> tuple[Collector, str]:
+    # Left in the opposite order: no more is taken, what was taken is folded, what it was written to is closed.
+    from ..report.receiver import Receiver  # noqa: PLC0415
+
+    file: IO[bytes] | None = None
+    if otlp is not None:
+        try:
+            file = stack.enter_context(open(otlp, "wb"))  # noqa: SIM115
+        except OSError as error:
+            raise Problem(f"{otlp}: {error.strerror}") from error
+    onwards = forwarder(forward) if forward is not None else None
+    collector = Collector(output.thresholds, file)
+    stack.callback(collector.close)
+    receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
+
+    def delivered() -> None:
+        undelivered = onwards.close() if onwards is not None else None
+        if undelivered is not None:
+            click.echo(f"httptrace: {printable(undelivered)}", err=True)
+
+    stack.callback(delivered)
+    return collector, receiver.endpoint
+
+
+class _Live:
+    # What is shown while a program runs, which is nothing without --every: the
+    # terminal is the program's.
+
+    def __init__(self, collector: Collector, output: Output, every: float | None) -> None:
+        self._collector = collector
+        self._output = output
+        self._every = every
+        self._started = time.monotonic()
+        self._due = self._started + every if every is not None else float("inf")
+        self._shown = 0
+        self._line = every is not None and sys.stderr.isatty() and not output.quiet
+        self._drawn = False
+        #: Seconds between two calls of `tick`.
+        self.interval = 60.0 if every is None else min(every, 1.0)
+
+    def tick(self) -> None:
+        if self._every is None:
+            return
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            if self._collector.requests > self._shown:
+                self._shown = self._collector.requests
+                self.clear()
+                try:
+                    self._output.write(self._collector.report(), sys.stderr, final=False)
+                    sys.stderr.flush()
+                except (Problem, OSError) as error:
+                    click.echo(f"httptrace: {printable(str(error))}", err=True)
+        if self._line:
+            with contextlib.suppress(OSError):
+                self._progress()
+
+    def _progress(self) -> None:
+        seconds = int(time.monotonic() - self._started)
+        text = f"httptrace: {self._collector.requests} requests in {seconds // 60}:{seconds % 60:02}"
+        # The cursor stays at the beginning: what the program prints next goes over it.
+        sys.stderr.write(f"\r\x1b[2m{text[: shutil.get_terminal_size().columns - 1]}\x1b[0m\x1b[K\r")
+        sys.stderr.flush()
+        self._drawn = True
+
+    def clear(self) -> None:
+        if self._drawn:
+            with contextlib.suppress(OSError):
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
+            self._drawn = False
+
+
+def find(program: str) -> str:
+    """The path of *program*, as a shell finds it.
+
+    Raises:
+        Problem: there is none (127), or it cannot be executed (126).
+    """
+    hint = f"; to run a Python file: httptrace run -- python {program}" if program.endswith(".py") else ""
+    candidates = list(_candidates(program))
+    for path in candidates:
+        if path.is_file() and os.access(path, os.X_OK):
+            interpreter = shebang(path)
+            if interpreter and not Path(interpreter).exists():
+                raise Problem(f"{program}: its interpreter {interpreter} is not there", 126)
+            return str(path)
+    for path in candidates:
+        if path.is_dir() and os.sep in program:
+            raise Problem(f"{program} is a directory", 126)
+        if path.is_file():
+            raise Problem(f"{program}: permission denied{hint}", 126)
+    raise Problem(f"{program}: not found{hint}", 127)
+
+
+def _candidates(program: str) -> Iterator[Path]:
+    if os.sep in program:
+        yield Path(program)
+        return
+    if os.name == "nt":
+        found = shutil.which(program)
+        if found:
+            yield Path(found)
+        return
+    for folder in os.get_exec_path():
+        yield Path(folder or os.curdir, program)
+
+
+def shebang(path: Path) -> str | None:
+    """The interpreter that a script names; None if it is no script."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(512)
+    except OSError:
+        return None
+    parts = os.fsdecode(first[2:]).split() if first.startswith(b"#!") else []
+    return parts[0] if parts else None
+
+
+def instrument(program: str) -> str:
+    """The path of ``opentelemetry-instrument``: beside *program*, beside this Python, or on the PATH.
+
+    Raises:
+        Problem: there is none.
+    """
+    for folder in (Path(program).absolute().parent, Path(sys.executable).parent):
+        script = folder / _SCRIPT
+        if script.is_file() and os.access(script, os.X_OK):
+            return str(script)
+    found = shutil.which(_SCRIPT)
+    if found is None:
+        raise Problem(f"{_SCRIPT} is not there: pip install opentelemetry-distro")
+    return found
+
+
+def why_nothing(report: Report, status: int, program: str) -> str:
+    """Why no request was seen, as far as can be told."""
+    if report.spans:
+        return (
+            f"{report.spans} spans came, none of them of a request made with httpx or httpx2. "
+            f"To see whether these are instrumented: httptrace doctor -- {program}"
+        )
+    if status < 0:
+        return f"no span came: the program was killed by signal {-status}, and may have had no time to send any."
+    from . import doctor  # noqa: PLC0415
+
+    missing = doctor.missing_for(program)
+    if missing:
+        return f"no span came: {missing}"
+    return (
+        "no span came: either it made no request with httpx or httpx2, or it ended in a way that "
+        f"sends nothing (os._exit). To check its installation: httptrace doctor -- {program}"
+    )
