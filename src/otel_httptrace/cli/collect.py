@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
+from dataclasses import replace
 from typing import IO, Any, Final
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -56,15 +58,16 @@ class Collector:
             self.requests = self._analysis.requests
 
     def report(self) -> Report:
-        """What there is to say so far."""
+        """What there is to say so far. More that comes does not change it."""
         with self._lock:
-            return self._analysis.report(
+            report = self._analysis.report(
                 spans=self.spans,
                 foreign=self._assembler.foreign,
                 problems=tuple(
                     problem if times == 1 else f"{problem} ({times} times)" for problem, times in self._problems.items()
                 ),
             )
+            return replace(report, origins=copy.deepcopy(report.origins))
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:

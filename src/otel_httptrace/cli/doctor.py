@@ -75,6 +75,10 @@ def command(*, width: int | None, program: tuple[str, ...]) -> int:
       httptrace doctor -- gunicorn
       httptrace doctor -- .venv/bin/python
     """
+    from rich.padding import Padding  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     out = console(sys.stdout, width)
     problems = warnings = 0
     for title, checks in _sections(program):
@@ -83,10 +87,12 @@ def command(*, width: int | None, program: tuple[str, ...]) -> int:
             mark, style = _MARKS[check.state]
             problems += check.state is State.PROBLEM
             warnings += check.state is State.WARNING
-            out.print(f"  {mark} ", style=style, end="")
-            out.print(printable(f"{check.what}: {check.seen}"))
+            line = Table.grid(padding=(0, 1))
+            line.add_row("", Text(mark, style=style), printable(f"{check.what}: {check.seen}"))
             if check.advice:
-                out.print(f"      {printable(check.advice)}", style="bold" if check.state is State.PROBLEM else "dim")
+                advice = Text(printable(check.advice), style="bold" if check.state is State.PROBLEM else "dim")
+                line.add_row("", "", Padding(advice, (0, 0, 0, 2)))
+            out.print(line)
     out.print()
     if problems:
         out.print(f"{_number(problems, 'problem')}, {_number(warnings, 'warning')}", style="bold red")
@@ -134,7 +140,7 @@ def python_of(program: str) -> str | None:
     path = Path(program)
     if _is_python(path.name):
         return program
-    interpreter = shebang(path)
+    interpreter = shebang(program)
     if interpreter is None:
         return None
     with path.open("rb") as file:

@@ -16,7 +16,9 @@ _OURS: Final = ("httptrace", "httpx", "httpx2")
 _PROXIES: Final = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 #: More than the SDK's 2,048, which a program that does nothing but requests can fill between two exports.
 _QUEUE: Final = "20000"
-_DELAY: Final = "200"
+#: Milliseconds. What is not sent when a program dies of a signal is lost; uvicorn, asked to stop, ends so:
+#: having shut down it raises the signal anew (Server.capture_signals).
+_DELAY: Final = "50"
 #: Seconds after which the program's exporter gives up, should we be gone.
 _TIMEOUT: Final = "5"
 
@@ -55,13 +57,13 @@ def prepare(environ: Mapping[str, str], endpoint: str, command: Sequence[str], *
     for name, wanted in (
         ("OTEL_TRACES_EXPORTER", "otlp"),
         ("OTEL_TRACES_SAMPLER", "always_on"),
+        ("OTEL_BSP_SCHEDULE_DELAY", _DELAY),
         *(() if forward else (("OTEL_METRICS_EXPORTER", "none"), ("OTEL_LOGS_EXPORTER", "none"))),
     ):
         if environ.get(name, wanted) != wanted:
             notes.append(f"{name} is {wanted} during this run, not {environ[name]}")
         kept[name] = wanted
-    for name, value in (("OTEL_BSP_SCHEDULE_DELAY", _DELAY), ("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE)):
-        kept.setdefault(name, value)
+    kept.setdefault("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE)
 
     off = [name.strip() for name in kept.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "").split(",")]
     defeating = [name for name in off if name in (*_OURS, "*")]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from ..version import __version__
-from .problem import Problem, printable
+from .problem import Problem, Unread, printable
 
 _COMMANDS: Final = {
     "run": "Run a program and report what its requests did.",
@@ -77,15 +77,15 @@ def run(arguments: Sequence[str]) -> int:
         path = error.ctx.command_path if error.ctx is not None else "httptrace"
         _say(f"{printable(error.format_message())} See {path} --help.", prefix=path)
         return 2
+    except Unread as error:
+        # Else Python would complain that it cannot flush.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return error.status
     except click.ClickException as error:
         _say(error.format_message())
         return error.status if isinstance(error, Problem) else 2
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return 141
     return status if isinstance(status, int) else 0
 
 

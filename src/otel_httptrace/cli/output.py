@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ import click
 
 from ..report.findings import Thresholds
 from ..report.verdicts import VERDICTS
-from .problem import Problem
+from .problem import Problem, Unread, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -249,7 +250,18 @@ def console(stream: TextIO, width: int | None = None) -> Console:
     """For *stream*: colour if it is a terminal, NO_COLOR and FORCE_COLOR obeyed."""
     from rich.console import Console  # noqa: PLC0415
 
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            # Where rich would exit, and click as well: the exit status is not their business.
+            raise Unread
+
+    return Ours(file=stream, width=width, highlight=False, markup=False, emoji=False)
+
+
+def say(line: str) -> None:
+    """A line of ours on stderr; nothing happens if nobody reads that."""
+    with contextlib.suppress(OSError):
+        click.echo(f"httptrace: {printable(line)}", err=True)
 
 
 # Files.
@@ -305,8 +317,11 @@ class _writing:  # noqa: N801 - reads as a verb
 def _write(path: str, text: str) -> None:
     text = text if text.endswith("\n") else text + "\n"
     if path == "-":
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise Unread from error
         return
     with _writing(path) as file:
         file.write(text)

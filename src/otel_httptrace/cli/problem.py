@@ -20,6 +20,14 @@ class Problem(click.ClickException):
         self.status = status
 
 
+class Unread(Problem):
+    """Whoever read our output has seen enough."""
+
+    def __init__(self) -> None:
+        # What a shell makes of SIGPIPE.
+        super().__init__("nobody reads what is written", 141)
+
+
 def printable(text: str) -> str:
     """*text* on one line, without anything that a terminal would obey."""
     return "".join(_shown(char) for char in text)

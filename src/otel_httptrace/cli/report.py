@@ -13,7 +13,7 @@ from ..report.analysis import Analysis
 from ..report.rows import Assembler
 from ..report.sources import SourceError, SpanSource
 from ..report.summary import Report
-from .output import Output, backend, console, file, options
+from .output import Output, backend, console, file, options, say
 from .problem import Problem, printable
 
 #: Spans between two looks at the clock of the progress bar.
@@ -75,12 +75,12 @@ def command(
     elif not lines:
         lines = [f"{given[0]}: there is no span in it"]
     for line in lines:
-        click.echo(f"httptrace: {printable(line)}", err=True)
+        say(line)
     if lines:
         return 2
     failing = output.failing(report)
     if failing:
-        click.echo(f"httptrace: found {', '.join(failing)}", err=True)
+        say(f"found {', '.join(failing)}")
     return 1 if failing else 0
 
 

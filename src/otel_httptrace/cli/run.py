@@ -18,8 +18,8 @@ from ..report.summary import Report
 from . import process
 from .collect import Collector
 from .environ import prepare
-from .output import Output, check_writable, duration, forwarder, options
-from .problem import Problem, printable
+from .output import Output, check_writable, duration, forwarder, options, say
+from .problem import Problem
 
 _SCRIPT: Final = "opentelemetry-instrument"
 
@@ -68,7 +68,7 @@ def command(
         environ, notes = prepare(os.environ, endpoint, program, forward=forward is not None)
         if verbose:
             for note in notes:
-                click.echo(f"httptrace: {printable(note)}", err=True)
+                say(note)
         live = _Live(collector, output, every)
         # argparse there takes the first -- of the program's arguments for its own.
         try:
@@ -79,20 +79,26 @@ def command(
         live.clear()
     report = collector.report()
     if not report.requests and not (output.quiet and output.text is None):
-        click.echo(f"httptrace: {printable(why_nothing(report, status, path))}", err=True)
+        say(why_nothing(report, status, path))
     try:
         shown = replace(output, quiet=True) if not report.spans and not report.problems else output
         shown.write(report, sys.stderr)
-    except (Problem, OSError) as error:
+    except Exception as error:
         # The program's own status, if it says anything, is more to whoever asks.
-        click.echo(f"httptrace: {printable(str(error))}", err=True)
+        say(_told(error))
         status = status or 2
     if status == 0:
         failing = output.failing(report)
         if failing:
-            click.echo(f"httptrace: found {', '.join(failing)}", err=True)
+            say(f"found {', '.join(failing)}")
             return 1
     return process.die_like(status)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, (Problem, OSError)):
+        return str(error)
+    return f"the report could not be made, which is a fault of ours: {type(error).__name__}: {error}"
 
 
 def _listen(
@@ -101,24 +107,35 @@ def _listen(
     # Left in the opposite order: no more is taken, what was taken is folded, what it was written to is closed.
     from ..report.receiver import Receiver  # noqa: PLC0415
 
-    file: IO[bytes] | None = None
-    if otlp is not None:
-        try:
-            file = stack.enter_context(open(otlp, "wb"))  # noqa: SIM115
-        except OSError as error:
-            raise Problem(f"{otlp}: {error.strerror}") from error
+    file = _opened(stack, otlp) if otlp is not None else None
     onwards = forwarder(forward) if forward is not None else None
-    collector = Collector(output.thresholds, file)
-    stack.callback(collector.close)
-    receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
 
     def delivered() -> None:
         undelivered = onwards.close() if onwards is not None else None
         if undelivered is not None:
-            click.echo(f"httptrace: {printable(undelivered)}", err=True)
+            say(undelivered)
 
     stack.callback(delivered)
+    collector = Collector(output.thresholds, file)
+    stack.callback(collector.close)
+    receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
     return collector, receiver.endpoint
+
+
+def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:
+    try:
+        file = open(path, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise Problem(f"{path}: {error.strerror}") from error
+
+    def close() -> None:
+        try:
+            file.close()
+        except OSError as error:
+            say(f"{path}: {error.strerror}")
+
+    stack.callback(close)
+    return file
 
 
 class _Live:
@@ -140,19 +157,22 @@ class _Live:
     def tick(self) -> None:
         if self._every is None:
             return
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._every
-            if self._collector.requests > self._shown:
-                self._shown = self._collector.requests
-                self.clear()
-                try:
-                    self._output.write(self._collector.report(), sys.stderr, final=False)
-                    sys.stderr.flush()
-                except (Problem, OSError) as error:
-                    click.echo(f"httptrace: {printable(str(error))}", err=True)
-        if self._line:
-            with contextlib.suppress(OSError):
+        try:
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + self._every
+                self._report()
+            if self._line:
                 self._progress()
+        except Exception as error:
+            # Whatever it is, the program goes on, and we with it.
+            say(_told(error))
+
+    def _report(self) -> None:
+        if self._collector.requests > self._shown:
+            self._shown = self._collector.requests
+            self.clear()
+            self._output.write(self._collector.report(), sys.stderr, final=False)
+            sys.stderr.flush()
 
     def _progress(self) -> None:
         seconds = int(time.monotonic() - self._started)
@@ -179,36 +199,36 @@ def find(program: str) -> str:
     hint = f"; to run a Python file: httptrace run -- python {program}" if program.endswith(".py") else ""
     candidates = list(_candidates(program))
     for path in candidates:
-        if path.is_file() and os.access(path, os.X_OK):
+        if Path(path).is_file() and os.access(path, os.X_OK):
             interpreter = shebang(path)
             if interpreter and not Path(interpreter).exists():
                 raise Problem(f"{program}: its interpreter {interpreter} is not there", 126)
-            return str(path)
+            return path
     for path in candidates:
-        if path.is_dir() and os.sep in program:
+        if Path(path).is_dir() and os.sep in program:
             raise Problem(f"{program} is a directory", 126)
-        if path.is_file():
+        if Path(path).is_file():
             raise Problem(f"{program}: permission denied{hint}", 126)
     raise Problem(f"{program}: not found{hint}", 127)
 
 
-def _candidates(program: str) -> Iterator[Path]:
+def _candidates(program: str) -> Iterator[str]:
+    # Not as Path, to which ./program is program, and that is another one.
     if os.sep in program:
-        yield Path(program)
-        return
-    if os.name == "nt":
+        yield program
+    elif os.name == "nt":
         found = shutil.which(program)
         if found:
-            yield Path(found)
-        return
-    for folder in os.get_exec_path():
-        yield Path(folder or os.curdir, program)
+            yield found
+    else:
+        for folder in os.get_exec_path():
+            yield os.path.join(folder or os.curdir, program)
 
 
-def shebang(path: Path) -> str | None:
+def shebang(path: str) -> str | None:
     """The interpreter that a script names; None if it is no script."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             first = file.readline(512)
     except OSError:
         return None
@@ -247,6 +267,7 @@ def why_nothing(report: Report, status: int, program: str) -> str:
     if missing:
         return f"no span came: {missing}"
     return (
-        "no span came: either it made no request with httpx or httpx2, or it ended in a way that "
-        f"sends nothing (os._exit). To check its installation: httptrace doctor -- {program}"
+        "no span came: either it made no request with httpx or httpx2, or it ended in a way that sends "
+        "nothing (os._exit, or a signal right after its last request). To check its installation: "
+        f"httptrace doctor -- {program}"
     )
