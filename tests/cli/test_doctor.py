@@ -63,7 +63,7 @@ def test_problems() -> None:
     )
 
     assert ran.returncode == 1
-    assert "  ✗ OTEL_SDK_DISABLED: true\n        no span is made: unset OTEL_SDK_DISABLED" in [
+    assert "  ✗ OTEL_SDK_DISABLED: true\n      no span is made: unset OTEL_SDK_DISABLED" in [
         "\n".join(line.rstrip() for line in pair) for pair in zip(ran.stdout.splitlines(), ran.stdout.splitlines()[1:])
     ]
     assert "OTEL_EXPORTER_OTLP_HEADERS: authorization=***,x=***" in ran.stdout

@@ -76,7 +76,7 @@ def test_tls(serve: Callable[..., Server], server_tls: ssl.SSLContext, trusted: 
     ran = httptrace("probe", "-n", "2", "--width", "120", server.url(host="localhost"), environ=trusted)
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert any(line.startswith("  TLS         version 1.3, TLS_") for line in lines(ran))
+    assert any(line.startswith("  TLS         TLS 1.3, TLS_") for line in lines(ran))
     assert "  HTTP/2: the server does not speak it" in lines(ran)
     assert any(line.startswith("  TLS sessions: the server resumes them") for line in lines(ran))
 

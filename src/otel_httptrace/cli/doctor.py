@@ -92,7 +92,7 @@ def command(*, width: int | None, program: tuple[str, ...]) -> int:
             if check.advice:
                 advice = Text(printable(check.advice), style="bold" if check.state is State.PROBLEM else "dim")
                 line.add_row("", "", Padding(advice, (0, 0, 0, 2)))
-            out.print(line)
+            out.print(Padding(line, (0, 0, 0, 1)))
     out.print()
     if problems:
         out.print(f"{_number(problems, 'problem')}, {_number(warnings, 'warning')}", style="bold red")

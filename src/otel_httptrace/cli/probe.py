@@ -229,7 +229,10 @@ async def _probe(asked: Asked, console: Console) -> int:
     _print_head(console, asked, first[0], told)
     for title, drawn in (
         ("the first request", first[:1]),
-        ("requests on a connection that was there", [row for row in others if row.attributes.get(names.CONN_REUSED)]),
+        (
+            "requests on a connection that was open already",
+            [row for row in others if row.attributes.get(names.CONN_REUSED)],
+        ),
     ):
         if drawn:
             console.print(f"\n{title}", style="bold")
@@ -391,8 +394,12 @@ def _connections(asked: Asked, rows: Sequence[Row], told: Told) -> Iterator[str]
         yield f"{count(number, 'request')} failed: {error} ({where})"
 
 
+def _reused(row: Row) -> bool:
+    return row.attributes.get(names.CONN_REUSED) is True
+
+
 def _counted(rows: Sequence[Row]) -> tuple[int, int]:
-    return sum(row.opened for row in rows), sum(row.attributes.get(names.CONN_REUSED) is True for row in rows)
+    return sum(row.opened for row in rows), sum(map(_reused, rows))
 
 
 def _early_close(rows: Sequence[Row], read: Sequence[Row]) -> str:

@@ -19,8 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -52,17 +51,13 @@ _TYPED: Final = frozenset(
 #: Ignored by Python itself, and not to be by the program.
 _PYTHONS: Final = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ") if hasattr(signal, name))
 
-Tick = Callable[[], object]
 
-
-def run(command: Sequence[str], environ: Mapping[str, str], tick: Tick, interval: float = 1.0) -> int:
+def run(command: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run a program to its end. Call `hold_signals` before, and before any thread is started.
 
     Args:
         command: the program's path, and its arguments.
         environ: its environment.
-        tick: called now and then meanwhile.
-        interval: seconds between two ticks.
 
     Returns:
         Its exit status; ``-n`` if it died of signal *n*.
@@ -70,7 +65,7 @@ def run(command: Sequence[str], environ: Mapping[str, str], tick: Tick, interval
     Raises:
         OSError: it could not be started.
     """
-    return (_run_waiting if _CAN_WAIT else _run_handling)(command, environ, tick, interval)
+    return (_run_waiting if _CAN_WAIT else _run_handling)(command, environ)
 
 
 if sys.platform == "linux":
@@ -87,13 +82,13 @@ if sys.platform == "linux":
         """The program is over: what comes now is for us, and has its ordinary effect, at once."""
         held = signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {*_PASSED_ON, signal.SIGCHLD}
         # What came while the program died was for the program.
-        while signal.sigtimedwait(held, 0) is not None:
-            pass
+        for number in signal.sigpending() & held:
+            signal.sigwait({number})
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
 
-    def _run_waiting(command: Sequence[str], environ: Mapping[str, str], tick: Tick, interval: float) -> int:
+    def _run_waiting(command: Sequence[str], environ: Mapping[str, str]) -> int:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         held = mask & {*_PASSED_ON, signal.SIGCHLD}
         # Unlike subprocess it starts a program with another mask and needs no code of
@@ -101,16 +96,14 @@ if sys.platform == "linux":
         pid = os.posix_spawn(
             command[0], list(command), dict(environ), setsigmask=mask - held, setsigdef=[*_PYTHONS, signal.SIGCHLD]
         )
-        due = time.monotonic() + interval
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 return os.waitstatus_to_exitcode(status)
-            info = signal.sigtimedwait(held, max(0.0, due - time.monotonic()))
-            if info is None:
-                tick()
-                due = time.monotonic() + interval
-            elif info.si_signo != signal.SIGCHLD and _for_us_alone(info, pid):
+            # Not sigtimedwait: stopped and continued (Ctrl-Z, fg) after its time is over,
+            # CPython's returns what it has not got.
+            info = signal.sigwaitinfo(held)
+            if info.si_signo != signal.SIGCHLD and _for_us_alone(info, pid):
                 os.kill(pid, info.si_signo)
 
     def _for_us_alone(info: Any, pid: int) -> bool:
@@ -134,7 +127,7 @@ else:
                 signal.signal(number, signal.SIG_DFL)
 
 
-def _run_handling(command: Sequence[str], environ: Mapping[str, str], tick: Tick, interval: float) -> int:
+def _run_handling(command: Sequence[str], environ: Mapping[str, str]) -> int:
     child: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
@@ -150,11 +143,7 @@ def _run_handling(command: Sequence[str], environ: Mapping[str, str], tick: Tick
     child = subprocess.Popen(list(command), env=dict(environ), close_fds=False)  # noqa: S603
     for number in early:
         passed_on(number)
-    while True:
-        try:
-            return child.wait(interval)
-        except subprocess.TimeoutExpired:  # noqa: PERF203
-            tick()
+    return child.wait()
 
 
 def _in_foreground() -> bool:

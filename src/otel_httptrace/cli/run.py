@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -71,12 +72,13 @@ def command(
                 say(note)
         live = _Live(collector, output, every)
         # argparse there takes the first -- of the program's arguments for its own.
+        command = [script, path, "--", *program[1:]]
         try:
-            status = process.run([script, path, "--", *program[1:]], environ, live.tick, live.interval)
+            with live:
+                status = process.run(command, environ)
         except OSError as error:
             raise Problem(f"{script}: {error.strerror}") from error
         process.release_signals()
-        live.clear()
     report = collector.report()
     if not report.requests and not (output.quiet and output.text is None):
         say(why_nothing(report, status, path))
@@ -139,8 +141,8 @@ def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:
 
 
 class _Live:
-    # What is shown while a program runs, which is nothing without --every: the
-    # terminal is the program's.
+    # What is shown while a program runs, by a thread; without --every nothing is, for
+    # the terminal is the program's.
 
     def __init__(self, collector: Collector, output: Output, every: float | None) -> None:
         self._collector = collector
@@ -150,44 +152,57 @@ class _Live:
         self._due = self._started + every if every is not None else float("inf")
         self._shown = 0
         self._line = every is not None and sys.stderr.isatty() and not output.quiet
-        self._drawn = False
-        #: Seconds between two calls of `tick`.
-        self.interval = 60.0 if every is None else min(every, 1.0)
+        #: Where progress is shown; 0 as long as it is not.
+        self._column = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="httptrace-live", daemon=True)
 
-    def tick(self) -> None:
-        if self._every is None:
-            return
-        try:
-            if time.monotonic() >= self._due:
-                self._due = time.monotonic() + self._every
-                self._report()
-            if self._line:
-                self._progress()
-        except Exception as error:
-            # Whatever it is, the program goes on, and we with it.
-            say(_told(error))
+    def __enter__(self) -> None:
+        if self._every is not None:
+            self._thread.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        if self._every is not None:
+            self._thread.join()
+            self._clear()
+
+    def _run(self) -> None:
+        while not self._over.wait(min(self._every or 1.0, 1.0)):
+            try:
+                if time.monotonic() >= self._due:
+                    self._due = time.monotonic() + (self._every or 0.0)
+                    self._report()
+                if self._line:
+                    self._progress()
+            except Exception as error:  # noqa: PERF203
+                # Whatever it is, the program goes on, and we with it.
+                say(_told(error))
 
     def _report(self) -> None:
         if self._collector.requests > self._shown:
             self._shown = self._collector.requests
-            self.clear()
+            self._clear()
             self._output.write(self._collector.report(), sys.stderr, final=False)
             sys.stderr.flush()
 
     def _progress(self) -> None:
         seconds = int(time.monotonic() - self._started)
-        text = f"httptrace: {self._collector.requests} requests in {seconds // 60}:{seconds % 60:02}"
-        # The cursor stays at the beginning: what the program prints next goes over it.
-        sys.stderr.write(f"\r\x1b[2m{text[: shutil.get_terminal_size().columns - 1]}\x1b[0m\x1b[K\r")
-        sys.stderr.flush()
-        self._drawn = True
+        text = f" httptrace: {self._collector.requests} requests, {seconds // 60}:{seconds % 60:02}"
+        # At the right edge, where it neither hides nor mixes with what the program prints.
+        self._column = max(1, shutil.get_terminal_size().columns - len(text))
+        self._at_edge(f"\x1b[2m{text}\x1b[0m")
 
-    def clear(self) -> None:
-        if self._drawn:
-            with contextlib.suppress(OSError):
-                sys.stderr.write("\r\x1b[K")
-                sys.stderr.flush()
-            self._drawn = False
+    def _clear(self) -> None:
+        if self._column:
+            self._at_edge("\x1b[K")
+            self._column = 0
+
+    def _at_edge(self, text: str) -> None:
+        # The cursor is put back, for the next to print is the program.
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"\x1b7\x1b[{self._column}G{text}\x1b8")
+            sys.stderr.flush()
 
 
 def find(program: str) -> str:
