@@ -64,8 +64,12 @@ def start(
         try:
             yield process
         except BaseException:
+            # The program gets this, too, unlike a SIGKILL.
             process.terminate()
-            process.kill()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
             raise
 
 

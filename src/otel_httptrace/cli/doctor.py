@@ -26,7 +26,6 @@ import click
 
 from ..adapters.libraries import LIBRARIES
 from ..config import Config
-from ..telemetry import names
 from . import inspection
 from .environ import prepare
 from .output import console
@@ -34,7 +33,7 @@ from .problem import printable
 from .run import find, instrument, shebang
 
 if TYPE_CHECKING:
-    from ..report.spans import Span
+    from ..report.rows import Row
 
 
 class State(str, Enum):
@@ -502,6 +501,7 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
     """Whether requests of *python* under ``opentelemetry-instrument`` yield described spans, over OTLP."""
     from ..report.otlp import from_protobuf  # noqa: PLC0415
     from ..report.receiver import Receiver  # noqa: PLC0415
+    from ..report.rows import rows  # noqa: PLC0415
 
     came: list[Any] = []
     script = instrument(python)
@@ -527,19 +527,18 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
         yield Check(State.PROBLEM, "hooks", "not in place: opentelemetry-instrument did not turn otel-httptrace on")
     for client, error in told["errors"].items():
         yield Check(State.WARNING, client, f"the request failed: {error}")
-    spans = [span for message in came for span in from_protobuf(message) if span.client]
+    requests = list(rows(span for message in came for span in from_protobuf(message)))
     for client in told["clients"]:
-        yield _described(client, spans, len(told["clients"]))
+        yield _described(client, requests, len(told["clients"]))
 
 
-def _described(client: str, spans: Sequence[Span], clients: int) -> Check:
+def _described(client: str, requests: Sequence[Row], clients: int) -> Check:
     # Both libraries' spans come from the same instrumentation: they are told apart by their order.
     which = 0 if client == "httpx" or clients == 1 else 2
-    own = spans[which : which + 2]
+    own = requests[which : which + 2]
     if len(own) < 2:
         return Check(State.PROBLEM, client, "no span came", "see the entry points above, and OTEL_PYTHON_* settings")
-    reused = [span.attributes.get(names.CONN_REUSED) for span in own]
-    if reused != [False, True]:
+    if not own[0].opened or own[1].opened or own[1].connection != own[0].connection:
         return Check(
             State.PROBLEM,
             client,
