@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -191,21 +192,21 @@ def test_which_python_runs_it(tmp_path: Path) -> None:
 
 def test_a_program_of_another_python(tmp_path: Path) -> None:
     """A program whose Python has nothing installed: each lack is a problem with what to type there."""
-    bare = tmp_path / "bare"
-    import venv
-
-    venv.create(bare, with_pip=False, symlinks=True)
-    program = script(tmp_path / "program", f"#!{bare}/bin/python", "")
-    clean = {"PYTHONPATH": ""}
-    ran = httptrace("doctor", "--width", "300", "--", program, environ=clean)
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    folder = tmp_path / "bare" / "bin"
+    (folder / "python").unlink()
+    # Not even what is on the path of whoever runs these tests.
+    python = script(folder / "python", "#!/bin/sh", f'unset PYTHONPATH; exec {folder}/python3 "$@"')
+    program = script(tmp_path / "program", f"#!{python}", "")
+    ran = httptrace("doctor", "--width", "300", "--", program)
 
     assert ran.returncode == 1
     assert f"Installed where {program} runs" in ran.stdout
-    assert f"{bare}/bin/python -m pip install 'otel-httptrace[cli]'" in ran.stdout
+    assert f"{folder}/python3 -m pip install 'otel-httptrace[cli]'" in ran.stdout
     assert "  ✗ httpx, httpx2: neither is installed: there is nothing to trace" in ran.stdout
-    after = httptrace("run", "--", program, environ=clean)
+    after = httptrace("run", "--", program)
     assert after.returncode == 0
-    assert f"{bare}/bin/python, which runs it, lacks otel-httptrace, " in after.stderr
+    assert f"{folder}/python3, which runs it, lacks otel-httptrace, " in after.stderr
 
 
 def test_a_program_that_is_no_python() -> None:
