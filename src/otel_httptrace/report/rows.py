@@ -176,11 +176,15 @@ class Assembler:
             children.popitem(last=False)
         return found
 
-    def finish(self) -> Iterator[Row]:
-        """Hand out all requests that are left."""
+    def ready(self) -> Iterator[Row]:
+        """Hand out all requests there are, where their children are known to have come; others' go on waiting."""
         while self._requests:
             _, (_, request) = self._requests.popitem(last=False)
             yield self._row(request)
+
+    def finish(self) -> Iterator[Row]:
+        """Hand out all requests that are left."""
+        yield from self.ready()
         self._children.clear()
 
     def _row(self, span: Span) -> Row:

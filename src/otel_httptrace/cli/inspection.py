@@ -1,0 +1,81 @@
+# Run by the Python of somebody's program (python -c, with this file as text),
+# which may lack everything that is not in the standard library.
+
+"""What a Python has, as facts for ``httptrace doctor``: prints one line of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+
+DISTRIBUTIONS = (
+    "otel-httptrace",
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "httpcore2",
+    "opentelemetry-api",
+    "opentelemetry-sdk",
+    "opentelemetry-distro",
+    "opentelemetry-instrumentation",
+    "opentelemetry-instrumentation-httpx",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-exporter-otlp-proto-grpc",
+)
+
+
+def installed() -> dict[str, object]:
+    """Versions, by distribution, and the instrumentations that ``opentelemetry-instrument`` would find."""
+    versions: dict[str, str | None] = {}
+    for name in DISTRIBUTIONS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # noqa: PERF203
+            versions[name] = None
+    names = sorted({entry.name for entry in metadata.entry_points(group="opentelemetry_instrumentor")})
+    return {
+        "python": sys.version.split()[0],
+        "executable": sys.executable,
+        "versions": versions,
+        "entry_points": names,
+    }
+
+
+def requested(url: str) -> dict[str, object]:
+    """Two requests with each library, where this runs under ``opentelemetry-instrument``; and the hooks in place."""
+    from otel_httptrace import HTTPTraceInstrumentor  # noqa: PLC0415
+
+    errors: dict[str, str] = {}
+    clients: list[str] = []
+    for name in ("httpx", "httpx2"):
+        try:
+            library = __import__(name)
+        except ImportError:
+            continue
+        clients.append(name)
+        try:
+            with library.Client(trust_env=False, timeout=10) as client:
+                for _ in range(2):
+                    client.get(url)
+        except Exception as error:
+            errors[name] = f"{type(error).__name__}: {error}"
+    instrumentor = HTTPTraceInstrumentor()
+    replaced = getattr(getattr(instrumentor, "_patches", None), "_replaced", ())
+    hooks = sorted({f"{_name(owner)}.{name}" for owner, name, *_ in replaced})
+    return {
+        "instrumented": bool(instrumentor.is_instrumented_by_opentelemetry),
+        "hooks": hooks,
+        "errors": errors,
+        "clients": clients,
+    }
+
+
+def _name(owner: object) -> str:
+    module, name = getattr(owner, "__module__", None), getattr(owner, "__qualname__", None)
+    return f"{module}.{name}" if module and name else str(getattr(owner, "__name__", type(owner).__name__))
+
+
+if __name__ == "__main__":
+    facts = requested(sys.argv[1]) if len(sys.argv) > 1 else installed()
+    sys.stdout.write(json.dumps(facts) + "\n")

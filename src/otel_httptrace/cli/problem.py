@@ -1,0 +1,40 @@
+"""What goes wrong: one line, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import click
+
+
+class Problem(click.ClickException):
+    """Something that the user can put right, or has to know.
+
+    Args:
+        message: one sentence that says what to do; control characters in it are shown, not obeyed.
+        status: exit status.
+    """
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(printable(message))
+        self.status = status
+
+
+class Unread(Problem):
+    """Whoever read our output has seen enough."""
+
+    def __init__(self) -> None:
+        # What a shell makes of SIGPIPE.
+        super().__init__("nobody reads what is written", 141)
+
+
+def printable(text: str) -> str:
+    """*text* on one line, without anything that a terminal would obey."""
+    return "".join(_shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    if char in "\r\n\t":
+        return " "
+    # Cc, Cf, Cs, Co: control, format (direction overrides), surrogate, private use.
+    return char if unicodedata.category(char)[0] != "C" else f"\\x{ord(char):02x}"

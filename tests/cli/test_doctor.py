@@ -1,0 +1,244 @@
+"""`httptrace doctor`: what is wrong, and what to type."""
+
+from __future__ import annotations
+
+import os
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.command import environment, httptrace
+from kit.server import Server, answer, free_port
+
+pytest.importorskip("click")
+pytest.importorskip("rich")
+
+from otel_httptrace.cli import doctor  # noqa: E402
+from otel_httptrace.cli.doctor import Check, State  # noqa: E402
+from otel_httptrace.report.receiver import Receiver  # noqa: E402
+
+HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+
+
+def judged(environ: dict[str, str]) -> dict[str, Check]:
+    """What is said of each setting."""
+    return {check.what: check for check in doctor.settings(environ)}
+
+
+def test_all_is_well() -> None:
+    """With everything in place and an endpoint that answers, all is ok, and real requests have been described."""
+    received: list[Any] = []
+    with Receiver(received.append) as receiver:
+        ran = httptrace("doctor", "--width", "200", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, **HTTP})
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    for expected in (
+        f"  ✓ Python: {sys.version.split()[0]}, {sys.executable}",
+        "  ✓ entry point httptrace: opentelemetry-instrument finds it",
+        f"  ✓ {receiver.endpoint}/v1/traces: takes an (empty) export",
+        "  ✓ httpx: 2 requests, 2 spans: the first opened a connection, the second reused it",
+        "  ✓ httpx2: 2 requests, 2 spans: the first opened a connection, the second reused it",
+    ):
+        assert expected in [line.rstrip() for line in lines]
+    assert any(line.startswith("  ✓ hooks: ") for line in lines)
+    assert lines[-1] == "no problem, no warnings"
+    # The export was empty, and what the test requests said did not go there.
+    assert [message.ByteSize() for message in received] == [0]
+
+
+def test_problems() -> None:
+    """Each setting that defeats tracing is a problem with what to type, and the status is 1; no secret is shown."""
+    ran = httptrace(
+        "doctor",
+        "--width",
+        "200",
+        environ={
+            "OTEL_SDK_DISABLED": "true",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://me:hunter2@127.0.0.1:{free_port()}/?token=hunter2",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer hunter2,x=hunter2",
+            **HTTP,
+        },
+    )
+
+    assert ran.returncode == 1
+    assert "  ✗ OTEL_SDK_DISABLED: true\n      no span is made: unset OTEL_SDK_DISABLED" in [
+        "\n".join(line.rstrip() for line in pair) for pair in zip(ran.stdout.splitlines(), ran.stdout.splitlines()[1:])
+    ]
+    assert "OTEL_EXPORTER_OTLP_HEADERS: authorization=***,x=***" in ran.stdout
+    assert "does not answer" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "2 problems, no warnings"
+    assert "hunter2" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "name", "state"),
+    [
+        ({"OTEL_SDK_DISABLED": "false"}, "OTEL_SDK_DISABLED", State.OK),
+        ({"OTEL_TRACES_EXPORTER": "none"}, "OTEL_TRACES_EXPORTER", State.PROBLEM),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER", State.OK),
+        ({"OTEL_TRACES_SAMPLER": "always_off"}, "OTEL_TRACES_SAMPLER", State.PROBLEM),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio"}, "OTEL_TRACES_SAMPLER", State.OK),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"},
+            "OTEL_TRACES_SAMPLER",
+            State.PROBLEM,
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"},
+            "OTEL_TRACES_SAMPLER",
+            State.WARNING,
+        ),
+        (
+            {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "some"},
+            "OTEL_TRACES_SAMPLER",
+            State.WARNING,
+        ),
+        (
+            {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask, httptrace"},
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+            State.PROBLEM,
+        ),
+        ({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask"}, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", State.OK),
+        ({"OTEL_PYTHON_EXCLUDED_URLS": "health"}, "OTEL_PYTHON_EXCLUDED_URLS", State.WARNING),
+        ({"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "health,.*"}, "OTEL_PYTHON_HTTPX_EXCLUDED_URLS", State.PROBLEM),
+        ({"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "("}, "OTEL_PYTHON_HTTPX_EXCLUDED_URLS", State.WARNING),
+        ({"OTEL_PYTHON_FLASK_EXCLUDED_URLS": ".*"}, "OTEL_PYTHON_FLASK_EXCLUDED_URLS", State.OK),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_PROTOCOL", State.PROBLEM),
+        ({"OTEL_CONFIG_FILE": "otel.yaml"}, "OTEL_CONFIG_FILE", State.WARNING),
+        ({"OTEL_TRACES_SAMPLR": "always_on"}, "OTEL_TRACES_SAMPLR", State.WARNING),
+        ({"OTEL_SOMEBODYS_OWN": "1"}, "OTEL_SOMEBODYS_OWN", State.OK),
+        ({"OTEL_PYTHON_HTTPTRACE_SPANS": "most"}, "otel-httptrace", State.WARNING),
+    ],
+    ids=lambda value: " ".join("=".join(pair) for pair in value.items()) if isinstance(value, dict) else "",
+)
+def test_settings(environ: dict[str, str], name: str, state: State) -> None:
+    """What each setting means for tracing; advice comes with whatever is not ok."""
+    check = judged(environ)[name]
+
+    assert check.state is state
+    assert (check.advice == "") is (state is State.OK) or name == "otel-httptrace"
+
+
+def told(environ: dict[str, str]) -> list[tuple[State, str]]:
+    """What is said of the endpoint."""
+    return [(check.state, check.seen) for check in doctor.endpoint(environ)]
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "seen"),
+    [
+        ("200 OK", State.OK, "takes an (empty) export"),
+        ("401 Unauthorized", State.PROBLEM, "refuses us with 401"),
+        ("404 Not Found", State.PROBLEM, "answers 404 to an export"),
+    ],
+)
+def test_endpoint(server: Server, status: str, state: State, seen: str) -> None:
+    """An empty export is really sent, with the headers that are set, to where the SDK would send it."""
+    server.routes = {"/base/v1/traces": answer(b"", status=status)}
+    base = {"OTEL_EXPORTER_OTLP_ENDPOINT": server.url("/base"), "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b"}
+
+    assert told({**HTTP, **base}) == [(state, seen)]
+    (request,) = server.requests
+    assert (request.method, request.body) == ("POST", b"")
+    assert request.headers["content-type"] == "application/x-protobuf"
+    assert request.headers["x-key"] == "a b"
+
+
+def test_an_endpoint_over_grpc(server: Server) -> None:
+    """Over gRPC a connection is all that is tried, and that is said."""
+    assert told({"OTEL_EXPORTER_OTLP_ENDPOINT": server.url()}) == [
+        (State.OK, "takes connections; whether it speaks OTLP over gRPC was not tried")
+    ]
+    assert server.requests == []
+
+
+def test_an_endpoint_that_is_none(server: Server) -> None:
+    """What is no URL, nobody, or no HTTP is told apart; a port of the other protocol is pointed out."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    ((state, seen),) = told({**HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": nobody})
+    assert state is State.PROBLEM and seen.startswith("does not answer: ")
+    assert told({**HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": "localhost"}) == [(State.PROBLEM, "not a URL")]
+    assert told({**HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h:port"})[0][0] is State.PROBLEM
+    server.routes = {"/v1/traces": b"SSH-2.0-nothing of HTTP\r\n"}
+    assert told({**HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": server.url("")})[0][0] is State.PROBLEM
+    other = told({**HTTP, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"})[0]
+    assert other == (State.WARNING, "port 4317 usually speaks gRPC, and the protocol is http/protobuf")
+    assert told({"OTEL_TRACES_EXPORTER": "console"})[0][1].startswith("not tried")
+
+
+def script(path: Path, first: str, *lines: str) -> str:
+    """An executable script."""
+    path.write_text("\n".join((first, *lines, "")))
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_which_python_runs_it(tmp_path: Path) -> None:
+    """A program's Python is the program itself, or what its first line says, in the ways that installers write it."""
+    long = f'\'\'\'exec\' "{sys.executable}" "$0" "$@"'
+
+    assert doctor.python_of(sys.executable) == sys.executable
+    assert doctor.python_of(script(tmp_path / "a", f"#!{sys.executable}", "")) == sys.executable
+    assert doctor.python_of(script(tmp_path / "b", "#!/bin/sh", long)) == sys.executable
+    assert doctor.python_of(script(tmp_path / "c", "#!/bin/sh", "exit")) is None
+    assert doctor.python_of(script(tmp_path / "d", "#!/usr/bin/env ruby", "")) is None
+    env = doctor.python_of(script(tmp_path / "e", "#!/usr/bin/env -S python3 -u", ""))
+    assert env is not None and os.path.basename(env) == "python3"
+    assert doctor.python_of("/bin/sh") is None
+
+
+def test_a_program_of_another_python(tmp_path: Path) -> None:
+    """A program whose Python has nothing installed: each lack is a problem with what to type there."""
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    folder = tmp_path / "bare" / "bin"
+    (folder / "python").unlink()
+    # Not even what is on the path of whoever runs these tests.
+    python = script(folder / "python", "#!/bin/sh", f'unset PYTHONPATH; exec {folder}/python3 "$@"')
+    program = script(tmp_path / "program", f"#!{python}", "")
+    ran = httptrace("doctor", "--width", "300", "--", program)
+
+    assert ran.returncode == 1
+    assert f"Installed where {program} runs" in ran.stdout
+    assert f"{folder}/python3 -m pip install 'otel-httptrace[cli]'" in ran.stdout
+    assert "  ✗ httpx, httpx2: neither is installed: there is nothing to trace" in ran.stdout
+    after = httptrace("run", "--", program)
+    assert after.returncode == 0
+    assert f"{folder}/python3, which runs it, lacks otel-httptrace, " in after.stderr
+
+
+def test_a_program_that_is_no_python() -> None:
+    """Where a program's Python cannot be told that is a warning, and not a guess."""
+    ran = httptrace("doctor", "--width", "200", "--", "/bin/sh")
+
+    assert ran.returncode == 0
+    assert "  ! /bin/sh: not a Python, and no script of one: what it has installed could not be told" in ran.stdout
+
+
+def test_versions() -> None:
+    """An unsupported version, a library without its core, and a missing exporter are problems."""
+    versions = dict.fromkeys(doctor.inspection.DISTRIBUTIONS, "1.0")
+    versions.update({"httpcore": "0.18.0", "httpcore2": None, "opentelemetry-exporter-otlp-proto-grpc": None})
+    facts = {"python": "3.11", "executable": "py", "versions": versions, "entry_points": ["httpx", "httpx2"]}
+    problems = {check.what: check for check in doctor.installed(facts) if check.state is State.PROBLEM}
+
+    assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0,<2'"
+    assert problems["httpx2"].advice == "py -m pip install httpcore2"
+    assert problems["entry point httptrace"].advice == "py -m pip install -U --force-reinstall 'otel-httptrace'"
+    (exporter,) = [
+        check for check in doctor.settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "x"}, facts) if check.what == "exporter"
+    ]
+    assert exporter.state is State.PROBLEM
+    assert exporter.advice.startswith("export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or py -m pip install")
+
+
+def test_redacted() -> None:
+    """Headers, tokens, userinfo and queries are not shown."""
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b=c,d=e") == "a=***,d=***"
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_HEADERS", "secret") == "***"
+    assert doctor.redacted("OTEL_VENDOR_TOKEN", "secret") == "***"
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@h:1/x?k=v") == "https://***@h:1/x?***"
+    assert doctor.redacted("OTEL_SERVICE_NAME", "shop?") == "shop?"
+    assert environment()["PATH"]

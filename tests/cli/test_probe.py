@@ -1,0 +1,203 @@
+"""`httptrace probe`: where the time goes, and what a server does to connections."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from kit.command import httptrace
+from kit.http2 import H2Server
+from kit.server import Peer, Request, Server, answer, free_port
+
+
+@pytest.fixture
+def trusted(ca: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    """An environment whose certificate authority is the tests' own."""
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return {"SSL_CERT_FILE": str(path)}
+
+
+def lines(ran: Any) -> list[str]:
+    """What was printed, without what is at the end of lines."""
+    return [line.rstrip() for line in ran.stdout.splitlines()]
+
+
+def test_keep_alive(server: Server) -> None:
+    """A server that keeps connections alive: as many are opened as work at a time, and the phases are drawn."""
+    ran = httptrace("probe", "-n", "12", "-c", "3", server.url("/?token=hunter2", host="localhost"))
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    printed = lines(ran)
+    assert printed[0] == f"GET {server.url(host='localhost')}: 200, HTTP/1.1, from 127.0.0.1 port {server.port}"
+    assert any(line.startswith("  addresses   ") and "127.0.0.1" in line for line in printed)
+    first = printed[printed.index("the first request") + 1 :]
+    assert [line.split()[0] for line in first if "█" in line][:2] == ["dns", "connect"]
+    assert (
+        f"  12 requests, 3 at a time: {server.accepted} connections opened, {12 - server.accepted} reused" in ran.stdout
+    )
+    assert "  the server keeps connections alive" in printed
+    assert server.accepted <= 3
+    assert "hunter2" not in ran.stdout
+
+
+def test_a_server_that_closes(server: Server) -> None:
+    """A server that asks for each connection to be closed is told as one."""
+    ran = httptrace("probe", "-n", "4", "-c", "2", "--width", "120", server.url("/close"))
+
+    assert ran.returncode == 0
+    assert "  4 requests, 2 at a time: 4 connections opened, 0 reused (0 %)" in lines(ran)
+    assert "  the server does not keep connections alive: it asks for each to be closed (connection_close)" in lines(
+        ran
+    )
+    assert server.accepted == 4
+
+
+def test_early_close(server: Server) -> None:
+    """What closing responses early costs is shown beside what reading them does."""
+    ran = httptrace("probe", "-n", "6", "-c", "1", "--early-close", "--width", "120", server.url("/big"))
+
+    assert ran.returncode == 0
+    assert (
+        "  with responses closed unread: 6 connections opened instead of 1, 6 of them lost by closing early"
+        in lines(ran)
+    )
+    assert server.accepted == 7
+
+
+def test_tls(serve: Callable[..., Server], server_tls: ssl.SSLContext, trusted: dict[str, str]) -> None:
+    """Over TLS: its version and cipher, whether sessions are resumed, and that HTTP/2 is not to be had."""
+    server = serve(tls=server_tls)
+    ran = httptrace("probe", "-n", "2", "--width", "120", server.url(host="localhost"), environ=trusted)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert any(line.startswith("  TLS         TLS 1.3, TLS_") for line in lines(ran))
+    assert "  HTTP/2: the server does not speak it" in lines(ran)
+    assert any(line.startswith("  TLS sessions: the server resumes them") for line in lines(ran))
+
+
+def test_an_unknown_certificate(serve: Callable[..., Server], server_tls: ssl.SSLContext) -> None:
+    """A certificate that nobody vouches for: status 1, the phase, and how to go on; with --insecure it goes on."""
+    server = serve(tls=server_tls)
+    ran = httptrace("probe", server.url(host="localhost"))
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (error,) = ran.stderr.splitlines()
+    assert error.startswith(
+        f"httptrace: {server.url(host='localhost')} cannot be reached: the TLS handshake failed after"
+    )
+    assert error.endswith("to try without: --insecure")
+    assert httptrace("probe", "-k", "-n", "1", server.url(host="localhost")).returncode == 0
+
+
+def test_http2(h2_server: Callable[..., H2Server], trusted: dict[str, str]) -> None:
+    """With --http2 requests share one connection."""
+    server = h2_server()
+    url = f"https://localhost:{server.port}/"
+    ran = httptrace("probe", "--http2", "-n", "6", "-c", "3", url, environ=trusted)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert lines(ran)[0].startswith(f"GET {url}: 200, HTTP/2, from ")
+    assert "  6 requests, 3 at a time: 1 connection opened, 5 reused (83 %)" in lines(ran)
+
+
+def test_idle(serve: Callable[..., Server]) -> None:
+    """How long an idle connection is kept is found out by waiting, within two bounds."""
+
+    def closes(peer: Peer, request: Request) -> None:
+        peer.send(answer())
+        peer.sock.settimeout(0.75)
+        try:
+            # The next request is left to be read.
+            peer.sock.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            peer.close()
+        else:
+            peer.sock.settimeout(None)
+
+    server = serve({"/short": closes})
+    ran = httptrace("probe", "-n", "1", "--idle", "--width", "120", server.url("/short"))
+
+    assert ran.returncode == 0
+    (line,) = [line for line in lines(ran) if line.startswith("  idle: ")]
+    assert line == (
+        "  idle: closed after more than 500 ms and within 1.0 s (server_closed); keep keepalive_expiry below that"
+    )
+
+
+def test_idle_and_kept(server: Server) -> None:
+    """A server that keeps connections for longer than is tried is told so."""
+    ran = httptrace("probe", "-n", "1", "--idle", "--max-idle", "600ms", "--width", "120", server.url())
+
+    assert "  idle: kept for 600 ms, the longest that was tried (--max-idle)" in lines(ran)
+
+
+def test_headers(server: Server) -> None:
+    """Headers are sent, and neither they nor a password in the URL are printed."""
+    url = server.url().replace("//", "//me:hunter2@")
+    ran = httptrace("probe", "-n", "1", "-X", "head", "-H", "X-Key: hunter2", url)
+
+    assert ran.returncode == 0
+    assert server.requests[0].method == "HEAD"
+    assert server.requests[0].headers["x-key"] == "hunter2"
+    assert "hunter2" not in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("http://127.0.0.1:{port}/", "no connection could be made"),
+        ("http://no-such-host.invalid/?q=hunter2", "its name could not be resolved"),
+        ("{server}/no-answer", "no response came"),
+        ("{server}/half-closed", "its response broke off"),
+    ],
+)
+def test_a_url_that_cannot_be_reached(server: Server, target: str, told: str) -> None:
+    """One line says in which phase it failed; status 1."""
+    server.go.set()
+    ran = httptrace("probe", target.format(port=free_port(), server=server.url("")))
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (error,) = ran.stderr.splitlines()
+    assert f"cannot be reached: {told} after " in error
+    assert "hunter2" not in error
+
+
+def test_a_body_that_does_not_end(serve: Callable[..., Server]) -> None:
+    """A server that does not answer in time, or sends for ever, does not keep us."""
+    server = serve()
+    ran = httptrace("probe", "--timeout", "200ms", server.url("/held"))
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "no response came after" in ran.stderr and "(wait: ReadTimeout)" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["-n", "1001", "http://localhost"], "1001 is not in the range 1<=x<=1000"),
+        (["-c", "101", "http://localhost"], "101 is not in the range 1<=x<=100"),
+        (["ftp://localhost"], "a URL like https://example.com/ was expected"),
+        (["http://"], "a URL like https://example.com/ was expected"),
+        (["http://[::1"], "not a URL"),
+        (["-X", "GET /", "http://localhost"], "a method like GET was expected"),
+        (["-H", "hunter2", "http://localhost"], "a header like 'Accept: text/html' was expected"),
+        (["-H", "x: a\nb: hunter2", "http://localhost"], "a header like 'Accept: text/html' was expected"),
+        (["--timeout", "never", "http://localhost"], "'never' is not a duration"),
+        ([], "Missing argument 'URL'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments(arguments: list[str], told: str) -> None:
+    """Wrong arguments are one line and status 2; a header is not repeated in it."""
+    ran = httptrace("probe", *arguments)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (error,) = ran.stderr.splitlines()
+    assert told in error
+    assert "hunter2" not in error

@@ -1,0 +1,228 @@
+"""`httptrace report`: what was collected before, whatever it is."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kit.command import COMMAND, PATIENCE, Terminal, httptrace, start
+from kit.server import Server, answer, free_port
+
+UPSTREAM = "opentelemetry.instrumentation.httpx"
+
+
+def pairs(**attributes: Any) -> list[dict[str, Any]]:
+    """Attributes in OTLP/JSON; a name's dots are underscores here."""
+    kinds = {bool: "boolValue", int: "intValue", float: "doubleValue", str: "stringValue"}
+    return [{"key": key.replace("__", "."), "value": {kinds[type(value)]: value}} for key, value in attributes.items()]
+
+
+def line(number: int, scope: str = UPSTREAM, **attributes: Any) -> str:
+    """A line of the collector's file: one request."""
+    span = {
+        "traceId": f"{number:032x}",
+        "spanId": f"{number:016x}",
+        "name": "GET",
+        "kind": 3,
+        "startTimeUnixNano": str(1_700_000_000_000_000_000 + number * 1_000_000),
+        "endTimeUnixNano": str(1_700_000_000_010_000_000 + number * 1_000_000),
+        "attributes": pairs(url__full="http://api.example/x?secret=1", http__response__status_code=200, **attributes),
+    }
+    resource = {"attributes": pairs(service__name="shop")}
+    scopes = [{"scope": {"name": scope}, "spans": [span]}]
+    return json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": scopes}]}) + "\n"
+
+
+def lost(number: int) -> str:
+    """A request that lost its connection, and had to open it because the one before had."""
+    return line(
+        number,
+        http__conn__reused=False,
+        httptrace__conn__id=number,
+        httptrace__conn__open_reason="body_not_read" if number > 1 else "first_connection",
+        httptrace__conn__close_reason="body_not_read",
+        httptrace__body__outcome="closed_early",
+        httptrace__body__closed_at="shop/client.py:42 in charge",
+    )
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> Path:
+    """Ten requests, each of which lost its connection."""
+    path = tmp_path / "traces.jsonl"
+    path.write_text("".join(lost(number) for number in range(1, 11)))
+    return path
+
+
+def test_a_file(traces: Path) -> None:
+    """The report goes to stdout, with the finding and the line; no query is shown."""
+    ran = httptrace("report", traces)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("10 requests to 1 origin in 19.0 ms, from shop")
+    assert "1. body_not_read" in ran.stdout
+    assert "shop/client.py:42 in charge" in ran.stdout
+    assert "secret" not in ran.stdout
+
+
+def test_stdin_and_gzip(traces: Path) -> None:
+    """Standard input will do, and gzip."""
+    expected = httptrace("report", traces).stdout
+    packed = traces.with_suffix(".gz")
+    packed.write_bytes(gzip.compress(traces.read_bytes()))
+
+    assert httptrace("report", "-", input=traces.read_text()).stdout == expected
+    assert httptrace("report", packed).stdout == expected
+
+
+def test_json_alone_on_stdout(traces: Path) -> None:
+    """`--json -` is all there is on stdout."""
+    ran = httptrace("report", traces, "--json", "-")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [finding["verdict"] for finding in json.loads(ran.stdout)["findings"]] == ["body_not_read"]
+
+
+def test_the_page(traces: Path, tmp_path: Path) -> None:
+    """`--html` writes a page; with `--quiet` nothing is printed."""
+    pytest.importorskip("otel_httptrace.report.page")
+    page = tmp_path / "page.html"
+    ran = httptrace("report", traces, "--html", page, "--quiet")
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert page.read_text().lower().startswith("<!doctype html>")
+
+
+def test_fail_on(traces: Path) -> None:
+    """For CI: a finding that is asked for is status 1."""
+    ran = httptrace("report", traces, "--fail-on", "body_not_read", "--quiet")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "httptrace: found body_not_read\n")
+    assert httptrace("report", traces, "--fail-on", "dns_slow", "--quiet").returncode == 0
+
+
+def test_a_truncated_file(traces: Path, tmp_path: Path) -> None:
+    """A file that ends in the middle of a line: one line says so, status 2, and the rest is reported."""
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(traces.read_bytes()[:-100])
+    page = tmp_path / "r.json"
+    ran = httptrace("report", cut, "--json", page)
+
+    assert ran.returncode == 2
+    assert ran.stderr == "httptrace: line 10 is cut off\n"
+    assert ran.stdout.startswith("9 requests to 1 origin")
+    assert "cut off" not in ran.stdout
+    assert json.loads(page.read_text())["problems"] == ["line 10 is cut off"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "there is no span in it"),
+        ('{"a": 1}\n', "no resourceSpans"),
+        ("[1, 2]\n", "not OTLP"),
+        ("\x1b]0;evil\x07\n", "not JSON"),
+        (line(1, scope="somebody.else"), "none of the 1 spans is of a request made with httpx or httpx2"),
+    ],
+    ids=["empty", "object", "list", "escape", "foreign"],
+)
+def test_garbage(tmp_path: Path, text: str, told: str) -> None:
+    """What is no trace of ours is one line that says so, and status 2; no byte of it reaches the terminal."""
+    path = tmp_path / "traces.jsonl"
+    path.write_text(text)
+    ran = httptrace("report", path)
+
+    assert ran.returncode == 2
+    (error,) = ran.stderr.splitlines()
+    assert told in error
+    assert "\x1b" not in ran.stdout + ran.stderr
+
+
+def test_requests_without_us(tmp_path: Path) -> None:
+    """Requests that otel-httptrace has said nothing of are counted, and that is said."""
+    path = tmp_path / "traces.jsonl"
+    path.write_text(line(1) + line(2))
+    ran = httptrace("report", path)
+
+    assert ran.returncode == 2
+    assert "none of the 2 requests has what otel-httptrace says of one" in ran.stderr
+    assert ran.stdout.startswith("2 requests to 1 origin")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "expected one of FILE, --jaeger URL and --tempo URL"),
+        (["file", "--tempo", "http://localhost:1"], "expected one of FILE, --jaeger URL and --tempo URL"),
+        (["no-such-file"], "no-such-file cannot be opened: No such file or directory"),
+        (["."], ". cannot be"),
+        (["--jaeger", "http://localhost:1"], "--jaeger needs --service NAME"),
+        (["--jaeger", "http://localhost:1", "--service", "x", "--query", "{}"], "--query is for --tempo"),
+        (["--jaeger", "localhost", "--service", "x"], "a URL like http://localhost:16686 was expected"),
+        (["--tempo", "http://localhost:1", "--lookback", "yesterday"], "yesterday"),
+        (["--limit", "0", "file"], "0 is not in the range"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments(arguments: list[str], told: str) -> None:
+    """Wrong arguments are one line and status 2."""
+    ran = httptrace("report", *arguments)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (error,) = ran.stderr.splitlines()
+    assert told in error
+
+
+@pytest.mark.parametrize("backend", [["--jaeger", "--service", "shop"], ["--tempo"]], ids=lambda backend: backend[0])
+def test_nobody_there(backend: list[str]) -> None:
+    """A backend that cannot be reached is one line that names it."""
+    url = f"http://127.0.0.1:{free_port()}"
+    ran = httptrace("report", backend[0], url, *backend[1:])
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (error,) = ran.stderr.splitlines()
+    assert f"at {url} cannot be reached" in error
+
+
+@pytest.mark.parametrize("backend", [["--jaeger", "--service", "shop"], ["--tempo"]], ids=lambda backend: backend[0])
+def test_a_url_that_refuses(server: Server, backend: list[str]) -> None:
+    """A server that answers something else is one line, too; credentials in the URL are not shown."""
+
+    class Everything(dict[str, Any]):
+        def __missing__(self, key: str) -> bytes:
+            return answer(b"go away", status="403 Forbidden")
+
+    server.routes = Everything()
+    url = server.url().replace("//", "//user:secret@")
+    ran = httptrace("report", backend[0], url, *backend[1:])
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    (error,) = ran.stderr.splitlines()
+    assert "403" in error
+    assert "secret" not in error
+
+
+def test_a_reader_that_leaves(traces: Path) -> None:
+    """`httptrace report ... | head` is no error to speak of."""
+    with start("report", traces) as process:
+        assert process.stdout is not None
+        # Before it has said anything: what it says then has no reader.
+        process.stdout.close()
+        assert process.stderr is not None
+        error = process.stderr.read()
+        process.wait(PATIENCE)
+
+    assert error == ""
+    assert process.returncode == 141
+
+
+def test_on_a_terminal(traces: Path) -> None:
+    """On a terminal there are colours, no line is wider than that, and the bar of progress is gone in the end."""
+    with Terminal(*COMMAND, "report", str(traces), columns=60) as terminal:
+        assert terminal.end() == 0
+
+    assert "\x1b[" in terminal.shown
+    assert "10 requests to 1 origin" in terminal.shown
+    assert "\x1b[2K" in terminal.shown.partition("10 requests to 1 origin")[0]
