@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...telemetry import names
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
+from ..spans import Source
 from ..units import count, seconds, share, size
 from .tally import MAX_KEYS, MAX_SPANS, Place, Recent, Tallies, Tally, at_line, dial_seconds, named
 
@@ -153,59 +155,72 @@ class ClientPerRequest:
         self._clients = thresholds.clients
         self._requests = thresholds.client_requests
         self._tallies: Tallies[str] = Tallies()
-        #: By connection: its origin, when it was opened, and how many requests it has carried.
-        self._connections: OrderedDict[Any, list[Any]] = OrderedDict()
-        #: Of those that carried few: how many were opened in which half minute.
-        self._halves: dict[str, Counter[int]] = {}
+        #: By connection: whose and where to, when it was opened, what that took, how many requests it has carried.
+        self._connections: OrderedDict[Any, _First] = OrderedDict()
+        #: Of those that carried few and are forgotten: how many were opened in which half minute, and what they took.
+        self._brief: dict[tuple[Source, str], tuple[Counter[int], float]] = {}
 
     def opened(self, row: Row) -> None:
         cost = dial_seconds(row)
         self._tallies[row.origin].add(row, cost, f"had a client of its own: {seconds(cost)} to connect")
-        self._connections[row.connection or row.span_id] = [row.origin, row.start, 1]
+        self._connections[row.connection or row.span_id] = _First((row.source, row.origin), row.start, cost)
         if len(self._connections) > MAX_SPANS:
-            self._settle(self._connections.popitem(last=False)[1])
+            self._settle(self._brief, self._connections.popitem(last=False)[1])
 
     def reused(self, row: Row) -> None:
         if self._connections:
             known = self._connections.get(row.connection)
             if known is not None:
-                known[2] += 1
+                known.requests += 1
 
-    def _settle(self, connection: list[Any]) -> None:
-        origin, start, requests = connection
-        if requests <= self._requests:
-            if len(self._halves) < MAX_KEYS:
-                self._halves.setdefault(origin, Counter())
-            if origin in self._halves:
-                self._halves[origin][int(start // 30)] += 1
+    def _settle(self, brief: dict[tuple[Source, str], tuple[Counter[int], float]], first: _First) -> None:
+        if first.requests <= self._requests and (first.whose in brief or len(brief) < MAX_KEYS):
+            counted, cost = brief.get(first.whose, (Counter(), 0.0))
+            counted[int(first.start // 30)] += 1
+            brief[first.whose] = (counted, cost + first.cost)
 
     def findings(self) -> Iterator[Finding]:
-        halves = {origin: Counter(counted) for origin, counted in self._halves.items()}
-        for origin, start, requests in self._connections.values():
-            if requests <= self._requests:
-                halves.setdefault(origin, Counter())[int(start // 30)] += 1
+        brief = {whose: (Counter(counted), cost) for whose, (counted, cost) in self._brief.items()}
+        for first in self._connections.values():
+            self._settle(brief, first)
         for origin, tally in self._tallies:
-            counted = halves.get(origin, Counter())
-            minute = max((counted[half] + counted[half + 1] for half in counted), default=0)
-            if minute < self._clients:
-                continue
-            brief = sum(counted.values())
-            yield Finding(
-                verdict="client_per_request",
-                severity=Severity.WASTE,
-                origin=origin,
-                sentence=f"{count(minute, 'client')} for {named(origin)} were made within a minute ({brief:,} in all), each for at most "
-                f"{count(self._requests, 'request')}: each has to connect anew, {seconds(tally.seconds)} in all",
-                advice="make one client at start-up and share it: its pool is what keeps connections",
-                sure=Sure.CERTAIN,
-                because="each of these connections was the first of a pool, while another pool had connected there before",
-                criterion=f"at least {count(self._clients, 'client')} for one origin within a minute (clients), each for at most "
-                f"{count(self._requests, 'request')} (client_requests)",
-                requests=brief,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"clients": brief, "within_a_minute": minute, "seconds": tally.seconds},
-            )
+            minute, total, cost = 0, 0, 0.0
+            for (_, name), (counted, spent) in brief.items():
+                if name == origin:
+                    # Each process has to have clients of its own.
+                    minute = max(minute, *(counted[half] + counted[half + 1] for half in list(counted)))
+                    total, cost = total + sum(counted.values()), cost + spent
+            if minute >= self._clients:
+                yield self._finding(origin, tally, minute, total, cost)
+
+    def _finding(self, origin: str, tally: Tally, minute: int, total: int, cost: float) -> Finding:
+        few = count(self._requests, "request")
+        return Finding(
+            verdict="client_per_request",
+            severity=Severity.WASTE,
+            origin=origin,
+            sentence=f"{count(minute, 'client')} for {named(origin)} were made within a minute by one process ({total:,} in all), "
+            f"each for at most {few}: each has to connect anew, {seconds(cost)} in all",
+            advice="make one client at start-up and share it: its pool is what keeps connections",
+            sure=Sure.CERTAIN,
+            because="each of these connections was the first of a pool, while another pool had connected there before",
+            criterion=f"at least {count(self._clients, 'client')} of one process for one origin within a minute (clients), each "
+            f"for at most {few} (client_requests)",
+            requests=total,
+            seconds=cost,
+            evidence=tally.examples,
+            numbers={"clients": total, "within_a_minute": minute, "seconds": cost},
+        )
+
+
+@dataclass(slots=True)
+class _First:
+    """The first connection of a client."""
+
+    whose: tuple[Source, str]
+    start: float
+    cost: float
+    requests: int = 1
 
 
 class ServerClosesIdle:

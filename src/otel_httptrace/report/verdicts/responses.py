@@ -102,7 +102,7 @@ class BodySlow:
             if server:
                 whose, advice = (
                     "the server, or the way from it, is slow",
-                    "look at the server: what it streams and from where; compare its own time for the whole response",
+                    "look at the server: what it streams and from where; of streams that are meant to last, raise the threshold (receive)",
                 )
             else:
                 whose, advice = (
