@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import AsyncGeneratorType, ModuleType
 from typing import Any, TypeVar
 
 from ..core.ledger import Connection
 from ..core.timeline import Exchange
 from ..guard import Guard
+from . import bodies
 from .current import CURRENT, leave
 from .libraries import Library
 from .observer import Handle, Observer
@@ -278,122 +279,19 @@ class Hooks:
             replace(cls, "close", self._sync_close)
 
     def _sync_iteration(self, original: Hook) -> Hook:
-        guard, raised, let_go = self._guard, self._observer.body_raised, self._observer.let_go
-
-        def observed(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
-            exchange.reading_since = _now()
-            try:
-                for part in parts:
-                    exchange.body_read(_now(), len(part))
-                    yield part
-                    exchange.reading_since = _now()
-            except BaseException as error:
-                # While nobody reads it is the consumer's, or the iterator is being closed.
-                if exchange.reading_since:
-                    guard(raised, exchange, error)
-                    if not exchange.finished or exchange.span is not None:
-                        guard(let_go, exchange)
-                raise
-            exchange.body_ended(_now())
-
-        def drained(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
-            since = _now()
-            for part in parts:
-                exchange.reading_since = since
-                exchange.body_read(_now(), len(part))
-                yield part
-                since = _now()
-            exchange.reading_since = since
-            exchange.body_ended(_now())
+        failed = self._body_failed
 
         def __iter__(self: Any) -> Iterator[bytes]:
             parts: Iterator[bytes] = original(self)
             exchange, again = _iteration(self)
             if exchange is None:
                 return parts
-            return (drained if again else observed)(exchange, parts)
+            return bodies.drained(exchange, parts) if again else bodies.observed(exchange, parts, failed)
 
         return __iter__
 
     def _async_iteration(self, original: Hook) -> Hook:
-        guard, raised, let_go = self._guard, self._observer.body_raised, self._observer.let_go
-        closing = self._closing
-
-        class Observed:
-            # Not a generator: dropped half-way, a generator would be closed by
-            # the event loop, later, and with it the library's own one behind it.
-
-            def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes]) -> None:
-                self._exchange = exchange
-                self._parts = parts
-                self._next = parts.__anext__
-
-            def __getattr__(self, name: str) -> Any:
-                # What else a generator can, `aclose` above all.
-                return getattr(self._parts, name)
-
-            def __aiter__(self) -> AsyncIterator[bytes]:
-                return self
-
-            async def __anext__(self) -> bytes:
-                exchange = self._exchange
-                exchange.reading_since = _now()
-                try:
-                    part = await self._next()
-                except StopAsyncIteration:
-                    exchange.body_ended(_now())
-                    raise
-                except BaseException as error:
-                    guard(raised, exchange, error)
-                    if not exchange.finished or exchange.span is not None:
-                        guard(let_go, exchange)
-                    raise
-                exchange.body_read(_now(), len(part))
-                return part
-
-        async def observed(exchange: Exchange, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-            # httpcore2 and httpx2 close what they iterate, if it is a generator.
-            exchange.reading_since = _now()
-            try:
-                async for part in parts:
-                    exchange.body_read(_now(), len(part))
-                    yield part
-                    exchange.reading_since = _now()
-            except BaseException as error:
-                if exchange.reading_since:
-                    guard(raised, exchange, error)
-                    if not exchange.finished or exchange.span is not None:
-                        guard(let_go, exchange)
-                raise
-            finally:
-                await parts.aclose()
-            exchange.body_ended(_now())
-
-        class Drained(Observed):
-            async def __anext__(self) -> bytes:
-                exchange, since = self._exchange, _now()
-                try:
-                    part = await self._next()
-                except StopAsyncIteration:
-                    exchange.reading_since = since
-                    exchange.body_ended(_now())
-                    raise
-                exchange.reading_since = since
-                exchange.body_read(_now(), len(part))
-                return part
-
-        async def drained(exchange: Exchange, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-            since = _now()
-            try:
-                async for part in parts:
-                    exchange.reading_since = since
-                    exchange.body_read(_now(), len(part))
-                    yield part
-                    since = _now()
-            finally:
-                await parts.aclose()
-            exchange.reading_since = since
-            exchange.body_ended(_now())
+        failed, closing = self._body_failed, self._closing
 
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
@@ -401,10 +299,18 @@ class Hooks:
             if exchange is None:
                 return parts
             if isinstance(parts, AsyncGeneratorType) and type(self).__module__.partition(".")[0] in closing:
-                return (drained if again else observed)(exchange, parts)
-            return (Drained if again else Observed)(exchange, parts)
+                if again:
+                    return bodies.async_drained(exchange, parts)
+                return bodies.async_observed(exchange, parts, failed)
+            return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed)
 
         return __aiter__
+
+    def _body_failed(self, exchange: Exchange, error: BaseException) -> None:
+        guard, observer = self._guard, self._observer
+        guard(observer.body_raised, exchange, error)
+        if not exchange.finished or exchange.span is not None:
+            guard(observer.let_go, exchange)
 
     def _sync_close(self, original: Hook) -> Hook:
         guard, let_go = self._guard, self._observer.let_go
@@ -466,9 +372,7 @@ class Hooks:
 
 
 def _iteration(stream: object) -> tuple[Exchange | None, bool]:
-    # The exchange whose body is iterated, and whether it had been before. Another iteration reads on where the
-    # last one was left: so the openai SDK drains a stream (its _streaming_cleanup). If it reaches the end, the body
-    # is complete. If it raises, that tells nothing: the connection may have been closed with the iterator before.
+    # The exchange whose body is iterated, and whether it had been before: see bodies.py.
     handle: Handle | None = attached(stream)
     if handle is None or handle.exchange.finished or (handle.iterated and handle.exchange.over_at):
         return None, False

@@ -87,7 +87,8 @@ class Thresholds:
         keepalive_limit: connections opened because idle ones were dropped over the limit.
         stale_idle: seconds that a connection had been idle for when a request on it failed.
         dns: seconds of a lookup.
-        clients: clients that one process made for one origin within a minute, each for at most ``client_requests`` requests.
+        clients: clients that one process made for one origin within a minute, each for at most ``client_requests``
+            requests.
         client_requests: see ``clients``.
         fallback: seconds of a connect that ended on another family than the first address's.
         tls: seconds of a TLS handshake.
