@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from ..callsite import CallSite, text
 from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
@@ -27,6 +27,9 @@ from .seams import Probe, attach, attached
 
 _now = time.monotonic_ns
 _epoch = time.time_ns
+
+# Looked up once, as every request asks for it: see core/ledger.py.
+_DIALLING: Final = State.DIALLING
 
 
 class Handle:
@@ -223,7 +226,7 @@ class Observer:
         ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
         ledger.acquired(conn, exchange, now)
-        if conn.state is State.DIALLING or conn.multiplexed:
+        if conn.state is _DIALLING or conn.multiplexed:
             self.listen(exchange, conn, asynchronous)
             return True
         exchange.acquired_at = exchange.send_at = now
