@@ -52,12 +52,7 @@ def request(exchange: Exchange) -> Attributes:
     if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase == POOL:
         _pool(exchange, attributes)
     if exchange.send_at:
-        received = exchange.headers_at or exchange.over_at
-        written = exchange.wait_at or received
-        if written - exchange.send_at >= NOTEWORTHY or exchange.failed_phase == SEND:
-            attributes[names.TIME_SEND] = (written - exchange.send_at) / _SECOND
-        if exchange.wait_at:
-            attributes[names.TIME_WAIT] = (received - written) / _SECOND
+        _sent(exchange, attributes)
     if exchange.failed_phase is not None:
         attributes[names.FAILED_PHASE] = exchange.failed_phase
     elif exchange.outcome is not None:
@@ -72,6 +67,15 @@ def request(exchange: Exchange) -> Attributes:
         if size is not None:
             attributes[names.HTTP_RESPONSE_BODY_SIZE] = size
     return attributes
+
+
+def _sent(exchange: Exchange, attributes: Attributes) -> None:
+    received = exchange.headers_at or exchange.over_at
+    written = exchange.wait_at or received
+    if written - exchange.send_at >= NOTEWORTHY or exchange.failed_phase == SEND:
+        attributes[names.TIME_SEND] = (written - exchange.send_at) / _SECOND
+    if exchange.wait_at:
+        attributes[names.TIME_WAIT] = (received - written) / _SECOND
 
 
 def _dial(exchange: Exchange, attributes: Attributes) -> None:
