@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,31 @@ async def test_no_wait_says_nothing(flavour: Flavour, server: Server, telemetry:
     span = telemetry.request()
     assert attributes(span).get("httptrace.time.pool", 0.0) < 0.09
     assert attributes(span)["httptrace.time.wait"] == Seconds(0.09)
+
+
+@pytest.mark.modes("asyncio", "uvloop", "trio")
+@pytest.mark.parametrize("used_before", [False, True])
+async def test_a_busy_event_loop_is_no_wait(
+    flavour: Flavour, server: Server, telemetry: Telemetry, used_before: bool
+) -> None:
+    """Whom the pool gave a connection at once has not waited for it, however long the event loop was busy then."""
+
+    async def busy(client: Any) -> None:
+        while not client.pool._requests:
+            await flavour.sleep(0)
+        time.sleep(0.02)  # blocks the event loop: what this is about
+
+    async with flavour.client() as client:
+        if used_before:
+            await client.get(server.url())
+        async with flavour.together() as start:
+            start(busy, client)
+            start(client.get, server.url())
+
+    span = telemetry.requests()[-1]
+    assert span.end_time - span.start_time > 20_000_000
+    assert figures(span) == {}
+    assert "httptrace.time.pool" not in attributes(span)
 
 
 async def test_waiting_for_anothers_dial(

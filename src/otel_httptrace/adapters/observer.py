@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Final
 
 from ..callsite import CallSite, text
 from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
@@ -41,6 +41,14 @@ _collecting = 0
 def _collection(phase: str, info: object) -> None:
     global _collecting  # noqa: PLW0603 - as there is one collector
     _collecting = _ident() if phase == "start" else 0
+
+
+# Looked up once, as every request asks for them: see core/ledger.py.
+_OPEN: Final = State.OPEN
+_DIALLING: Final = State.DIALLING
+
+#: A wait for the pool that is shorter is not told.
+_MILLISECOND: Final = 1_000_000
 
 
 class Handle:
@@ -245,13 +253,17 @@ class Observer:
         ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
         ledger.acquired(conn, exchange, now)
-        if conn.state is not State.OPEN or conn.multiplexed:
-            if conn.state is State.DIALLING or conn.multiplexed:
+        if conn.state is not _OPEN or conn.multiplexed:
+            if conn.state is _DIALLING or conn.multiplexed:
                 self.listen(exchange, conn, asynchronous)
                 return True
             # Closed since the pool chose it.
             contended = True
         exchange.acquired_at = exchange.send_at = now
+        if now - exchange.started >= _MILLISECOND and exchange.idle is not None:
+            # It was the pool's to give since it is idle. What came after that is the time of
+            # an event loop or of other threads: asynchronous pools let others run in between.
+            exchange.acquired_at = max(exchange.started, now - exchange.idle)
         return contended
 
     def refused(self, exchange: Exchange, conn: Connection) -> None:

@@ -133,8 +133,10 @@ class TraceEvents:
         if exchange.dial is None:
             exchange.dial = Dial()
         conn.dialler = exchange
-        # Whoever dials has waited for the pool until now; a back-off is its own.
-        exchange.acquired_at = exchange.acquired_at or at
+        # Whoever dials has waited until the pool made the connection: what came after that is the event loop's time,
+        # and a back-off is its own. One that was there before is another's dial, and was waited for until now.
+        made_for_it = conn.created_at >= exchange.started
+        exchange.acquired_at = exchange.acquired_at or (conn.created_at if made_for_it else at)
         path = info.get("path")
         if path is not None:
             attempt = Attempt(str(path), None, "unix", at)

@@ -326,6 +326,9 @@ class Exchange:
         if self.over_at:
             return
         self.failed_phase = self.phase
+        if self.failed_phase == POOL:
+            # Whatever it was given, it never came to use it.
+            self.acquired_at = 0
         self.over_at = at
         if not cancelled:
             self.error = error

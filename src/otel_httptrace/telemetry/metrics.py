@@ -28,6 +28,7 @@ _LOOKUP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 _CONNECTION_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 _OTHER: Final = "_other"
+_NONE: Final = object()
 
 #: What was counted: of what kind, and which of its values.
 _Key = tuple[str, Any]
@@ -112,6 +113,8 @@ class Metrics:
         self._lock = threading.Lock()
         self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
         self._others: Counter[_Key] = Counter()
+        #: The most recently used, for the next request is usually for the same.
+        self._latest: tuple[object, Counter[_Key]] = (_NONE, Counter())
         self._names = _Capped(self._max_origins)
         self._hosts = _Capped(self._max_origins)
 
@@ -119,16 +122,23 @@ class Metrics:
 
     def _add(self, origin: Origin | None, *keys: _Key) -> None:
         with self._lock:
-            counts = self._counts.get(origin)
-            if counts is None:
-                counts = self._counts[origin] = Counter()
-                if len(self._counts) > self._max_origins:
-                    _, oldest = self._counts.popitem(last=False)
-                    self._others.update(oldest)
-            else:
-                self._counts.move_to_end(origin)
+            latest, counts = self._latest
+            if origin is not latest:
+                counts = self._use(origin)
+                self._latest = origin, counts
             for key in keys:
                 counts[key] += 1
+
+    def _use(self, origin: Origin | None) -> Counter[_Key]:
+        counts = self._counts.get(origin)
+        if counts is None:
+            counts = self._counts[origin] = Counter()
+            if len(self._counts) > self._max_origins:
+                _, oldest = self._counts.popitem(last=False)
+                self._others.update(oldest)
+        else:
+            self._counts.move_to_end(origin)
+        return counts
 
     def finished(self, exchange: Exchange) -> None:
         """An exchange is over."""

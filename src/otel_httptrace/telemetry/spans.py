@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
+from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
@@ -26,6 +27,14 @@ from ..guard import Guard
 from . import attributes, names
 
 _logger = logging.getLogger("otel_httptrace")
+
+# Looked up once, as every request asks for it: see core/ledger.py.
+_CLIENT: Final = SpanKind.CLIENT
+
+# Where the API keeps the current span, by its own word. Its get_current_span()
+# also asks whether that is an instance of an abstract class, which costs as much
+# as two attributes; what is asked of the span here says more.
+_CURRENT_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
 
 #: Set on a span that an exchange has claimed: the next one is another exchange's.
 _CLAIMED: Final = "_otel_httptrace_claimed"
@@ -51,10 +60,10 @@ class Spans:
 
     def claim(self, exchange: Exchange) -> bool:
         """Take the request span that is current for *exchange*; False if there is none."""
-        span: Any = trace.get_current_span()
+        span: Any = context_api.get_current().get(_CURRENT_SPAN)
         # Only upstream's own, never any other that happens to be current.
         try:
-            if span.instrumentation_scope.name != names.UPSTREAM_SCOPE or span.kind is not SpanKind.CLIENT:
+            if span.instrumentation_scope.name != names.UPSTREAM_SCOPE or span.kind is not _CLIENT:
                 return False
         except AttributeError:
             return False
