@@ -27,7 +27,7 @@ from opentelemetry.trace import StatusCode
 from test_no_harm import run_script
 
 from otel_httptrace.adapters.observer import Observer
-from otel_httptrace.core.ledger import Ledger, Limits, Process
+from otel_httptrace.core.ledger import Ledger, Limits, Missed, Process, Reason
 from otel_httptrace.core.timeline import Exchange, Origin
 from otel_httptrace.telemetry.metrics import Metrics
 
@@ -498,3 +498,19 @@ def test_sent_again_within_one_span(serve: Callable[..., Server], telemetry: Tel
 
     assert (telemetry.request().end_time or 0) >= transport.answered
     assert telemetry.counted("httptrace.requests", "http.conn.reused") == {False: 1, True: 1}
+
+
+def test_an_unlimited_pool_is_never_full() -> None:
+    """Where there is no limit to the connections, an idle one was not dropped to make room, however threads raced."""
+    ledger = Ledger(Process(), Limits(connections=None, keepalive=1))
+    origin = Origin("http", "origin", 80)
+    idle = ledger.created(origin, 1)
+    ledger.opened(idle, 2)
+    exchange = Exchange(ledger, None, 1, 0)
+    ledger.acquired(idle, exchange, 2)
+    ledger.released(exchange, 3)
+    # Created in the same pass, or by another thread's.
+    ledger.created(origin, 4)
+    ledger.missed([Missed(idle, readable=False, clean=True)], 5)
+
+    assert idle.doomed is Reason.KEEPALIVE_LIMIT

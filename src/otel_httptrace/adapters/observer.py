@@ -124,6 +124,8 @@ class Observer:
         """In a child process: what is under way is the parent's, and pools are to be adopted anew."""
         self._lock = threading.Lock()
         self._dropped = SimpleQueue()
+        # A collection of a thread that is not here any more does not end here either.
+        _collection("stop", None)
         for process in (*self._earlier, self.process):
             process.alive = False
             for exchange in process.exchanges:
@@ -149,6 +151,7 @@ class Observer:
             self._earlier.clear()
             if _collection in gc.callbacks:
                 gc.callbacks.remove(_collection)
+                _collection("stop", None)
             self._idle()
 
     # The pool.

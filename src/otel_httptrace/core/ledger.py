@@ -475,7 +475,7 @@ class Ledger:
                 # Not known to be idle ever since, it cannot have been dropped for that.
                 reason = Reason.UNKNOWN if conn.unlisted else self._close_reason(conn, user, at, None, readable, clean)
                 if reason is Reason.KEEPALIVE_LIMIT:
-                    if surplus <= 0:
+                    if surplus <= 0 and self.limits.connections is not None:
                         reason = Reason.POOL_FULL
                     surplus -= 1
                 conn.doomed = reason
