@@ -173,10 +173,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_as_it_is_written(tmp_path: Path) -> None:
-    """Spans come line by line: the first are there before the last are read, and the position says how far it is.
-
-    Python's collector runs less often meanwhile, and as before afterwards.
-    """
+    """Spans come line by line: the first are there before the last are read, and the position says how far it is."""
     source = FileSource(written(tmp_path, *LINES * 5_000))
     spans = iter(source)
     before = gc.get_threshold()
