@@ -20,7 +20,7 @@ _QUEUE: Final = "20000"
 #: having shut down it raises the signal anew (Server.capture_signals).
 _DELAY: Final = "50"
 #: Seconds after which the program's exporter gives up, should we be gone.
-_TIMEOUT: Final = "5"
+_TIMEOUT: Final = "3"
 
 
 class Settings(NamedTuple):
