@@ -24,7 +24,7 @@ types: .venv/.done  ## Strict types
 
 tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q $(ARGS)
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

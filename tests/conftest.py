@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import trustme
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context
 
 # Wherever pytest is started: `from kit...` is tests/kit.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -58,6 +61,16 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 def _loud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults of ours are raised, except where a test is about their containment."""
     monkeypatch.setattr(Guard, "loud", request.node.get_closest_marker("contained") is None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_attached() -> Iterator[None]:
+    """No test leaves a span current in the thread that runs them."""
+    yield
+    left = trace.get_current_span()
+    # By force, so that one test's failure stays its own.
+    context_api.attach(Context())
+    assert left is trace.INVALID_SPAN
 
 
 @pytest.fixture

@@ -305,6 +305,7 @@ async def test_assigned_to_a_connection_that_was_then_dropped(
         async with flavour.together() as start:
             waits = start(client.get, one.url(host="localhost"))
             await flavour.until(lambda: len(client.pool._requests) == 2)
+            await flavour.sleep(0.005)  # a wait that is worth telling
             await held.read()
             await client.get(other.url())
         assert waits.value.status_code == 200

@@ -180,7 +180,7 @@ def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
             },
         ),
         ("not gzip", 400, {"body": b"plain", "Content_Encoding": "gzip"}),
-        ("gzip data is cut off", 400, {"body": gzip.compress(b"x" * 999)[:-9], "Content_Encoding": "gzip"}),
+        ("gzip data is cut off", 400, {"body": gzip.compress(b"x" * 999, mtime=0)[:-9], "Content_Encoding": "gzip"}),
         ("br is not supported", 415, {"body": b"", "Content_Encoding": "br"}),
         ("text/plain: application/x-protobuf", 415, {"body": b"", "content_type": "text/plain"}),
         ("is missing", 415, {"body": b"", "content_type": None}),
@@ -188,7 +188,7 @@ def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
         ("10001 bytes are more than 10000", 413, {"body": b"x" * 10_001}),
         ("Content-Length expected", 411, {"body": b"", "Content_Length": "many"}),
         ("Content-Length expected", 411, {"body": b"0\r\n\r\n", "Transfer_Encoding": "chunked"}),
-        ("after decompression", 413, {"body": gzip.compress(bytes(1_000_000)), "Content_Encoding": "gzip"}),
+        ("after decompression", 413, {"body": gzip.compress(bytes(1_000_000), mtime=0), "Content_Encoding": "gzip"}),
     ],
 )
 def test_refused(
