@@ -11,7 +11,7 @@ help:  ## This list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
 demo: .venv-demo/.done  ## The founding story on real sockets, as an engineer sees it
-	@.venv-demo/bin/python -m otel_httptrace.demo
+	@.venv-demo/bin/httptrace demo
 
 test: check types tests  ## Everything that must hold: lint, types, tests with coverage
 
