@@ -104,6 +104,15 @@ def test_nothing_found() -> None:
     assert printed(analyze([reusing()]))[2] == "nothing found: no verdict's criterion is met"
 
 
+def test_no_verdict_is_no_all_clear() -> None:
+    """Where requests failed and no verdict applies, that is what is said, and where they failed."""
+    refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError")
+
+    assert printed(analyze([refused, reusing()]))[2] == (
+        "no verdict applies, but 1 of 2 requests failed (in connect 1)"
+    )
+
+
 def test_requests_unseen() -> None:
     """Requests about which otel-httptrace said nothing are counted, and not judged."""
     lines = printed(analyze([row(), row()]))

@@ -288,7 +288,7 @@ def test_a_proxy_that_does_not_answer() -> None:
     assert finding.verdict == "proxy_timeout"
     assert finding.sentence.startswith(f"1 request to {ORIGIN} ran into ReadTimeout in the proxy phase")
     assert finding.criterion == "a ReadTimeout while talking to the proxy"
-    assert found(row(failed_phase="wait", time__wait=0.5, **known)) == []
+    assert only(row(failed_phase="wait", time__wait=0.5, **known)).verdict == "server_slow"
 
 
 def test_refused_at_once_is_no_timeout() -> None:
@@ -360,7 +360,7 @@ def test_stale_keepalive() -> None:
 def test_what_is_no_stale_keepalive() -> None:
     """Not on a new connection, nor after bytes were received, nor on a timeout, nor on a connection just used."""
     assert found(disconnected(5, http__conn__reused=False, conn__idle=None)) == []
-    assert found(disconnected(5, error__type="ReadTimeout")) == []
+    assert only(disconnected(5, error__type="ReadTimeout")).verdict == "server_slow"
     assert found(disconnected(0.01)) == []
     received = reusing(conn__idle=5, body__outcome="failed", error__type="RemoteProtocolError", failed=True)
     assert only(received).verdict == "body_failed"
@@ -380,6 +380,15 @@ def test_slow_bodies() -> None:
     assert consumer.verdict == "body_slow_consumer"
     assert first_byte.verdict == "server_slow"
     assert found(reusing(time__receive=9.0, body__read_wait=9.0, time__wait=4.0)) == []
+
+
+def test_a_response_that_never_began() -> None:
+    """A ReadTimeout before the headers is the server's slowness, and a failure, however short the client's patience."""
+    gave_up = row(failed=True, status=None, failed_phase="wait", error__type="ReadTimeout", time__wait=0.5)
+    finding = only(gave_up)
+
+    assert (finding.verdict, finding.severity) == ("server_slow", Severity.FAILED)
+    assert finding.sentence.endswith("and then nothing came; 1 of them never did (ReadTimeout)")
 
 
 def test_a_response_that_leaked_is_not_slow() -> None:

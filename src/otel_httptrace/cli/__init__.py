@@ -5,6 +5,7 @@ Needs the extra ``otel-httptrace[cli]``. Nothing here is imported by the instrum
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from typing import Final, NoReturn
@@ -31,9 +32,21 @@ def main() -> NoReturn:
             f"httptrace needs {', '.join(missing)}: pip install 'otel-httptrace[cli]'", file=sys.stderr
         )
         sys.exit(2)
+    _usable_streams()
     from .group import run  # noqa: PLC0415 - only now is it known that this can be imported
 
     sys.exit(run(sys.argv[1:]))
+
+
+def _usable_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # Closed by whoever started us: nobody reads it.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            # A terminal that cannot show a sign shows another; Python would stop there.
+            stream.reconfigure(errors="replace")
 
 
 def _there(name: str) -> bool:

@@ -11,7 +11,15 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 #: Would keep spans from being made.
-_DEFEATING: Final = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER_ARG")
+_DEFEATING: Final = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER_ARG", "OTEL_PYTHON_CONFIGURATOR")
+#: Would cut off what spans say, and with it what is made of them.
+_CURTAILING: Final = (
+    "OTEL_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+)
 _OURS: Final = ("httptrace", "httpx", "httpx2")
 _PROXIES: Final = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 #: More than the SDK's 2,048, which a program that does nothing but requests can fill between two exports.
@@ -41,6 +49,7 @@ def prepare(environ: Mapping[str, str], endpoint: str, command: Sequence[str], *
     """
     kept = dict(environ)
     notes = [f"{name} is not passed on: with it there would be no spans" for name in _DEFEATING if kept.pop(name, "")]
+    notes += [f"{name} is not passed on: it would cut spans short" for name in _CURTAILING if kept.pop(name, "")]
     endpoint = _past_proxies(kept, endpoint)
 
     signals = ("traces", "metrics", "logs") if forward else ("traces",)

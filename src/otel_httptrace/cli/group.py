@@ -86,6 +86,11 @@ def run(arguments: Sequence[str]) -> int:
         return error.status if isinstance(error, Problem) else 2
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        # Of a stream that is full or gone, for files have messages of their own.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        _say(printable(str(error)))
+        return 2
     return status if isinstance(status, int) else 0
 
 

@@ -20,7 +20,7 @@ from . import process
 from .collect import Collector
 from .environ import prepare
 from .output import Output, check_writable, duration, forwarder, options, say
-from .problem import Problem
+from .problem import Problem, Unread
 
 _SCRIPT: Final = "opentelemetry-instrument"
 
@@ -85,6 +85,9 @@ def command(
     try:
         shown = replace(output, quiet=True) if not report.spans and not report.problems else output
         shown.write(report, sys.stderr)
+    except Unread:
+        # Whoever reads the report went away; that is not the program's doing.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     except Exception as error:
         # The program's own status, if it says anything, is more to whoever asks.
         say(_told(error))

@@ -24,8 +24,8 @@ _SHOWN: Final = frozenset(
 
 
 def dumps(report: Report) -> str:
-    """*report* as JSON text, ending with a newline."""
-    return json.dumps(document(report), indent=2, ensure_ascii=False) + "\n"
+    """*report* as JSON text in ASCII, so that it can be written anywhere, ending with a newline."""
+    return json.dumps(document(report), indent=2) + "\n"
 
 
 def document(report: Report) -> dict[str, Any]:

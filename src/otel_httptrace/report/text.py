@@ -129,7 +129,13 @@ def _findings(findings: tuple[Finding, ...], report: Report) -> RenderableType:
             if report.requests > report.unobserved
             else "nothing to judge"
         )
-        return Text(nothing, style="green" if report.requests else "")
+        failed = sum(origin.failed for origin in report.origins)
+        if failed:
+            # No verdict is no all-clear.
+            where = sum((origin.failed_phases for origin in report.origins), Counter())
+            phases = f" (in {_counted(where).plain})" if where else ""
+            nothing = f"no verdict applies, but {failed:,} of {count(report.requests, 'request')} failed{phases}"
+        return Text(nothing, style="yellow" if failed else "green" if report.requests else "")
     parts: list[RenderableType] = []
     for number, finding in enumerate(findings, 1):
         word, style = _SEVERITY[finding.severity]

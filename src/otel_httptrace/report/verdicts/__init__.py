@@ -22,7 +22,7 @@ from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, ServerCl
 from .dialling import AddressFallback, ConnectTimeouts, DnsSlow, TlsSlow
 from .pool import Pool
 from .responses import BodyFailed, BodySlow, Cancelled, ServerSlow, StaleKeepalive
-from .tally import DIAL
+from .tally import DIAL, error_type
 
 VERDICTS: Final = (
     "body_not_read",
@@ -108,7 +108,9 @@ class Verdicts:
             self._pool.waited(row, failed_phase)
         if phases.get("receive", 0.0) >= limits.receive and outcome != "never_closed":
             self._body.add(row)
-        if phases.get("wait", 0.0) >= limits.wait and outcome is not None:
+        if failed_phase == "wait" and error_type(row) == "ReadTimeout":
+            self._server.gave_up(row)
+        elif phases.get("wait", 0.0) >= limits.wait and outcome is not None:
             self._server.add(row)
         if "dns" in phases or "connect" in phases:
             # A dial, whether or not it led to a connection.

@@ -127,32 +127,45 @@ class BodySlow:
 
 
 class ServerSlow:
-    """What story 12 is not."""
+    """What story 12 is not: the response began late, or the client stopped waiting for it."""
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._threshold = thresholds.wait
         self._tallies: Tallies[str] = Tallies()
+        self._vain: Counter[str] = Counter()
 
     def add(self, row: Row) -> None:
         time = row.phases["wait"]
         self._tallies[row.origin].add(row, time, f"the response headers took {seconds(time)}")
 
+    def gave_up(self, row: Row) -> None:
+        time = row.phases.get("wait", row.duration)
+        self._tallies[row.origin].add(row, time, f"no response headers within {seconds(time)} (ReadTimeout)")
+        self._vain[row.origin] += 1
+
     def findings(self) -> Iterator[Finding]:
         for origin, tally in self._tallies:
+            vain = self._vain[origin]
+            sentence = (
+                f"{count(tally.count, 'response')} from {named(origin)} took up to {seconds(tally.most)} to begin: the request "
+                "was written, and then nothing came"
+            )
+            if vain:
+                sentence += f"; {vain:,} of them never did (ReadTimeout)"
             yield Finding(
                 verdict="server_slow",
-                severity=Severity.SLOW,
+                severity=Severity.FAILED if vain else Severity.SLOW,
                 origin=origin,
-                sentence=f"{count(tally.count, 'response')} from {named(origin)} took up to {seconds(tally.most)} to begin: the request "
-                "was written, and then nothing came",
+                sentence=sentence,
                 advice="look at the server: the client had done its part",
                 sure=Sure.CERTAIN,
                 because="the time from the request written to the headers received is the server's and the network's",
-                criterion=f"{seconds(self._threshold)} or longer from the request written to the response headers (wait)",
+                criterion=f"{seconds(self._threshold)} or longer from the request written to the response headers (wait), or a "
+                "ReadTimeout then",
                 requests=tally.count,
                 seconds=tally.seconds,
                 evidence=tally.examples,
-                numbers={"longest": tally.most},
+                numbers={"longest": tally.most, **({"read_timeouts": vain} if vain else {})},
             )
 
 
