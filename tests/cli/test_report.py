@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,35 @@ def test_stdin_and_gzip(traces: Path) -> None:
 
     assert httptrace("report", "-", input=traces.read_text()).stdout == expected
     assert httptrace("report", packed).stdout == expected
+
+
+def test_a_terminal_without_the_signs(traces: Path) -> None:
+    """Where stdout has no sign for µ or a bar, another stands there, and JSON is ASCII anyhow."""
+    text = httptrace("report", traces, environ={"PYTHONIOENCODING": "ascii"})
+    data = httptrace("report", traces, "--json", "-", environ={"PYTHONIOENCODING": "ascii"})
+
+    assert (text.returncode, text.stderr) == (0, "")
+    assert "shop/client.py:42 in charge" in text.stdout
+    assert (data.returncode, len(json.loads(data.stdout)["findings"])) == (0, 1)
+
+
+def test_a_stdout_that_is_closed_or_full(traces: Path) -> None:
+    """Closed, nobody reads it; full, that is one line and status 2."""
+    script = 'exec "$@" {}'
+    ran = {
+        where: subprocess.run(
+            ["sh", "-c", script.format(where), "sh", *COMMAND, "report", str(traces)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        for where in (">&-", ">/dev/full")
+    }
+
+    assert (ran[">&-"].returncode, ran[">&-"].stderr) == (0, "")
+    assert ran[">/dev/full"].returncode == 2
+    assert ran[">/dev/full"].stderr.splitlines() == ["httptrace: [Errno 28] No space left on device"]
 
 
 def test_json_alone_on_stdout(traces: Path) -> None:

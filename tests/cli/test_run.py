@@ -746,3 +746,34 @@ def _ask(url: str, times: int) -> None:
             # Not up yet.
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_limits_that_cut_spans_short_give_way() -> None:
+    """The user's limits on attributes would falsify the report: they are not handed on, and -v says so."""
+    program = "import os; print([name for name in os.environ if 'LIMIT' in name or 'CONFIGURATOR' in name])"
+    ran = httptrace(
+        "run",
+        "-v",
+        "--",
+        sys.executable,
+        "-c",
+        program,
+        environ={"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "3", "OTEL_PYTHON_CONFIGURATOR": "nope"},
+    )
+
+    assert (ran.returncode, ran.stdout) == (0, "[]\n")
+    assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT is not passed on: it would cut spans short" in ran.stderr
+    assert "OTEL_PYTHON_CONFIGURATOR is not passed on: with it there would be no spans" in ran.stderr
+
+
+def test_stderr_closed() -> None:
+    """Without a stderr there is no report: stdout stays the program's."""
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "run", "--", sys.executable, "-c", "print('its own')"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stdout) == (0, "its own\n")
