@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -201,3 +202,24 @@ def test_wrong_arguments(arguments: list[str], told: str) -> None:
     (error,) = ran.stderr.splitlines()
     assert told in error
     assert "hunter2" not in error
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://xn--/", "ftp://127.0.0.1/"])
+def test_what_is_no_url(url: str) -> None:
+    """Whatever is wrong with a URL is one line, and status 2."""
+    ran = httptrace("probe", url)
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert re.fullmatch(r"httptrace: (not a URL: .+|a URL like https://example.com/ was expected)\n", ran.stderr)
+
+
+def test_a_fault_of_ours() -> None:
+    """A fault of ours is one line and status 2, without what it may quote; its place is shown on demand."""
+    told = httptrace("probe", "-n", "1", "http://127.0.0.1:1/", environ={"HTTP_PROXY": "nonsense://secret"})
+    shown = httptrace(
+        "probe", "-n", "1", "http://127.0.0.1:1/", environ={"HTTP_PROXY": "nonsense://x", "HTTPTRACE_TRACEBACK": "1"}
+    )
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "httptrace: this is a fault of ours: ValueError. HTTPTRACE_TRACEBACK=1 shows where\n"
+    assert "Traceback" in shown.stderr

@@ -91,6 +91,12 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         _say(printable(str(error)))
         return 2
+    except Exception as error:
+        if os.environ.get("HTTPTRACE_TRACEBACK"):
+            raise
+        # Not its message: that may quote what must not be shown.
+        _say(f"this is a fault of ours: {type(error).__name__}. HTTPTRACE_TRACEBACK=1 shows where")
+        return 2
     return status if isinstance(status, int) else 0
 
 

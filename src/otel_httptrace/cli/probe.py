@@ -162,10 +162,14 @@ def command(
 def _url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text if "://" in text else f"https://{text}")
+        # Decoding it is part of reading it, which httpx puts off.
+        host = url.host
     except (httpx.InvalidURL, ValueError) as error:
         raise Problem(f"not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not host:
         raise Problem("a URL like https://example.com/ was expected")
+    if url.port is not None and url.port > 65535:
+        raise Problem(f"not a URL: port {url.port} is beyond 65535")
     return url
 
 
