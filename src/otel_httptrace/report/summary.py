@@ -60,7 +60,6 @@ class Origin:
         open_reasons: connections opened, by why; ``close_reasons`` those closed by how a request went.
         outcomes: response bodies, by how they ended.
         failed_phases: requests that got no response, by where that was.
-        bytes: body bytes, as far as known.
     """
 
     name: str

@@ -84,8 +84,7 @@ class BodySlow:
     def __init__(self, thresholds: Thresholds) -> None:
         self._threshold = thresholds.receive
         self._tallies: Tallies[tuple[str, bool]] = Tallies()
-        self._waited: Counter[tuple[str, bool]] = Counter()
-        self._micro: Final = 1_000_000
+        self._waited: dict[tuple[str, bool], float] = {}
 
     def add(self, row: Row) -> None:
         time, waited = row.phases["receive"], row.attributes.get(names.BODY_READ_WAIT)
@@ -94,11 +93,11 @@ class BodySlow:
         key = (row.origin, waited * 2 >= time)
         what = f"the body took {seconds(time)}, of which {seconds(waited)} waiting for bytes"
         self._tallies[key].add(row, time, what)
-        self._waited[key] += int(waited * self._micro)
+        self._waited[key] = self._waited.get(key, 0.0) + waited
 
     def findings(self) -> Iterator[Finding]:
         for (origin, server), tally in self._tallies:
-            waited = self._waited[origin, server] / self._micro
+            waited = self._waited.get((origin, server), 0.0)
             if server:
                 whose, advice = (
                     "the server, or the way from it, is slow",
