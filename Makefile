@@ -5,10 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests bench foreign wheel lock docs clean
+.PHONY: help demo test check types tests backends test-backends bench foreign wheel lock docs clean
 
 help:  ## This list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: .venv-demo/.done  ## The founding story on real sockets, as an engineer sees it
 	@.venv-demo/bin/httptrace demo
@@ -27,6 +27,13 @@ tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+
+backends:  ## The real programs for test-backends, in build/backends: needs Go and Node.js, once, for minutes
+	@$(PYTHON) tools/backends/build.py
+
+test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
+	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
+		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
 
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
@@ -55,7 +62,7 @@ lock:  ## requirements/*.txt anew, with uv
 	rm requirements/.constraints
 
 clean:  ## Remove what was set up
-	rm -rf .venv .venv-demo dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-demo build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.done: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv

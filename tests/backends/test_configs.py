@@ -1,0 +1,46 @@
+"""What collector-config/ ships is what the collector takes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from kit.programs import BACKENDS, CONFIGS
+
+COLLECTORS = ("local.yaml",)
+
+
+def validated(config: Path) -> subprocess.CompletedProcess[str]:
+    """What the collector says of *config*."""
+    command = [str(BACKENDS / "bin/otelcol"), "validate", f"--config=file:{config}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+@pytest.mark.parametrize("name", COLLECTORS)
+def test_config_is_valid(name: str) -> None:
+    """The real collector has nothing to say against a config that is shipped."""
+    found = validated(CONFIGS / name)
+
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", COLLECTORS)
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("batch:\n", "batsch:\n", "batsch"),
+        ("timeout:", "timeuot:", "timeuot"),
+        ("receivers: [otlp", "receivers: [oltp", "oltp"),
+    ],
+)
+def test_mistake_is_found(name: str, right: str, wrong: str, said: str, tmp_path: Path) -> None:
+    """A component, a key or a pipeline's member that is misspelt is no valid config."""
+    text = (CONFIGS / name).read_text()
+    assert right in text
+    (tmp_path / name).write_text(text.replace(right, wrong, 1))
+
+    found = validated(tmp_path / name)
+
+    assert found.returncode == 1
+    assert said in found.stderr

@@ -1,0 +1,152 @@
+"""Build or install the real programs that tests/backends runs, once, into build/backends.
+
+Needs Go, Node.js with npm, and on a Debian system apt-get for what its packages hold; a
+`prometheus`, `promtool` or `dnsmasq` on PATH is taken as it is. What is there already and
+was made from the same inputs is left alone: the second run takes a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+# Later ones are not one program any more (2.x); this has the API that they all have.
+JAEGER = "v1.62.0"
+BUILDER = "v0.150.0"
+#: What a Debian package holds, by the name of the program.
+PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "dnsmasq": "dnsmasq-base"}
+
+_SMALL = ("-trimpath", "-buildvcs=false", "-ldflags=-s -w")
+
+
+def run(*command: str | Path, cwd: Path, **environ: str) -> None:
+    """Run *command*; what it printed is shown if it fails, and the whole ends."""
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        env={**os.environ, **environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"{done.stdout}\n{' '.join(map(str, command))}: exit status {done.returncode}")
+
+
+def needs(*programs: str) -> None:
+    """End with a word about the first of *programs* that is not there."""
+    for program in programs:
+        if shutil.which(program) is None:
+            sys.exit(f"make backends needs {program}, which is not on PATH")
+
+
+def jaeger(to: Path, work: Path) -> None:
+    """Jaeger's all-in-one, from its Go module."""
+    needs("go")
+    (work / "go.mod").write_text("module backends\n\ngo 1.23\n")
+    run("go", "get", f"github.com/jaegertracing/jaeger/cmd/all-in-one@{JAEGER}", cwd=work)
+    run("go", "build", *_SMALL, "-o", to / "bin/jaeger", "github.com/jaegertracing/jaeger/cmd/all-in-one", cwd=work)
+
+
+def otelcol(to: Path, work: Path) -> None:
+    """The collector of otelcol.yaml, from sources that its builder writes."""
+    needs("go")
+    builder = f"go.opentelemetry.io/collector/cmd/builder@{BUILDER}"
+    written = ("--skip-get-modules", "--skip-compilation", "--config", HERE / "otelcol.yaml")
+    run("go", "run", builder, *written, cwd=work)
+    run("go", "build", "-mod=mod", *_SMALL, "-o", to / "bin/otelcol", ".", cwd=work / "otelcol")
+
+
+def debian(program: str) -> Callable[[Path, Path], None]:
+    """How to get *program*, if need be out of a Debian package: unpacked, so that no service is set up."""
+
+    def get(to: Path, work: Path) -> None:
+        # A system's own daemons are where a user's PATH need not look.
+        found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if found is None:
+            needs("apt-get", "dpkg-deb")
+            if os.geteuid() == 0:
+                run("apt-get", "update", "-qq", cwd=work)
+            run("apt-get", "download", "-qq", PACKAGES[program], cwd=work)
+            (package,) = work.glob("*.deb")
+            run("dpkg-deb", "-x", package, work / "tree", cwd=work)
+            (found,) = map(str, (work / "tree").glob(f"usr/*bin/{program}"))
+            shutil.copy(found, to / "bin" / program)
+        else:
+            (to / "bin" / program).symlink_to(found)
+        missing = subprocess.run(["ldd", found], capture_output=True, text=True, check=False).stdout
+        if "not found" in missing:
+            # It was unpacked without what it depends on.
+            if os.geteuid() != 0:
+                sys.exit(f"{program} needs libraries that are not there: apt-get install {PACKAGES[program]}")
+            options = ("-y", "-qq", "--no-install-recommends")
+            run("apt-get", "install", *options, PACKAGES[program], cwd=work, DEBIAN_FRONTEND="noninteractive")
+
+    return get
+
+
+def traceql(to: Path, work: Path) -> None:
+    """Grafana's grammar of TraceQL, from npm."""
+    needs("node", "npm")
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, work)
+    run("npm", "ci", "--no-audit", "--no-fund", "--silent", cwd=work)
+    shutil.rmtree(to / "node_modules", ignore_errors=True)
+    shutil.move(work / "node_modules", to)
+
+
+PARTS: dict[str, Callable[[Path, Path], None]] = {
+    "traceql": traceql,
+    **{program: debian(program) for program in PACKAGES},
+    "otelcol": otelcol,
+    "jaeger": jaeger,
+}
+
+
+def _made_from() -> str:
+    """What the parts are made from; other inputs, and they are made anew."""
+    files = (Path(__file__), HERE / "otelcol.yaml", HERE / "package-lock.json")
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make what is not there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all, if none is named")
+    parser.add_argument("--to", type=Path, default=ROOT / "build/backends", help="where (%(default)s)")
+    asked = parser.parse_args(arguments)
+    for part in asked.parts:
+        if part not in PARTS:
+            parser.error(f"{part}: there is {', '.join(PARTS)}")
+    to = asked.to.resolve()
+    (to / "bin").mkdir(parents=True, exist_ok=True)
+    for part in asked.parts or PARTS:
+        made, stamp = to / f".{part}", _made_from()
+        if made.exists() and made.read_text() == stamp:
+            continue
+        began = time.monotonic()
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        work = to / "work" / part
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        (to / "bin" / part).unlink(missing_ok=True)
+        PARTS[part](to, work)
+        shutil.rmtree(work, ignore_errors=True)
+        made.write_text(stamp)
+        print(f"{part}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(to)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
