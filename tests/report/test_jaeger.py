@@ -474,7 +474,7 @@ def comparable(row: Row, approximate: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.skipif(not BINARY, reason="HTTPTRACE_JAEGER names no Jaeger: tools/build_backends.sh")
+@pytest.mark.skipif(not BINARY, reason="HTTPTRACE_JAEGER names no Jaeger: make backends")
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_the_story_through_a_real_jaeger(library: str, tmp_path: Path) -> None:
     """Sent on to a real Jaeger, the founding story is row by row what was received, but for what links said."""

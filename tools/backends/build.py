@@ -114,10 +114,12 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def _made_from() -> str:
-    """What the parts are made from; other inputs, and they are made anew."""
-    files = (Path(__file__), HERE / "otelcol.yaml", HERE / "package-lock.json")
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _made_from(part: str) -> str:
+    """What *part* is made from; from something else, it is made anew."""
+    files = {"otelcol": "otelcol.yaml", "traceql": "package-lock.json"}
+    versions = {"otelcol": BUILDER, "jaeger": JAEGER}
+    text = (HERE / files[part]).read_text() if part in files else ""
+    return hashlib.sha256(f"{versions.get(part, PACKAGES.get(part))} {text}".encode()).hexdigest()
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -132,7 +134,7 @@ def main(arguments: Sequence[str]) -> None:
     to = asked.to.resolve()
     (to / "bin").mkdir(parents=True, exist_ok=True)
     for part in asked.parts or PARTS:
-        made, stamp = to / f".{part}", _made_from()
+        made, stamp = to / f".{part}", _made_from(part)
         if made.exists() and made.read_text() == stamp:
             continue
         began = time.monotonic()
