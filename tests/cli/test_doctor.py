@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.command import environment, httptrace
+from kit.command import PATIENCE, environment, httptrace
 from kit.server import Server, answer, free_port
 
 pytest.importorskip("click")
@@ -104,7 +105,25 @@ def test_problems() -> None:
         ({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "flask"}, "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", State.OK),
         ({"OTEL_PYTHON_EXCLUDED_URLS": "health"}, "OTEL_PYTHON_EXCLUDED_URLS", State.WARNING),
         ({"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "health,.*"}, "OTEL_PYTHON_HTTPX_EXCLUDED_URLS", State.PROBLEM),
-        ({"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "("}, "OTEL_PYTHON_HTTPX_EXCLUDED_URLS", State.WARNING),
+        ({"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "health,("}, "OTEL_PYTHON_HTTPX_EXCLUDED_URLS", State.PROBLEM),
+        ({"OTEL_PROPAGATORS": "tracecontext, baggage"}, "OTEL_PROPAGATORS", State.OK),
+        ({"OTEL_PROPAGATORS": "tracecontext,none,b3"}, "OTEL_PROPAGATORS", State.OK),
+        ({"OTEL_PROPAGATORS": "tracecontext,no-such-one"}, "OTEL_PROPAGATORS", State.PROBLEM),
+        ({"OTEL_PROPAGATORS": "tracecontext,"}, "OTEL_PROPAGATORS", State.PROBLEM),
+        ({"OTEL_PYTHON_CONTEXT": "contextvars_context"}, "OTEL_PYTHON_CONTEXT", State.OK),
+        ({"OTEL_PYTHON_CONTEXT": "no-such-one"}, "OTEL_PYTHON_CONTEXT", State.WARNING),
+        ({"OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider"}, "OTEL_PYTHON_TRACER_PROVIDER", State.OK),
+        ({"OTEL_PYTHON_TRACER_PROVIDER": "no-such-one"}, "OTEL_PYTHON_TRACER_PROVIDER", State.WARNING),
+        ({"OTEL_PYTHON_METER_PROVIDER": "no-such-one"}, "OTEL_PYTHON_METER_PROVIDER", State.PROBLEM),
+        ({"OTEL_PYTHON_ID_GENERATOR": "xray"}, "OTEL_PYTHON_ID_GENERATOR", State.PROBLEM),
+        ({"OTEL_PYTHON_DISTRO": "no-such-one"}, "OTEL_PYTHON_DISTRO", State.WARNING),
+        ({"OTEL_PYTHON_CONFIGURATOR": "no-such-one"}, "OTEL_PYTHON_CONFIGURATOR", State.PROBLEM),
+        ({"OTEL_TRACES_EXPORTER": "console,zipkin"}, "OTEL_TRACES_EXPORTER", State.PROBLEM),
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, "OTEL_METRICS_EXPORTER", State.PROBLEM),
+        ({"OTEL_LOGS_EXPORTER": "none"}, "OTEL_LOGS_EXPORTER", State.OK),
+        ({"OTEL_TRACES_SAMPLER": "Always_On"}, "OTEL_TRACES_SAMPLER", State.OK),
+        ({"OTEL_TRACES_SAMPLER": "no-such-one"}, "OTEL_TRACES_SAMPLER", State.WARNING),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT", State.PROBLEM),
         ({"OTEL_PYTHON_FLASK_EXCLUDED_URLS": ".*"}, "OTEL_PYTHON_FLASK_EXCLUDED_URLS", State.OK),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_PROTOCOL", State.PROBLEM),
         ({"OTEL_CONFIG_FILE": "otel.yaml"}, "OTEL_CONFIG_FILE", State.WARNING),
@@ -120,6 +139,60 @@ def test_settings(environ: dict[str, str], name: str, state: State) -> None:
 
     assert check.state is state
     assert (check.advice == "") is (state is State.OK) or name == "otel-httptrace"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_PYTHON_METER_PROVIDER", "no-such-one"),
+        ("OTEL_PYTHON_ID_GENERATOR", "no-such-one"),
+        ("OTEL_TRACES_EXPORTER", "no-such-one"),
+        ("OTEL_METRICS_EXPORTER", "no-such-one"),
+        ("OTEL_LOGS_EXPORTER", "no-such-one"),
+        ("OTEL_PYTHON_HTTPX_EXCLUDED_URLS", "("),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"),
+    ],
+)
+def test_what_ends_opentelemetry(name: str, value: str) -> None:
+    """What is said to end OpenTelemetry's set-up does: the program runs, and is not instrumented."""
+    code = (
+        "from otel_httptrace import HTTPTraceInstrumentor; "
+        "print(HTTPTraceInstrumentor().is_instrumented_by_opentelemetry)"
+    )
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, "-c", code],
+        env=environment(**{name: value}),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+    assert (ran.returncode, ran.stdout) == (0, "False\n")
+    assert "Failed to auto initialize OpenTelemetry" in ran.stderr
+    assert judged({name: value})[name].state is State.PROBLEM
+
+
+def test_a_propagator_that_is_not_installed() -> None:
+    """The command starts, one line says what is not there and what to type, and the requests are tried without it."""
+    ran = httptrace("doctor", "--width", "300", environ={"OTEL_PROPAGATORS": "tracecontext,b3"})
+
+    assert (ran.returncode, ran.stderr) == (1, "")
+    lines = [line.strip() for line in ran.stdout.splitlines()]
+    assert lines[lines.index("✗ OTEL_PROPAGATORS: tracecontext,b3") + 1] == (
+        "b3 is not installed: no program starts under opentelemetry-instrument; "
+        f"{sys.executable} -m pip install opentelemetry-propagator-b3, or unset OTEL_PROPAGATORS"
+    )
+    assert "✓ httpx: 2 requests, 2 spans: the first opened a connection, the second reused it" in lines
+    assert lines[-1].startswith("1 problem, ")
+    assert judged({"OTEL_PROPAGATORS": "b4"})["OTEL_PROPAGATORS"].advice == (
+        "b4 is not installed: no program starts under opentelemetry-instrument; "
+        "unset OTEL_PROPAGATORS, or name one of baggage, tracecontext"
+    )
+
+
+def test_what_another_python_is_asked_for() -> None:
+    """The groups that another Python is asked for are those that the variables name."""
+    assert set(doctor.inspection.GROUPS) == set(doctor.named.GROUPS.values())
 
 
 def told(environ: dict[str, str]) -> list[tuple[State, str]]:
@@ -221,7 +294,13 @@ def test_versions() -> None:
     """An unsupported version, a library without its core, and a missing exporter are problems."""
     versions = dict.fromkeys(doctor.inspection.DISTRIBUTIONS, "1.0")
     versions.update({"httpcore": "0.18.0", "httpcore2": None, "opentelemetry-exporter-otlp-proto-grpc": None})
-    facts = {"python": "3.11", "executable": "py", "versions": versions, "entry_points": ["httpx", "httpx2"]}
+    facts = {
+        "python": "3.11",
+        "executable": "py",
+        "versions": versions,
+        "entry_points": ["httpx", "httpx2"],
+        "offered": {},
+    }
     problems = {check.what: check for check in doctor.installed(facts) if check.state is State.PROBLEM}
 
     assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0,<2'"

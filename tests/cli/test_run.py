@@ -748,6 +748,25 @@ def _ask(url: str, times: int) -> None:
             time.sleep(0.05)
 
 
+def test_a_propagator_that_is_not_installed(program: Callable[..., str], server: Server) -> None:
+    """A propagator that is not installed, which alone would end the program, is left out, and that is said."""
+    path = program("""
+        import sys, httpx
+        from opentelemetry.propagate import get_global_textmap
+        httpx.get(sys.argv[1])
+        print(sorted(get_global_textmap().fields))
+    """)
+    ran = httptrace("run", "--", PYTHON, path, server.url(), environ={"OTEL_PROPAGATORS": "b3,baggage"})
+
+    assert (ran.returncode, ran.stdout) == (0, "['baggage']\n")
+    told, report = ran.stderr.splitlines()[:2]
+    assert told == (
+        "httptrace: OTEL_PROPAGATORS names b3, not installed where the program runs: left out here, but "
+        "opentelemetry-instrument alone would not start it; pip install opentelemetry-propagator-b3, or unset it"
+    )
+    assert report.startswith("1 request to 1 origin")
+
+
 def test_limits_that_cut_spans_short_give_way() -> None:
     """The user's limits on attributes would falsify the report: they are not handed on, and -v says so."""
     program = "import os; print([name for name in os.environ if 'LIMIT' in name or 'CONFIGURATOR' in name])"

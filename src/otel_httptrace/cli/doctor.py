@@ -26,7 +26,7 @@ import click
 
 from ..adapters.libraries import LIBRARIES
 from ..config import Config
-from . import inspection
+from . import inspection, named
 from .environ import prepare
 from .output import console
 from .problem import printable
@@ -268,8 +268,12 @@ def settings(environ: Mapping[str, str], facts: Any = None) -> Iterator[Check]:
     if not variables:
         yield Check(State.OK, "OTEL_*", "none is set: defaults apply")
     known = _known_variables()
+    there = facts["offered"] if facts is not None else named.offered()
     for name, value in variables.items():
         state, advice = _judge(name, value, environ)
+        lacking = named.missing(name, value, there) if name in named.GROUPS and value else []
+        if state is State.OK and lacking:
+            state, advice = _judge_missing(name, lacking, there, facts["executable"] if facts else sys.executable)
         if state is State.OK and name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.9)
             if near:
@@ -305,16 +309,53 @@ def _judge(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, st
             return State.PROBLEM, f"nothing is to be seen with {which} turned off: take that out of it"
     if name.startswith("OTEL_PYTHON_") and name.endswith("EXCLUDED_URLS") and word:
         if name in ("OTEL_PYTHON_EXCLUDED_URLS", "OTEL_PYTHON_HTTPX_EXCLUDED_URLS"):
-            everything = any(_matches_everything(part.strip()) for part in value.split(","))
-            if everything:
+            parts = [part.strip() for part in value.split(",")]
+            if not all(map(_is_pattern, parts)):
+                return State.PROBLEM, f"no regular expression: opentelemetry-instrument gives up on it; unset {name}"
+            if any(map(_matches_everything, parts)):
                 return State.PROBLEM, f"it matches every URL: unset {name}"
             return State.WARNING, "requests to URLs that match have no span"
     elif name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
         if word not in ("grpc", "http/protobuf"):
             return State.PROBLEM, f"the Python SDK knows grpc and http/protobuf: export {name}=http/protobuf"
+    elif name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") and not _is_number(value):
+        return State.PROBLEM, f"not a number: opentelemetry-instrument gives up on it; export {name}=10"
     elif name == "OTEL_CONFIG_FILE" and word:
         return State.WARNING, "what this file says counts, and not these variables"
     return State.OK, ""
+
+
+#: What a name that is not installed comes to: what was seen, and not what is documented.
+_WITHOUT: Final = {
+    named.PROPAGATORS: "no program starts under opentelemetry-instrument",
+    "OTEL_PYTHON_METER_PROVIDER": "opentelemetry-instrument gives up, and there are no spans",
+    "OTEL_PYTHON_ID_GENERATOR": "opentelemetry-instrument gives up, and there are no spans",
+    "OTEL_PYTHON_CONFIGURATOR": "nothing sets up the SDK, and there are no spans",
+    "OTEL_TRACES_EXPORTER": "opentelemetry-instrument gives up, and there are no spans",
+    "OTEL_METRICS_EXPORTER": "opentelemetry-instrument gives up, and there are no spans",
+    "OTEL_LOGS_EXPORTER": "opentelemetry-instrument gives up, and there are no spans",
+}
+_BARELY: Final = {
+    "OTEL_PYTHON_CONTEXT": "the default is used, after a traceback in the log",
+    "OTEL_PYTHON_TRACER_PROVIDER": "whatever asks for a tracer before the SDK is set up fails",
+    "OTEL_PYTHON_DISTRO": "no distro is used: spans are sent only if OTEL_TRACES_EXPORTER is set",
+    "OTEL_TRACES_SAMPLER": "the default is used, which records all that a parent does not forbid",
+}
+
+
+def _judge_missing(
+    name: str, lacking: Sequence[str], there: Mapping[str, Sequence[str]], python: str
+) -> tuple[State, str]:
+    what = f"{_listed(lacking)} not installed: {_WITHOUT.get(name) or _BARELY[name]}"
+    state = State.PROBLEM if name in _WITHOUT else State.WARNING
+    package = named.packages(lacking) if name == named.PROPAGATORS else ""
+    if package:
+        return state, f"{what}; {python} -m pip install {package}, or unset {name}"
+    return state, f"{what}; unset {name}, or name one of {', '.join(there[named.GROUPS[name]])}"
+
+
+def _listed(lacking: Sequence[str]) -> str:
+    return f"{', '.join(word or 'an empty name' for word in lacking)} {'is' if len(lacking) == 1 else 'are'}"
 
 
 def _judge_sampler(word: str, argument: str) -> tuple[State, str]:
@@ -332,16 +373,27 @@ def _judge_sampler(word: str, argument: str) -> tuple[State, str]:
     return State.OK, ""
 
 
-def _matches_everything(pattern: str) -> bool:
-    # opentelemetry.util.http.ExcludeList searches for the pattern in the URL.
+def _is_number(text: str) -> bool:
     try:
-        return (
-            bool(pattern)
-            and re.search(pattern, "https://host.example/some/path") is not None
-            and (re.search(pattern, "http://127.0.0.1:1/") is not None)
-        )
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
     except re.error:
         return False
+    return True
+
+
+def _matches_everything(pattern: str) -> bool:
+    # opentelemetry.util.http.ExcludeList searches for the pattern in the URL.
+    return bool(pattern) and all(
+        re.search(pattern, url) for url in ("https://host.example/some/path", "http://127.0.0.1:1/")
+    )
 
 
 def _own_settings(environ: Mapping[str, str]) -> Iterator[Check]:
@@ -511,7 +563,8 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         clean = {name: value for name, value in environ.items() if not name.endswith("EXCLUDED_URLS")}
-        prepared = prepare(clean, receiver.endpoint, [python]).environ
+        # Told among the settings; here it would hide whatever else there is.
+        prepared = prepare(clean, receiver.endpoint, [python], propagators=_propagators(python, environ)).environ
         url = f"http://127.0.0.1:{server.server_port}/"
         told = inspect(python, url, environ=prepared, under=script)
         server.shutdown()
@@ -532,6 +585,11 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
     requests = list(rows(span for message in came for span in from_protobuf(message)))
     for client in told["clients"]:
         yield _described(client, requests, len(told["clients"]))
+
+
+def _propagators(python: str, environ: Mapping[str, str]) -> Sequence[str] | None:
+    facts = inspect(python) if named.PROPAGATORS in environ else None
+    return facts["offered"][named.GROUPS[named.PROPAGATORS]] if facts is not None else None
 
 
 def _described(client: str, requests: Sequence[Row], clients: int) -> Check:

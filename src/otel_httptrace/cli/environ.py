@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
+
+from . import named
 
 #: Would keep spans from being made.
 _DEFEATING: Final = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER_ARG", "OTEL_PYTHON_CONFIGURATOR")
@@ -32,13 +34,27 @@ _TIMEOUT: Final = "3"
 
 
 class Settings(NamedTuple):
-    """An environment, and a line for each setting of the user's that had to give way."""
+    """An environment, and a line for each setting of the user's that had to give way.
+
+    Args:
+        environ: the environment.
+        notes: what to say if asked.
+        warnings: what to say in any case: without us the program would end there.
+    """
 
     environ: dict[str, str]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
-def prepare(environ: Mapping[str, str], endpoint: str, command: Sequence[str], *, forward: bool = False) -> Settings:
+def prepare(
+    environ: Mapping[str, str],
+    endpoint: str,
+    command: Sequence[str],
+    *,
+    forward: bool = False,
+    propagators: Collection[str] | None = None,
+) -> Settings:
     """The environment for *command*, whose spans are to come to *endpoint*.
 
     Args:
@@ -46,6 +62,7 @@ def prepare(environ: Mapping[str, str], endpoint: str, command: Sequence[str], *
         endpoint: of the receiver: ``http://127.0.0.1:PORT``.
         command: the program and its arguments.
         forward: whether metrics and logs are to come, too.
+        propagators: those that the program's Python has; None if that is not known.
     """
     kept = dict(environ)
     notes = [f"{name} is not passed on: with it there would be no spans" for name in _DEFEATING if kept.pop(name, "")]
@@ -81,7 +98,23 @@ def prepare(environ: Mapping[str, str], endpoint: str, command: Sequence[str], *
         notes.append(f"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS applies without {', '.join(defeating)}")
     if not kept.get("OTEL_SERVICE_NAME") and "service.name=" not in kept.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         kept["OTEL_SERVICE_NAME"] = service(command)
-    return Settings(kept, tuple(notes))
+    return Settings(kept, tuple(notes), tuple(_without_missing(kept, propagators)))
+
+
+def _without_missing(kept: dict[str, str], propagators: Collection[str] | None) -> list[str]:
+    # A program that does not start helps nobody, and what is left out could not have
+    # been sent anyway. But it is not to be found out in production.
+    value = kept.get(named.PROPAGATORS, "")
+    lacking = named.missing(named.PROPAGATORS, value, {named.GROUPS[named.PROPAGATORS]: propagators or ()})
+    if not value or not lacking:
+        return []
+    kept[named.PROPAGATORS] = named.without(value, lacking)
+    package = named.packages(lacking)
+    cure = f"pip install {package}, or unset it" if package else "is it misspelled?"
+    return [
+        f"{named.PROPAGATORS} names {', '.join(word or 'nothing' for word in lacking)}, not installed where the "
+        f"program runs: left out here, but opentelemetry-instrument alone would not start it; {cure}"
+    ]
 
 
 def service(command: Sequence[str]) -> str:

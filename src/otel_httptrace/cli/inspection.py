@@ -24,6 +24,21 @@ DISTRIBUTIONS = (
     "opentelemetry-exporter-otlp-proto-grpc",
 )
 
+#: Of entry points that variables name: as in `named`, which is not to be had where this runs.
+GROUPS = (
+    "opentelemetry_propagator",
+    "opentelemetry_context",
+    "opentelemetry_tracer_provider",
+    "opentelemetry_meter_provider",
+    "opentelemetry_id_generator",
+    "opentelemetry_distro",
+    "opentelemetry_configurator",
+    "opentelemetry_traces_exporter",
+    "opentelemetry_metrics_exporter",
+    "opentelemetry_logs_exporter",
+    "opentelemetry_traces_sampler",
+)
+
 
 def installed() -> dict[str, object]:
     """Versions, by distribution, and the instrumentations that ``opentelemetry-instrument`` would find."""
@@ -34,11 +49,13 @@ def installed() -> dict[str, object]:
         except metadata.PackageNotFoundError:  # noqa: PERF203
             versions[name] = None
     names = sorted({entry.name for entry in metadata.entry_points(group="opentelemetry_instrumentor")})
+    offered = {group: sorted({entry.name for entry in metadata.entry_points(group=group)}) for group in GROUPS}
     return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
         "versions": versions,
         "entry_points": names,
+        "offered": offered,
     }
 
 

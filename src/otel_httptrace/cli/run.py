@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
@@ -16,7 +16,7 @@ from typing import IO, Final
 import click
 
 from ..report.summary import Report
-from . import process
+from . import named, process
 from .collect import Collector
 from .environ import prepare
 from .output import Output, check_writable, duration, forwarder, options, say
@@ -66,10 +66,11 @@ def command(
     process.hold_signals()
     with contextlib.ExitStack() as stack:
         collector, endpoint = _listen(stack, output, otlp, forward)
-        environ, notes = prepare(os.environ, endpoint, program, forward=forward is not None)
-        if verbose:
-            for note in notes:
-                say(note)
+        environ, notes, warnings = prepare(
+            os.environ, endpoint, program, forward=forward is not None, propagators=_propagators(path, script)
+        )
+        for note in (*(notes if verbose else ()), *warnings):
+            say(note)
         live = _Live(collector, output, every)
         # argparse there takes the first -- of the program's arguments for its own.
         command = [script, path, "--", *program[1:]]
@@ -98,6 +99,19 @@ def command(
             say(f"found {', '.join(failing)}")
             return 1
     return process.die_like(status)
+
+
+def _propagators(program: str, script: str) -> Sequence[str] | None:
+    # Our own Python is looked at first: to ask another takes its time.
+    value, group = os.environ.get(named.PROPAGATORS, ""), named.GROUPS[named.PROPAGATORS]
+    own = named.offered()[group] if value else []
+    if not named.missing(named.PROPAGATORS, value, {group: own}):
+        return None
+    from . import doctor  # noqa: PLC0415
+
+    facts = doctor.inspect(doctor.python_of(program) or doctor.python_of(script) or sys.executable)
+    found: Sequence[str] | None = facts["offered"][group] if facts is not None else None
+    return found
 
 
 def _told(error: Exception) -> str:

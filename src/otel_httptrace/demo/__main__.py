@@ -125,6 +125,8 @@ def _run(url: str, arguments: tuple[str, ...], environ: Mapping[str, str]) -> No
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
+            # One that is not installed would end the program, and nobody is there to propagate to.
+            "OTEL_PROPAGATORS": "",
         }
         for name in list(_without_effect(settings)):
             del settings[name]
