@@ -767,6 +767,35 @@ def test_a_propagator_that_is_not_installed(program: Callable[..., str], server:
     assert report.startswith("1 request to 1 origin")
 
 
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (
+            {"OTEL_PYTHON_HTTPX_EXCLUDED_URLS": "127.0.0.1"},
+            "OTEL_PYTHON_HTTPX_EXCLUDED_URLS is 127.0.0.1, and requests to URLs that match have no span",
+        ),
+        (
+            {"OTEL_PYTHON_EXCLUDED_URLS": ".*"},
+            "OTEL_PYTHON_EXCLUDED_URLS is .*; it matches every URL: unset OTEL_PYTHON_EXCLUDED_URLS",
+        ),
+        (
+            {"OTEL_PYTHON_EXCLUDED_URLS": "health", "OTEL_PYTHON_METER_PROVIDER": "nope"},
+            "OTEL_PYTHON_METER_PROVIDER is nope; nope is not installed: opentelemetry-instrument gives up, and there "
+            "are no spans; unset OTEL_PYTHON_METER_PROVIDER, or name one of default_meter_provider, sdk_meter_provider",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_settings_that_leave_nothing_to_see(
+    program: Callable[..., str], server: Server, environ: dict[str, str], told: str
+) -> None:
+    """Where a setting kept requests from being seen, it is named; the surest first."""
+    ran = httptrace("run", "--", PYTHON, program(WASTEFUL), server.url(), environ=environ)
+
+    assert (ran.returncode, ran.stdout) == (0, "done\n")
+    assert ran.stderr.splitlines()[-1] == f"httptrace: no span came: {told}"
+
+
 def test_limits_that_cut_spans_short_give_way() -> None:
     """The user's limits on attributes would falsify the report: they are not handed on, and -v says so."""
     program = "import os; print([name for name in os.environ if 'LIMIT' in name or 'CONFIGURATOR' in name])"

@@ -26,6 +26,7 @@ import click
 
 from ..adapters.libraries import LIBRARIES
 from ..config import Config
+from ..telemetry import described
 from . import inspection, named
 from .environ import prepare
 from .output import console
@@ -179,12 +180,26 @@ def inspect(python: str, *arguments: str, environ: Mapping[str, str] | None = No
         return None
 
 
-def missing_for(program: str) -> str | None:
-    """What the Python of *program* lacks for its requests to be seen, as a sentence; None if nothing."""
+def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
+    """Why the requests of *program*, run with *environ*, are not seen, as far as that shows; None if it does not."""
     python = python_of(program)
     facts = inspect(python) if python is not None else None
-    if facts is None:
-        return None
+    lack = _missing(facts) if facts is not None else None
+    if lack:
+        return lack
+    checks = list(settings(environ, facts))
+    # What surely keeps spans from being made comes before what may.
+    for check in checks:
+        if check.state is State.PROBLEM:
+            return f"{check.what} is {check.seen}; {check.advice}"
+    for check in checks:
+        if check.what in _EXCLUDING:
+            return f"{check.what} is {check.seen}, and {check.advice}"
+    return None
+
+
+def _missing(facts: Any) -> str | None:
+    # As a sentence.
     needed = (
         "otel-httptrace",
         "opentelemetry-distro",
@@ -294,6 +309,10 @@ def settings(environ: Mapping[str, str], facts: Any = None) -> Iterator[Check]:
             )
 
 
+_EXCLUDING: Final = ("OTEL_PYTHON_EXCLUDED_URLS", "OTEL_PYTHON_HTTPX_EXCLUDED_URLS")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+
+
 def _judge(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, str]:
     word = value.strip().lower()
     if name == "OTEL_SDK_DISABLED" and word == "true":
@@ -307,21 +326,60 @@ def _judge(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, st
         if off:
             which = ", ".join(sorted(off))
             return State.PROBLEM, f"nothing is to be seen with {which} turned off: take that out of it"
-    if name.startswith("OTEL_PYTHON_") and name.endswith("EXCLUDED_URLS") and word:
-        if name in ("OTEL_PYTHON_EXCLUDED_URLS", "OTEL_PYTHON_HTTPX_EXCLUDED_URLS"):
-            parts = [part.strip() for part in value.split(",")]
-            if not all(map(_is_pattern, parts)):
-                return State.PROBLEM, f"no regular expression: opentelemetry-instrument gives up on it; unset {name}"
-            if any(map(_matches_everything, parts)):
-                return State.PROBLEM, f"it matches every URL: unset {name}"
-            return State.WARNING, "requests to URLs that match have no span"
-    elif name in ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"):
-        if word not in ("grpc", "http/protobuf"):
-            return State.PROBLEM, f"the Python SDK knows grpc and http/protobuf: export {name}=http/protobuf"
-    elif name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") and not _is_number(value):
+    if name in _EXCLUDING and word:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(map(_is_pattern, parts)):
+            return State.PROBLEM, f"no regular expression: opentelemetry-instrument gives up on it; unset {name}"
+        if any(map(_matches_everything, parts)):
+            return State.PROBLEM, f"it matches every URL: unset {name}"
+        return State.WARNING, "requests to URLs that match have no span"
+    if name in _LIMITS:
+        return _judge_limit(name, word)
+    if name in _PROTOCOLS and word not in ("grpc", "http/protobuf"):
+        return State.PROBLEM, f"the Python SDK knows grpc and http/protobuf: export {name}=http/protobuf"
+    if name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT") and not _is_number(value):
         return State.PROBLEM, f"not a number: opentelemetry-instrument gives up on it; export {name}=10"
-    elif name == "OTEL_CONFIG_FILE" and word:
+    if name == "OTEL_CONFIG_FILE" and word:
         return State.WARNING, "what this file says counts, and not these variables"
+    return State.OK, ""
+
+
+#: Upstream's own attributes of a request, generously.
+_UPSTREAMS: Final = 10
+#: The line is `folder/file.py:42 in function`: shorter than this it is rarely.
+_LINE: Final = 100
+#: What the SDK drops beyond a limit are the oldest, so that it need not be ours that go.
+_FEW: Final = "attributes of requests are dropped, {least} there can be"
+_SHORT: Final = "values are cut, and with them the line that left a body unread (httptrace.body.closed_at)"
+#: By limit: the least that does no harm, and what happens below.
+_LIMITS: Final = {
+    "OTEL_ATTRIBUTE_COUNT_LIMIT": (len(described.REQUEST) + _UPSTREAMS, _FEW),
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (len(described.REQUEST) + _UPSTREAMS, _FEW),
+    "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": (_LINE, _SHORT),
+    "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": (_LINE, _SHORT),
+    "OTEL_SPAN_LINK_COUNT_LIMIT": (8, "links are dropped, as to the request that lost a connection"),
+    "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": (3, "links do not say what they are (httptrace.link)"),
+    "OTEL_SPAN_EVENT_COUNT_LIMIT": (0, ""),
+    "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": (0, ""),
+}
+
+
+def _judge_limit(name: str, word: str) -> tuple[State, str]:
+    # As SpanLimits reads it.
+    if not word:
+        return State.OK, ""
+    least, what = _LIMITS[name]
+    try:
+        limit = int(word)
+    except ValueError:
+        limit = -1
+    if limit < 0:
+        return (
+            State.PROBLEM,
+            f"no number: opentelemetry-instrument gives up on it, and there are no spans; unset {name}",
+        )
+    if limit < least:
+        return State.WARNING, f"{what.format(least=least)}: unset {name}"
     return State.OK, ""
 
 
@@ -443,7 +501,7 @@ def redacted(name: str, value: str) -> str:
 
 def _protocol(environ: Mapping[str, str]) -> str:
     # The distro's default is grpc.
-    for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+    for name in reversed(_PROTOCOLS):
         if environ.get(name, "").strip():
             return environ[name].strip()
     return "grpc"

@@ -8,7 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
@@ -82,7 +82,7 @@ def command(
         process.release_signals()
     report = collector.report()
     if not report.requests and not (output.quiet and output.text is None):
-        say(why_nothing(report, status, path))
+        say(why_nothing(report, status, path, environ))
     try:
         shown = replace(output, quiet=True) if not report.spans and not report.problems else output
         shown.write(report, sys.stderr)
@@ -284,20 +284,19 @@ def instrument(program: str) -> str:
     return found
 
 
-def why_nothing(report: Report, status: int, program: str) -> str:
-    """Why no request was seen, as far as can be told."""
-    if report.spans:
-        return (
-            f"{report.spans} spans came, none of them of a request made with httpx or httpx2. "
-            f"To see whether these are instrumented: httptrace doctor -- {program}"
-        )
-    if status < 0:
+def why_nothing(report: Report, status: int, program: str, environ: Mapping[str, str]) -> str:
+    """Why no request was seen of *program*, run with *environ*, as far as can be told."""
+    if not report.spans and status < 0:
         return f"no span came: the program was killed by signal {-status}, and may have had no time to send any."
     from . import doctor  # noqa: PLC0415
 
-    missing = doctor.missing_for(program)
-    if missing:
-        return f"no span came: {missing}"
+    why = doctor.why_unseen(program, environ)
+    if report.spans:
+        return f"{report.spans} spans came, none of them of a request made with httpx or httpx2" + (
+            f": {why}" if why else f". To see whether these are instrumented: httptrace doctor -- {program}"
+        )
+    if why:
+        return f"no span came: {why}"
     return (
         "no span came: either it made no request with httpx or httpx2, or it ended in a way that sends "
         "nothing (os._exit, or a signal right after its last request). To check its installation: "
