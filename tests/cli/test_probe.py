@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-from kit.command import httptrace
+from kit.command import PATIENCE, environment, httptrace
 from kit.http2 import H2Server
+from kit.proxies import Proxy
 from kit.server import Peer, Request, Server, answer, free_port
 
 
@@ -169,6 +172,70 @@ def test_a_url_that_cannot_be_reached(server: Server, target: str, told: str) ->
     assert "hunter2" not in error
 
 
+@pytest.mark.parametrize(
+    ("name", "proxy", "told"),
+    [
+        ("HTTP_PROXY", "http://me:hunter2@127.0.0.1:{port}", "no connection to the proxy {shown} (HTTP_PROXY) could be made"),
+        ("http_proxy", "127.0.0.1:{port}", "no connection to the proxy {shown} (http_proxy) could be made"),
+        ("ALL_PROXY", "socks5://127.0.0.1:{port}", "no connection to the proxy {shown} (ALL_PROXY) could be made"),
+        ("ALL_PROXY", "http://me:hunter2@no-such-host.invalid:{port}", "the name of the proxy {shown} (ALL_PROXY) could not be resolved"),
+    ],
+)  # fmt: skip
+def test_a_proxy_that_cannot_be_reached(server: Server, name: str, proxy: str, told: str) -> None:
+    """Where a proxy is not there it is the proxy that is blamed, without its password, and not the server."""
+    port = free_port()
+    shown = re.sub("me:hunter2@", "", proxy.format(port=port))
+    ran = httptrace("probe", server.url(), environ={name: proxy.format(port=port)})
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    (error,) = ran.stderr.splitlines()
+    expected = told.format(shown=shown if "://" in shown else f"http://{shown}")
+    assert error.startswith(f"httptrace: {server.url()} cannot be reached: {expected} after ")
+    assert "hunter2" not in error
+    assert (
+        httptrace(
+            "probe", "-n", "1", server.url(), environ={name: "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"}
+        ).returncode
+        == 0
+    )
+
+
+def test_a_proxy_that_refuses(server_tls: ssl.SSLContext, serve: Callable[..., Server]) -> None:
+    """A proxy that answers CONNECT with a refusal is named with what it said."""
+    server = serve(tls=server_tls)
+    with Proxy(refuse=b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as proxy:
+        ran = httptrace("probe", server.url(), environ={"HTTPS_PROXY": f"http://127.0.0.1:{proxy.port}"})
+
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert (
+        f"cannot be reached: the proxy http://127.0.0.1:{proxy.port} (HTTPS_PROXY) did not get through to it after "
+    ) in ran.stderr
+    assert "407 Proxy Authentication Required" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        (
+            {"HTTPS_PROXY": "nonsense://me:hunter2@h"},
+            "HTTPS_PROXY is no URL of a proxy: http://, https://, socks5:// or socks5h:// was expected",
+        ),
+        (
+            {"ALL_PROXY": "http://[::1"},
+            "ALL_PROXY is no URL of a proxy: http://, https://, socks5:// or socks5h:// was expected",
+        ),
+        ({"SSL_CERT_FILE": "/no/such.pem"}, "SSL_CERT_FILE is /no/such.pem: No such file or directory"),
+        ({"SSL_CERT_FILE": __file__}, f"SSL_CERT_FILE is {__file__}: it has no certificate"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_an_environment_that_httpx_refuses(environ: dict[str, str], told: str) -> None:
+    """Variables that httpx cannot use are named, in one line, with status 2."""
+    ran = httptrace("probe", "http://127.0.0.1:1/", environ=environ)
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", f"httptrace: {told}\n")
+
+
 def test_a_body_that_does_not_end(serve: Callable[..., Server]) -> None:
     """A server that does not answer in time, or sends for ever, does not keep us."""
     server = serve()
@@ -189,6 +256,10 @@ def test_a_body_that_does_not_end(serve: Callable[..., Server]) -> None:
         (["-X", "GET /", "http://localhost"], "a method like GET was expected"),
         (["-H", "hunter2", "http://localhost"], "a header like 'Accept: text/html' was expected"),
         (["-H", "x: a\nb: hunter2", "http://localhost"], "a header like 'Accept: text/html' was expected"),
+        (
+            ["-H", "x: hunter2 ä", "http://localhost"],
+            "-H: the value of x cannot be sent: it has characters beyond ASCII",
+        ),
         (["--timeout", "never", "http://localhost"], "'never' is not a duration"),
         ([], "Missing argument 'URL'"),
     ],
@@ -215,10 +286,21 @@ def test_what_is_no_url(url: str) -> None:
 
 def test_a_fault_of_ours() -> None:
     """A fault of ours is one line and status 2, without what it may quote; its place is shown on demand."""
-    told = httptrace("probe", "-n", "1", "http://127.0.0.1:1/", environ={"HTTP_PROXY": "nonsense://secret"})
-    shown = httptrace(
-        "probe", "-n", "1", "http://127.0.0.1:1/", environ={"HTTP_PROXY": "nonsense://x", "HTTPTRACE_TRACEBACK": "1"}
+    code = (
+        "import sys; from otel_httptrace.cli import main, probe; "
+        "probe._method = lambda text: int('secret'); sys.argv[1:] = ['probe', 'http://127.0.0.1:1/']; main()"
     )
+
+    def run(**environ: str) -> Any:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment(**environ),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
+    told, shown = run(), run(HTTPTRACE_TRACEBACK="1")
 
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "httptrace: this is a fault of ours: ValueError. HTTPTRACE_TRACEBACK=1 shows where\n"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
+from urllib.request import getproxies
 
 import anyio
 import click
@@ -43,6 +44,12 @@ _STYLES: Final = {
     "send": "white",
     "wait": "green",
     "receive": "bright_green",
+}
+#: Where a proxy is in between, what fails before it has been asked is its own fault.
+_PROXY_FAILED: Final = {
+    "dns": "the name of {proxy} could not be resolved",
+    "connect": "no connection to {proxy} could be made",
+    "proxy": "{proxy} did not get through to it",
 }
 _FAILED: Final = {
     "pool": "no connection became free",
@@ -185,10 +192,8 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not value.isprintable():
         # Not the text itself: it may be a secret.
         raise Problem("-H: a header like 'Accept: text/html' was expected")
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise Problem(f"-H: the value of {name} cannot be sent: it has characters beyond latin-1") from error
+    if not value.isascii():
+        raise Problem(f"-H: the value of {name} cannot be sent: it has characters beyond ASCII, which httpx refuses")
     return name, value
 
 
@@ -227,7 +232,7 @@ async def _probe(asked: Asked, console: Console) -> int:
         failure = await _ask(client, asked, told)
         first = spans.take()
         if failure is not None:
-            raise Problem(_unreachable(asked, first, failure), 1)
+            raise Problem(_unreachable(asked, first, failure, _proxy(client, asked.url)), 1)
         await _many(client, asked, asked.requests - 1, told)
         others = spans.take()
     _print_head(console, asked, first[0], told)
@@ -266,9 +271,49 @@ def _client(asked: Asked, keepalive: float = 5.0) -> httpx.AsyncClient:
         max_keepalive_connections=asked.concurrency,
         keepalive_expiry=keepalive,
     )
-    return httpx.AsyncClient(
-        http2=asked.http2, verify=asked.verify, timeout=asked.timeout, limits=limits, headers=list(asked.headers)
-    )
+    try:
+        return httpx.AsyncClient(
+            http2=asked.http2, verify=asked.verify, timeout=asked.timeout, limits=limits, headers=list(asked.headers)
+        )
+    except (OSError, ImportError, ValueError, httpx.InvalidURL) as error:
+        # What it takes from the environment is all that can be wrong.
+        raise Problem(_unusable(error)) from error
+
+
+def _unusable(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "a proxy that speaks SOCKS needs socksio: pip install 'httpx[socks]'"
+    if isinstance(error, OSError):
+        reason = "it has no certificate" if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+        return f"SSL_CERT_FILE is {os.environ.get('SSL_CERT_FILE', '')}: {reason}"
+    for name, url in _proxies().values():
+        try:
+            httpx.Proxy(url)
+        except (ValueError, httpx.InvalidURL):  # noqa: PERF203 - three at most
+            # Not the value: there may be a password in it.
+            return f"{name} is no URL of a proxy: http://, https://, socks5:// or socks5h:// was expected"
+    raise error
+
+
+def _proxies() -> dict[str, tuple[str, str]]:
+    """Proxies that the environment names: by scheme, or ``all``, the variable and the URL, as httpx reads them."""
+    found = {}
+    for scheme, url in getproxies().items():
+        if scheme in ("http", "https", "all") and url:
+            name = next((name for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY") if name in os.environ), scheme)
+            found[scheme] = (name, url if "://" in url else f"http://{url}")
+    return found
+
+
+def _proxy(client: httpx.AsyncClient, url: httpx.URL) -> str:
+    """The proxy on the way to *url*, to be named; empty if there is none."""
+    # NO_PROXY is httpx's own business, and its answer is private: without it nobody is blamed.
+    choose, direct = getattr(client, "_transport_for_url", None), getattr(client, "_transport", None)
+    if choose is None or choose(url) is direct:
+        return ""
+    proxies = _proxies()
+    name, proxy = proxies.get(url.scheme) or proxies.get("all") or ("", "")
+    return f"the proxy {httpx.URL(proxy).copy_with(userinfo=b'', query=None)} ({name})" if name else ""
 
 
 async def _ask(client: httpx.AsyncClient, asked: Asked, told: Told, *, read: bool = True) -> Exception | None:
@@ -307,11 +352,13 @@ async def _many(client: httpx.AsyncClient, asked: Asked, number: int, told: Told
     await asyncio.gather(*(worker() for _ in range(min(asked.concurrency, number))))
 
 
-def _unreachable(asked: Asked, rows: Sequence[Row], failure: Exception) -> str:
+def _unreachable(asked: Asked, rows: Sequence[Row], failure: Exception, proxy: str) -> str:
     known = rows[0].attributes if rows else {}
     phase = known.get(names.FAILED_PHASE) or ("receive" if names.BODY_OUTCOME in known else None)
     took = f" after {seconds(rows[0].duration)}" if rows else ""
     why = _FAILED.get(str(phase), "the request failed")
+    if proxy:
+        why = _PROXY_FAILED.get(str(phase), why + ", by way of {proxy}").format(proxy=proxy)
     hint = "; to try without: --insecure" if phase == "tls" and asked.verify and "CERTIFICATE" in str(failure) else ""
     detail = str(failure) or type(failure).__name__
     # Messages of httpx about a URL would have it whole.
