@@ -101,6 +101,14 @@ def words(page: str) -> str:
 # ---- Without a browser ----------------------------------------------------------------------------------------------
 
 
+def test_failed_and_cancelled() -> None:
+    """What failed and what was cancelled are counted apart, for all and for each origin."""
+    text = words(render(reports.report(reports.mixed())))
+
+    assert "Requests484 failed, 1 cancelled" in text
+    assert "http://search.internal:9200 10 requests 4 failed 1 cancelled 3 connections opened" in text
+
+
 def test_findings_come_first_and_whole() -> None:
     """A finding is shown with its sentence, line, evidence, advice, how sure it is and its criterion, before all else."""
     report = story()

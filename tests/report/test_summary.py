@@ -144,6 +144,7 @@ def test_the_json() -> None:
                 "origin": ORIGIN,
                 "requests": 1,
                 "failed": 0,
+                "cancelled": 0,
                 "connections_opened": 1,
                 "requests_on_reused_connections": 0,
                 "reuse": 0,

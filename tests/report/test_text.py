@@ -129,6 +129,24 @@ def test_many_origins() -> None:
     assert "and 2 origins more, with fewer requests" in lines
 
 
+def test_failed_and_cancelled_are_counted_apart() -> None:
+    """What was cancelled is not among what failed, and the line of phases says which of them it has."""
+    refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError")
+    given_up = row(status=None, failed_phase="wait")
+    half_way = row(body__outcome="cancelled")
+    both = printed(analyze([refused, given_up, half_way, reusing()]))
+    cancelled = printed(analyze([given_up, reusing()]))
+
+    assert [line for line in both if line.startswith(("requests ", "failed "))] == [
+        "requests 4   connections opened 0   lookups 0   reuse 100 %   failed 1   cancelled 2",
+        "failed or cancelled in  connect 1, wait 1",
+    ]
+    assert [line for line in cancelled if line.startswith(("requests ", "cancelled "))] == [
+        "requests 2   connections opened 0   lookups 0   reuse 100 %   cancelled 1",
+        "cancelled in  wait 1",
+    ]
+
+
 HOSTILE = "\x1b]0;owned\x07[bold]x[/bold]\r\n\u202e"
 
 

@@ -93,6 +93,7 @@ class Analysis:
         known = row.attributes
         origin.requests += 1
         origin.failed += row.failed
+        origin.cancelled += row.cancelled
         reused = known.get(names.CONN_REUSED)
         if reused is not None:
             if reused:

@@ -108,6 +108,16 @@ class Row:
         return self.attributes.get(names.CONN_REUSED) is False
 
     @property
+    def cancelled(self) -> bool:
+        """Whether its caller gave it up; what failed is not counted as cancelled, too."""
+        known = self.attributes
+        if self.failed:
+            return False
+        return known.get(names.BODY_OUTCOME) == "cancelled" or (
+            names.FAILED_PHASE in known and names.ERROR_TYPE not in known
+        )
+
+    @property
     def connection(self) -> tuple[Source, int] | None:
         """Which connection it used, unique among processes as far as these tell themselves apart."""
         number = self.attributes.get(names.CONN_ID)

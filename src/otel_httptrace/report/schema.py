@@ -72,6 +72,7 @@ def _origin(origin: Origin) -> dict[str, Any]:
         "origin": origin.name,
         "requests": origin.requests,
         "failed": origin.failed,
+        "cancelled": origin.cancelled,
         "connections_opened": origin.opened,
         "requests_on_reused_connections": origin.reused,
         "reuse": origin.reuse,

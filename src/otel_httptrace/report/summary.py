@@ -53,18 +53,19 @@ class Origin:
 
     Args:
         name: ``scheme://host:port``.
-        requests: how many; ``failed`` those with status ERROR.
+        requests: how many; ``failed`` those with status ERROR, ``cancelled`` others that their caller gave up.
         opened: connections opened, ``reused`` requests on one that had carried another before.
         lookups: names resolved.
         phases: seconds by phase, and ``total`` for the whole request.
         open_reasons: connections opened, by why; ``close_reasons`` those closed by how a request went.
         outcomes: response bodies, by how they ended.
-        failed_phases: requests that got no response, by where that was.
+        failed_phases: requests that got no response, failed or cancelled, by where that was.
     """
 
     name: str
     requests: int = 0
     failed: int = 0
+    cancelled: int = 0
     opened: int = 0
     reused: int = 0
     lookups: int = 0

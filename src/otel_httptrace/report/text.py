@@ -162,11 +162,13 @@ def _evidence(finding: Finding) -> Iterator[RenderableType]:
 def _origin(origin: Origin, width: int) -> RenderableType:
     reuse = "" if origin.reuse is None else f"   reuse {share(origin.reused, origin.opened + origin.reused)}"
     failed = f"   failed {origin.failed:,}" if origin.failed else ""
+    cancelled = f"   cancelled {origin.cancelled:,}" if origin.cancelled else ""
+    how = [what for what, number in (("failed", origin.failed), ("cancelled", origin.cancelled)) if number]
     parts: list[RenderableType] = [
         Rule(Text(plain(origin.name or "origin unknown"), style="bold"), align="left", style="dim"),
         Text(
             f"requests {origin.requests:,}   connections opened {origin.opened:,}   lookups {origin.lookups:,}"
-            f"{reuse}{failed}"
+            f"{reuse}{failed}{cancelled}"
         ),
     ]
     counts = Table.grid(padding=(0, 2, 0, 0))
@@ -174,7 +176,7 @@ def _origin(origin: Origin, width: int) -> RenderableType:
         ("opened because", origin.open_reasons),
         ("closed because", origin.close_reasons),
         ("bodies", origin.outcomes),
-        ("failed in", origin.failed_phases),
+        (f"{' or '.join(how) or 'failed'} in", origin.failed_phases),
     ):
         if counted:
             counts.add_row(title, _counted(counted))

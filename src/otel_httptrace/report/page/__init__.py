@@ -131,13 +131,15 @@ class _Tile(NamedTuple):
 
 def _summary(report: Report) -> list[_Tile]:
     failed = sum(origin.failed for origin in report.origins)
+    cancelled = sum(origin.cancelled for origin in report.origins)
+    ended = [f"{number:,} {how}" for number, how in ((failed, "failed"), (cancelled, "cancelled")) if number]
     opened = sum(origin.opened for origin in report.origins)
     reused = sum(origin.reused for origin in report.origins)
     lookups = sum(origin.lookups for origin in report.origins)
     got = opened + reused
     named = ", ".join(filter(None, report.services[:3]))
     return [
-        _Tile("Requests", _thousands(report.requests), f"{failed:,} failed" if failed else "none failed", failed > 0),
+        _Tile("Requests", _thousands(report.requests), ", ".join(ended) or "none failed", failed > 0),
         _Tile("Connections opened", _thousands(opened), f"to {count(len(report.origins), 'origin')}"),
         _Tile(
             "Reuse",
