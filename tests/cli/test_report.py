@@ -79,6 +79,36 @@ def test_stdin_and_gzip(traces: Path) -> None:
     assert httptrace("report", packed).stdout == expected
 
 
+def test_times_that_cannot_be(tmp_path: Path) -> None:
+    """Spans that end before they begin, or have no time, are one line, and are in no figure of times; status 2."""
+    good = line(1, httptrace__conn__id=1, http__conn__reused=True, httptrace__time__wait=0.004)
+    odd = [
+        line(2, httptrace__time__wait=0.004).replace("1700000000012", "1600000000012"),
+        line(3).replace('"1700000000003000000"', "0").replace('"1700000000013000000"', "0"),
+        line(4).replace('"1700000000004000000"', '"1"'),
+    ]
+    path = tmp_path / "odd.jsonl"
+    path.write_text(good + "".join(odd))
+    ran = httptrace("report", path)
+    (tmp_path / "none.jsonl").write_text(odd[0])
+    none = httptrace("report", tmp_path / "none.jsonl", "--html", tmp_path / "none.html")
+
+    assert ran.returncode == none.returncode == 2
+    assert ran.stderr.splitlines()[0] == (
+        "httptrace: 3 spans have times that cannot be (an end before the beginning, or the year 1970): "
+        "these times are left out"
+    )
+    shown = ran.stdout.splitlines()
+    assert shown[0] == "4 requests to 1 origin in 10.0 ms, from shop, beginning 2023-11-14 22:13:20 UTC"
+    assert [words.split() for words in shown if words.startswith(("wait ", "total "))] == [
+        ["wait", *"4.0 ms".split() * 4, "8.0", "ms", "2"],
+        ["total", *"10.0 ms".split() * 5, "1"],
+    ]
+    assert not any("1970" in words for words in shown)
+    assert none.stdout.startswith("1 request to 1 origin, from shop\n")
+    assert "1970" not in none.stdout and "Time span</dt><dd>—" in (tmp_path / "none.html").read_text()
+
+
 def test_a_terminal_without_the_signs(traces: Path) -> None:
     """Where stdout has no sign for µ or a bar, another stands there, and JSON is ASCII anyhow."""
     text = httptrace("report", traces, environ={"PYTHONIOENCODING": "ascii"})

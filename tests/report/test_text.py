@@ -198,6 +198,17 @@ def test_a_request_that_took_no_time() -> None:
     assert printed(found)[1].split() == ["GET", "0", "µs", "█"]
 
 
+def test_a_response_that_was_never_closed() -> None:
+    """Where nobody read a response there is no time of receiving it, in a bar or in a figure."""
+    export = Export()
+    left = {"httptrace__time__receive": 0.0, "httptrace__body__outcome": "never_closed", "httptrace__conn__id": 1}
+    export.get(0, 4, httptrace__time__wait=0.002, **left)
+    (found,) = read([export.request])
+
+    assert [line.split()[0] for line in printed(found)[1:3]] == ["GET", "wait"]
+    assert not any("receive" in line for line in printed(analyze([found])))
+
+
 def test_failed_and_cancelled() -> None:
     """A request that got no response says where that was, and whether it was the caller's doing."""
     failed = row(failed=True, status=None, failed_phase="dns", error__type="ConnectError")

@@ -64,7 +64,7 @@ def command(
         report, failure = read(spans, output)
     except SourceError as error:
         raise Problem(str(error)) from error
-    problems = [*spans.problems, *([failure] if failure else [])]
+    problems = [*spans.problems, *([failure] if failure else []), *report.problems]
     lines = [*problems, *foreign(report)]
     if report.spans:
         to_stdout = "-" in (output.html, output.json)

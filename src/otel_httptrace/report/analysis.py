@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..telemetry import names
 from .findings import Thresholds
 from .rows import Row
 from .summary import Origin, Quantiles, Report
+from .units import count
 from .verdicts import Verdicts
 
 _OTHER: Final = "_other"
@@ -58,6 +59,7 @@ class Analysis:
         self._sample = _Sample()
         self._durations = Quantiles()
         self.requests = self._unobserved = 0
+        self._impossible = 0
         self._started = self._ended = 0.0
 
     def add(self, row: Row) -> None:
@@ -67,13 +69,19 @@ class Analysis:
         if service not in self._services and len(self._services) >= _MAX_ORIGINS:
             service = _OTHER
         self._services[service] += 1
-        if not self._started or row.start < self._started:
-            self._started = row.start
-        self._ended = max(self._ended, row.end)
         if not row.observed:
             self._unobserved += 1
         self._count(row)
         self._verdicts.add(row)
+        self._impossible += row.impossible
+        if row.timed:
+            self._place(row)
+
+    def _place(self, row: Row) -> None:
+        # In time: when it was, and how long.
+        if not self._started or row.start < self._started:
+            self._started = row.start
+        self._ended = max(self._ended, row.end)
         if len(self._timeline) < self._most:
             self._timeline.append(row)
         else:
@@ -117,9 +125,10 @@ class Analysis:
             if phase not in times:
                 times[phase] = Quantiles()
             times[phase].add(seconds)
-        if "total" not in times:
-            times["total"] = Quantiles()
-        times["total"].add(row.duration)
+        if row.timed:
+            if "total" not in times:
+                times["total"] = Quantiles()
+            times["total"].add(row.duration)
 
     def report(self, spans: int = 0, foreign: int = 0, problems: tuple[str, ...] = ()) -> Report:
         """What there is to say so far.
@@ -143,8 +152,15 @@ class Analysis:
             timeline=tuple(sorted(self._timeline, key=lambda row: row.start)),
             left_out=self._left_out,
             thresholds=self.thresholds,
-            problems=problems,
+            problems=(*problems, *self._problems()),
         )
+
+    def _problems(self) -> Iterator[str]:
+        if self._impossible:
+            yield (
+                f"{count(self._impossible, 'span')} {'has' if self._impossible == 1 else 'have'} times that cannot be "
+                "(an end before the beginning, or the year 1970): these times are left out"
+            )
 
 
 class _Sample:

@@ -70,6 +70,8 @@ class Row:
         status: the response's status code; None if there was no response.
         attributes: of the span; those of `telemetry.names` are of their type. The URL's query is not to be shown.
         phases: seconds by phase, those that were observed.
+        timed: whether ``start`` and ``duration`` can be; if not, the phases are all that is known.
+        impossible: how many of its spans have times that cannot be.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Row:
     phases: dict[str, float]
     links: tuple[Link, ...] = ()
     steps: list[Step] = field(default_factory=list)
+    timed: bool = True
+    impossible: int = 0
 
     @property
     def observed(self) -> bool:
@@ -199,6 +203,7 @@ class Assembler:
 
     def _row(self, span: Span) -> Row:
         attributes = _well_typed(span.attributes)
+        timed = _possible(span)
         row = Row(
             name=span.name,
             trace_id=span.trace_id,
@@ -212,22 +217,38 @@ class Assembler:
             attributes=attributes,
             phases={phase: attributes[name] for phase, name in PHASES.items() if name in attributes},
             links=span.links,
+            timed=timed,
+            impossible=not timed,
         )
+        if attributes.get(names.BODY_OUTCOME) == "never_closed" and not round(row.phases.get("receive", 1.0) * 1e6):
+            # Nobody began to.
+            del row.phases["receive"]
         if self._children:
-            row.steps = list(self._steps(span, (span.trace_id, span.span_id), 1))
+            row.steps = list(self._steps(row, span, (span.trace_id, span.span_id), 1))
         return row
 
-    def _steps(self, request: Span, parent: tuple[str, str], depth: int) -> Iterator[Step]:
+    def _steps(self, row: Row, request: Span, parent: tuple[str, str], depth: int) -> Iterator[Step]:
         _, children = self._children.pop(parent, (0, ()))
         for child in sorted(children, key=lambda span: (span.start, span.end)):
-            yield Step(
-                name=child.name,
-                start=(child.start - request.start) / 1e9,
-                duration=max(0, child.end - child.start) / 1e9,
-                attributes=child.attributes,
-                depth=depth,
-            )
-            yield from self._steps(request, (child.trace_id, child.span_id), depth + 1)
+            if _possible(child):
+                yield Step(
+                    name=child.name,
+                    start=(child.start - request.start) / 1e9 if row.timed else 0.0,
+                    duration=(child.end - child.start) / 1e9,
+                    attributes=child.attributes,
+                    depth=depth,
+                )
+            else:
+                row.impossible += 1
+            yield from self._steps(row, request, (child.trace_id, child.span_id), depth + 1)
+
+
+#: Nanoseconds since 1970: no span is older than the year 2000. What is was never given a time.
+_EARLIEST: Final = 946_684_800 * 10**9
+
+
+def _possible(span: Span) -> bool:
+    return _EARLIEST <= span.start <= span.end
 
 
 _TYPES: Final[dict[str, type]] = {

@@ -89,7 +89,7 @@ class Report:
     Args:
         spans: how many were read; ``foreign`` those that are no part of a request.
         requests: how many; ``unobserved`` those of them that otel-httptrace has said nothing about.
-        started: seconds since the epoch, as is ``ended``; zero if there was no request.
+        started: seconds since the epoch, as is ``ended``; zero if no request has a time.
         services: their names.
         findings: worst first.
         origins: most requests first.

@@ -104,14 +104,16 @@ def _heading(report: Report) -> Text:
     if not report.requests:
         return Text(f"no requests in {count(report.spans, 'span')}")
     origins = count(len(report.origins), "origin")
-    parts = [f"{count(report.requests, 'request')} to {origins} in {seconds(report.ended - report.started)}"]
+    took = f" in {seconds(report.ended - report.started)}" if report.started else ""
+    parts = [f"{count(report.requests, 'request')} to {origins}{took}"]
     services = [plain(service) for service in report.services if service]
     if services:
         parts.append(
             "from " + ", ".join(services[:3]) + (f" and {len(services) - 3} more" if len(services) > 3 else "")
         )
-    started = datetime.fromtimestamp(report.started, timezone.utc)
-    parts.append(f"beginning {started:%Y-%m-%d %H:%M:%S} UTC")
+    if report.started:
+        started = datetime.fromtimestamp(report.started, timezone.utc)
+        parts.append(f"beginning {started:%Y-%m-%d %H:%M:%S} UTC")
     heading = Text(", ".join(parts), style="bold")
     if report.unobserved:
         heading.append(

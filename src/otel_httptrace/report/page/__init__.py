@@ -147,13 +147,15 @@ def _summary(report: Report) -> list[_Tile]:
             f"{reused:,} of {count(got, 'request')}" if got else "no connection seen",
         ),
         _Tile("Lookups", _thousands(lookups), "of names"),
-        _Tile("Time span", seconds(max(0.0, report.ended - report.started)), "first to last"),
+        _Tile(
+            "Time span", seconds(max(0.0, report.ended - report.started)) if report.started else "—", "first to last"
+        ),
         _Tile("Services", _thousands(len(report.services)), named or "without a name"),
     ]
 
 
 def _when(report: Report) -> str:
-    if not report.requests:
+    if not report.started:
         return ""
     try:
         began = datetime.fromtimestamp(report.started, timezone.utc)
