@@ -109,6 +109,20 @@ def test_times_that_cannot_be(tmp_path: Path) -> None:
     assert "1970" not in none.stdout and "Time span</dt><dd>—" in (tmp_path / "none.html").read_text()
 
 
+def test_a_file_is_not_written_over(traces: Path) -> None:
+    """What is read is not written to, whatever it is called; what is no plain file takes more than one."""
+    before = traces.read_text()
+    link = traces.with_name("link")
+    link.symlink_to(traces)
+    ran = httptrace("report", traces, "--json", link)
+    nowhere = httptrace("report", traces, "--json", "/dev/null", "--html", "/dev/null")
+
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith(f"httptrace report: --json and FILE are the same file: {traces}. ")
+    assert traces.read_text() == before
+    assert nowhere.returncode == 0
+
+
 def test_a_terminal_without_the_signs(traces: Path) -> None:
     """Where stdout has no sign for µ or a bar, another stands there, and JSON is ASCII anyhow."""
     text = httptrace("report", traces, environ={"PYTHONIOENCODING": "ascii"})

@@ -368,6 +368,8 @@ def test_thresholds(program: Callable[..., str], server: Server) -> None:
         (["--otlp", "no/such/file"], "there is no directory no/such"),
         (["--forward", "ftp://x"], "an OTLP/HTTP endpoint like http://localhost:4318 was expected"),
         (["--json", "-", "--html", "-"], "only one of --json and --html can go to stdout"),
+        (["--otlp", "same", "--json", "./same"], "--json and --otlp are the same file: same. See httptrace run --help"),
+        (["--html", "same", "--json", "same"], "--html and --json are the same file: same. See httptrace run --help"),
         (["--no-such-option"], "No such option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -149,6 +149,28 @@ def test_other_formats(tmp_path: Path, content: bytes, told: str) -> None:
     assert str(refused.value).startswith(f"{path} {told}")
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"<!DOCTYPE html>\n<html>\n<p>Log in\n</html>\n", "it is HTML"),
+        (b'{\n  "findings": [\n  ]\n}\n', "it is JSON over several lines; try jq -c . FILE | httptrace report -"),
+        (b"\x7fELF\0\0\n\0\0\n\0", "it is binary"),
+        (gzip.compress(gzip.compress(b"".join(LINES), mtime=0), mtime=0), "it is binary"),
+        (b'{"data": []}\n' * 20, "line 1 is not OTLP: it has no resourceSpans"),
+        (b"\nplain text\n" * 20, "line 2 is not JSON: "),
+        (b"plain text without an end", "line 1 is not JSON: "),
+    ],
+    ids=["HTML", "several lines", "binary", "gzip twice", "other JSON", "text", "a word"],
+)
+def test_no_line_of_it(tmp_path: Path, content: bytes, told: str) -> None:
+    """A file of which nothing is OTLP JSON is told once, and not line by line."""
+    path = written(tmp_path, content)
+    with pytest.raises(SourceError) as refused:
+        list(FileSource(path))
+
+    assert str(refused.value).startswith(f"{path} is no file of OTLP JSON lines: {told}")
+
+
 def test_no_file(tmp_path: Path) -> None:
     """A file that is not there, and one that is a folder, are one line each."""
     with pytest.raises(SourceError, match=r"none\.jsonl cannot be opened: No such file or directory$"):

@@ -62,6 +62,26 @@ class Output:
                 check_writable(str(path))
         if self.json == "-" and self.html == "-":
             raise Problem("only one of --json and --html can go to stdout")
+        self.check_others()
+
+    def check_others(self, **others: str | None) -> None:
+        """See that no two names are of one file, of which each would take the place of the other.
+
+        Args:
+            **others: files besides those of a report, by their options' names.
+
+        Raises:
+            click.UsageError: two are.
+        """
+        seen: dict[str, str] = {}
+        for option, path in {"output": self.text, "html": self.html, "json": self.json, **others}.items():
+            # A pipe, or /dev/null, takes more than one.
+            if path in (None, "-") or (os.path.exists(str(path)) and not os.path.isfile(str(path))):
+                continue
+            name = option if option.isupper() else f"--{option}"
+            other = seen.setdefault(os.path.realpath(str(path)), name)
+            if other != name:
+                raise click.UsageError(f"{other} and {name} are the same file: {path}.")
 
     def write(self, report: Report, stream: TextIO, *, final: bool = True, told: bool = False) -> None:
         """Show *report*.

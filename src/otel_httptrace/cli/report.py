@@ -56,6 +56,7 @@ def command(
     given = [what for what in (source, jaeger, tempo) if what is not None]
     if len(given) != 1:
         raise click.UsageError("expected one of FILE, --jaeger URL and --tempo URL.")
+    output.check_others(FILE=source)
     try:
         if source is not None:
             spans = file(source)

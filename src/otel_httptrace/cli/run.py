@@ -62,6 +62,7 @@ def command(
     path = find(program[0])
     script = instrument(path)
     if otlp is not None:
+        output.check_others(otlp=otlp)
         check_writable(otlp)
     process.hold_signals()
     with contextlib.ExitStack() as stack:

@@ -61,6 +61,10 @@ class FileSource:
         self.skipped: Counter[str] = Counter()
         self._path = str(path)
         self._max_line = max_line
+        #: Whether any line was OTLP, even of a signal that is not read.
+        self._known = False
+        #: Why the first line that was not is none.
+        self._first = ""
         self._position = 0
         self._size: int | None = None
         self._raw: BinaryIO | None = None
@@ -95,6 +99,8 @@ class FileSource:
             self._raw = raw
             with _rarer_collections():
                 yield from self._spans(raw, name)
+            if self._first and not self._known:
+                raise SourceError(f"{name} is no file of OTLP JSON lines: {self._first}")
         except OSError as error:
             raise SourceError(f"{name} cannot be read: {error.strerror or error}") from error
         finally:
@@ -112,6 +118,7 @@ class FileSource:
             for start, signal in _OTHERS.items():
                 if text.startswith(start):
                     self.skipped[signal] += 1
+                    self._known = True
                     break
             else:
                 yield from self._read(number, text, line.endswith(b"\n"))
@@ -121,18 +128,36 @@ class FileSource:
             data = orjson.loads(text)
             spans = from_json(data)
         except FormatError as error:
-            self.problems.add(f"line {number} is not OTLP: {error}")
+            self._other(f"line {number} is not OTLP: {error}", text)
         except ValueError as error:
-            self.problems.add(f"line {number} is {f'not JSON: {one_line(str(error))}' if whole else 'cut off'}")
+            if whole or not text.startswith(b"{"):
+                self._other(f"line {number} is not JSON: {one_line(str(error))}", text)
+            else:
+                self.problems.add(f"line {number} is cut off")
         else:
             if not spans and data and not any(key in data for key in ("resourceSpans", "resource_spans")):
                 signal = next((signal for key, signal in _SIGNALS.items() if key in data), None)
                 if signal is None:
-                    self.problems.add(f"line {number} is not OTLP: it has no resourceSpans")
-                else:
-                    self.skipped[signal] += 1
+                    self._other(f"line {number} is not OTLP: it has no resourceSpans", text)
+                    return []
+                self.skipped[signal] += 1
+            self._known = True
             return spans
         return []
+
+    def _other(self, problem: str, text: bytes) -> None:
+        # If nothing else comes it is the file that is wrong, and not its lines.
+        self.problems.add(problem)
+        if not self._first:
+            start = text[:64].lstrip().lower()
+            if start.startswith((b"<!doctype html", b"<html")):
+                self._first = "it is HTML"
+            elif text in (b"{", b"["):
+                self._first = "it is JSON over several lines; try jq -c . FILE | httptrace report -"
+            elif b"\0" in text:
+                self._first = "it is binary"
+            else:
+                self._first = problem
 
     def _lines(self, raw: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
         """Numbered lines, none longer than is allowed."""
