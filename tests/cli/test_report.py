@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,19 @@ def test_times_that_cannot_be(tmp_path: Path) -> None:
     assert "1970" not in none.stdout and "Time span</dt><dd>—" in (tmp_path / "none.html").read_text()
 
 
+def test_no_blanks_at_the_end(traces: Path, tmp_path: Path) -> None:
+    """In a file and in a pipe no line ends with blanks, with colours or without."""
+    plain = httptrace("report", traces, "-o", tmp_path / "r.txt")
+    piped = httptrace("report", traces)
+    coloured = httptrace("report", traces, environ={"FORCE_COLOR": "1"})
+
+    assert plain.returncode == 0
+    assert (tmp_path / "r.txt").read_text() == piped.stdout
+    uncoloured = re.sub("\x1b\\[[0-9;]*m", "", coloured.stdout)
+    assert uncoloured == piped.stdout != coloured.stdout
+    assert [words for words in piped.stdout.splitlines() if words != words.rstrip()] == []
+
+
 def test_a_file_is_not_written_over(traces: Path) -> None:
     """What is read is not written to, whatever it is called; what is no plain file takes more than one."""
     before = traces.read_text()
@@ -124,12 +138,17 @@ def test_a_file_is_not_written_over(traces: Path) -> None:
 
 
 def test_a_terminal_without_the_signs(traces: Path) -> None:
-    """Where stdout has no sign for µ or a bar, another stands there, and JSON is ASCII anyhow."""
+    """Where stdout has no sign for µ or a bar, one that is like it stands there, and JSON is ASCII anyhow."""
+    with traces.open("a") as file:
+        file.write(line(99, httptrace__time__wait=0.000085, http__conn__reused=True))
     text = httptrace("report", traces, environ={"PYTHONIOENCODING": "ascii"})
     data = httptrace("report", traces, "--json", "-", environ={"PYTHONIOENCODING": "ascii"})
 
     assert (text.returncode, text.stderr) == (0, "")
     assert "shop/client.py:42 in charge" in text.stdout
+    assert "?" not in text.stdout
+    assert "  GET   10.0 ms  ####" in text.stdout and " 85 us " in text.stdout
+    assert "http://api.example ----" in text.stdout
     assert (data.returncode, len(json.loads(data.stdout)["findings"])) == (0, 1)
 
 

@@ -94,6 +94,26 @@ def test_narrow_and_wide(width: int) -> None:
     assert sum(line.startswith(("dns ", "wait ", "receive ")) for line in lines) == 3
 
 
+def test_lines_that_go_on() -> None:
+    """What goes on in a further line is indented, so that it does not look like something new."""
+    first, second = pair()
+    for each in (first, second):
+        each.attributes["httptrace.body.closed_via"] = "stripe/_http_client.py:310 in close"
+    lines = printed(analyze([first, second]), 80)
+    narrow = printed(analyze([first, second]), 40)
+
+    title = next(number for number, line in enumerate(lines) if line.startswith("trace "))
+    assert lines[title : title + 2] == [
+        f"trace {'ab' * 16} span 0000000000000002,",
+        "    connection 2 (new: body_not_read)",
+    ]
+    lost = lines.index("  the connection before was lost by request 0000000000000001 at app.py:7 in")
+    assert lines[lost + 1] == "    check"
+    assert narrow[:2] == ["2 requests to 1 origin in 30.0 ms,", "  beginning 2001-09-09 01:46:40 UTC"]
+    body = narrow.index("  body closed_early at app.py:7 in")
+    assert narrow[body + 1 : body + 3] == ["    check, by way of", "    stripe/_http_client.py:310 in close"]
+
+
 def test_nothing() -> None:
     """Of nothing there is nothing to say."""
     assert printed(analyze([])) == ["no requests in 0 spans", "", "nothing to judge"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 
 from ..version import __version__
-from .problem import Problem, Unread, printable
+from .problem import Problem, Unread, plainer, printable
 
 _COMMANDS: Final = {
     "run": "Run a program and report what its requests did.",
@@ -101,7 +101,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _say(message: str, prefix: str = "httptrace") -> None:
-    click.echo(f"{prefix}: {message}" if prefix else message, err=True)
+    text = f"{prefix}: {message}" if prefix else message
+    click.echo(text.translate(plainer(sys.stderr)), err=True)
 
 
 __all__ = ["Problem", "group", "run"]

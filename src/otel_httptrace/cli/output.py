@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 import click
 
 from ..report.findings import Thresholds
 from ..report.verdicts import VERDICTS
-from .problem import Problem, Unread, printable
+from .problem import Problem, Unread, plainer, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -275,13 +275,40 @@ def console(stream: TextIO, width: int | None = None) -> Console:
             # Where rich would exit, and click as well: the exit status is not their business.
             raise Unread
 
-    return Ours(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    return Ours(file=cast(TextIO, _Fitted(stream)), width=width, highlight=False, markup=False, emoji=False)
+
+
+class _Fitted:
+    # A stream to which goes what it can show: rich fills lines up with blanks, which
+    # only a terminal has a use for, and draws with signs that not all encodings have.
+
+    _FILL: Final = re.compile(r" +((?:\x1b\[[0-9;]*m)*\n)")
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._plainer = plainer(stream)
+        self._trimmed = not stream.isatty()
+        self._held = ""
+
+    def write(self, text: str) -> int:
+        length = len(text)
+        text = self._held + text.translate(self._plainer)
+        if self._trimmed:
+            text = self._FILL.sub(r"\1", text)
+            # Whether these are the last of their line shows later.
+            kept = text.rstrip(" ")
+            self._held, text = text[len(kept) :], kept
+        self._stream.write(text)
+        return length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def say(line: str) -> None:
     """A line of ours on stderr; nothing happens if nobody reads that."""
     with contextlib.suppress(OSError):
-        click.echo(f"httptrace: {printable(line)}", err=True)
+        click.echo(f"httptrace: {printable(line)}".translate(plainer(sys.stderr)), err=True)
 
 
 # Files.

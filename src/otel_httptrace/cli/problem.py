@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Final, TextIO
 
 import click
 
@@ -31,6 +32,24 @@ class Unread(Problem):
 def printable(text: str) -> str:
     """*text* on one line, without anything that a terminal would obey."""
     return "".join(_shown(char) for char in text)
+
+
+#: What stands for a sign that a stream has none for.
+_PLAINER: Final = {"█": "#", "─": "-", "━": "=", "µ": "u", "✓": "+", "✗": "x", "…": "...", "—": "-"}
+
+
+def plainer(stream: TextIO) -> dict[int, str]:
+    """For `str.translate`: what to write to *stream* instead of signs that its encoding lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return {ord(sign): other for sign, other in _PLAINER.items() if not _encodable(sign, encoding)}
+
+
+def _encodable(sign: str, encoding: str) -> bool:
+    try:
+        sign.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _shown(char: str) -> str:

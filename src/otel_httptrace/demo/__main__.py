@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from rich.console import Console
 from rich.rule import Rule
 
+from ..cli.output import console as console_for
 from ..report import text
 from ..report.analysis import analyze
 from ..report.otlp import from_protobuf
@@ -67,7 +68,7 @@ def _to_ourselves(environ: Mapping[str, str]) -> int:
 
 def _console() -> Console:
     # Not on a terminal it is as wide as the README's picture.
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False, soft_wrap=False)
+    return console_for(sys.stdout, None if sys.stdout.isatty() else 100)
 
 
 _PROTOCOL = {

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
@@ -80,17 +81,28 @@ def render(report: Report, console: Console) -> None:
 
 def summarize(report: Report, console: Console) -> None:
     """Print *report* without single requests."""
-    console.print(_heading(report))
+    console.print(_heading(report, console.width))
     for problem in report.problems:
-        console.print(Text.assemble(("! ", "bold red"), plain(problem)))
+        console.print(_beside(Text("!", style="bold red"), Text(plain(problem))))
     console.print()
-    console.print(_findings(report.findings, report))
+    console.print(_findings(report.findings, report, console.width))
     for origin in report.origins[:_MAX_ORIGINS]:
         console.print()
         console.print(_origin(origin, console.width))
     if len(report.origins) > _MAX_ORIGINS:
         console.print()
         console.print(Text(f"and {len(report.origins) - _MAX_ORIGINS:,} origins more, with fewer requests"))
+
+
+def _hung(text: str, width: int, first: int = 0, rest: int = 2) -> str:
+    # What goes on in a further line is indented: else it looks like something new.
+    return textwrap.fill(text, width, initial_indent=" " * first, subsequent_indent=" " * rest, break_on_hyphens=False)
+
+
+def _beside(sign: Text, text: Text) -> Table:
+    line = Table.grid(padding=(0, 1, 0, 0))
+    line.add_row(sign, text)
+    return line
 
 
 def _examples(report: Report) -> Iterator[tuple[str, Row]]:
@@ -100,7 +112,7 @@ def _examples(report: Report) -> Iterator[tuple[str, Row]]:
         yield "a typical request", report.typical
 
 
-def _heading(report: Report) -> Text:
+def _heading(report: Report, width: int) -> Text:
     if not report.requests:
         return Text(f"no requests in {count(report.spans, 'span')}")
     origins = count(len(report.origins), "origin")
@@ -114,17 +126,17 @@ def _heading(report: Report) -> Text:
     if report.started:
         started = datetime.fromtimestamp(report.started, timezone.utc)
         parts.append(f"beginning {started:%Y-%m-%d %H:%M:%S} UTC")
-    heading = Text(", ".join(parts), style="bold")
+    heading = Text(_hung(", ".join(parts), width), style="bold")
     if report.unobserved:
-        heading.append(
-            f"\nof {share(report.unobserved, report.requests)} of them ({report.unobserved:,}) otel-httptrace has seen "
-            "nothing: made without it, or by a transport that is not httpcore's",
-            style="not bold",
+        unseen = (
+            f"of {share(report.unobserved, report.requests)} of them ({report.unobserved:,}) otel-httptrace has seen "
+            "nothing: made without it, or by a transport that is not httpcore's"
         )
+        heading.append(f"\n{_hung(unseen, width)}", style="not bold")
     return heading
 
 
-def _findings(findings: tuple[Finding, ...], report: Report) -> RenderableType:
+def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> RenderableType:
     if not findings:
         nothing = (
             "nothing found: no verdict's criterion is met"
@@ -144,21 +156,24 @@ def _findings(findings: tuple[Finding, ...], report: Report) -> RenderableType:
         if number > 1:
             parts.append(Text())
         parts.append(
-            Text.assemble((f"{number}. ", "bold"), (finding.verdict, style), f"  {word}, {finding.sure.value}")
+            _beside(
+                Text(f"{number}.", style="bold"),
+                Text.assemble((finding.verdict, style), f"  {word}, {finding.sure.value}"),
+            )
         )
         lines = Group(
             Text(plain(finding.sentence)),
-            Text.assemble(("=> ", "bold green"), plain(finding.advice)),
+            _beside(Text("=>", style="bold green"), Text(plain(finding.advice))),
             Text(f"{finding.sure.value}: {plain(finding.because)}; criterion: {plain(finding.criterion)}", style="dim"),
-            *(_evidence(finding)),
+            *(_evidence(finding, width - 3)),
         )
         parts.append(Padding(lines, (0, 0, 0, 3)))
     return Group(*parts)
 
 
-def _evidence(finding: Finding) -> Iterator[RenderableType]:
+def _evidence(finding: Finding, width: int) -> Iterator[RenderableType]:
     for evidence in finding.evidence:
-        yield Text(f"see trace {plain(evidence.trace_id)}: {plain(evidence.what)}", style="dim")
+        yield Text(_hung(f"see trace {plain(evidence.trace_id)}: {plain(evidence.what)}", width), style="dim")
 
 
 def _origin(origin: Origin, width: int) -> RenderableType:
@@ -169,8 +184,11 @@ def _origin(origin: Origin, width: int) -> RenderableType:
     parts: list[RenderableType] = [
         Rule(Text(plain(origin.name or "origin unknown"), style="bold"), align="left", style="dim"),
         Text(
-            f"requests {origin.requests:,}   connections opened {origin.opened:,}   lookups {origin.lookups:,}"
-            f"{reuse}{failed}{cancelled}"
+            _hung(
+                f"requests {origin.requests:,}   connections opened {origin.opened:,}   lookups {origin.lookups:,}"
+                f"{reuse}{failed}{cancelled}",
+                width,
+            )
         ),
     ]
     counts = Table.grid(padding=(0, 2, 0, 0))
@@ -222,7 +240,12 @@ def _phases(origin: Origin, width: int) -> Table:
 
 def waterfall(row: Row, width: int = 80) -> Group:
     """One request and its parts, to scale, at most *width* columns wide."""
-    parts = [_title(row)]
+    request, connection = _title(row)
+    # What belongs together stays together, if there is room for it.
+    apart = ",\n" if len(request) + len(connection) + 2 > width else ", "
+    parts = [Text(_hung(request, width, rest=4))]
+    if connection:
+        parts[0].append(apart + _hung(connection, width, first=4 if apart.endswith("\n") else 0, rest=4))
     bars = list(_bars(row))
     # Narrow terminals: the picture matters more than the whole of a name.
     name_width = min(max(len(name) for name, _, _, _ in bars), max(16, width // 4))
@@ -235,19 +258,17 @@ def waterfall(row: Row, width: int = 80) -> Group:
         line.append("█" * length, style=style)
         line.no_wrap = True
         parts.append(line)
-    parts += [Text(f"  {line}") for line in _remarks(row)]
+    parts += [Text(_hung(line, width, first=2, rest=4)) for line in _remarks(row)]
     return Group(*parts)
 
 
-def _title(row: Row) -> Text:
+def _title(row: Row) -> tuple[str, str]:
     known = row.attributes
-    parts = [f"trace {plain(row.trace_id)} span {plain(row.span_id)}"]
-    if names.CONN_ID in known:
-        how = (
-            "reused" if known.get(names.CONN_REUSED) else f"new: {plain(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
-        )
-        parts.append(f"connection {plain(known[names.CONN_ID])} ({how})")
-    return Text(", ".join(parts))
+    request = f"trace {plain(row.trace_id)} span {plain(row.span_id)}"
+    if names.CONN_ID not in known:
+        return request, ""
+    how = "reused" if known.get(names.CONN_REUSED) else f"new: {plain(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
+    return request, f"connection {plain(known[names.CONN_ID])} ({how})"
 
 
 def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
