@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,3 +241,80 @@ def test_upstream_that_fails_to_start(
         client.get(server.url())
     assert bare_telemetry.requests() == []
     assert not bare_telemetry.instrumentor.is_instrumented_by_opentelemetry
+
+
+#: Makes a request, waits until it is told to go on, and ends.
+ENDING = """
+    import multiprocessing, os, signal, sys, httpx
+    def request():
+        httpx.get(sys.argv[1])
+        print("asked", flush=True)
+        sys.stdin.readline()
+    if sys.argv[2] == "multiprocessing":
+        # Its children read nothing from stdin but what they are given.
+        ours = os.dup(0)
+        def child():
+            sys.stdin = os.fdopen(ours)
+            request()
+        forked = multiprocessing.get_context("fork").Process(target=child)
+        forked.start()
+        forked.join()
+    else:
+        request()
+        {"os._exit": lambda: os._exit(0), "exit": sys.exit,
+         "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+         "SIGTERM": lambda: os.kill(os.getpid(), signal.SIGTERM)}[sys.argv[2]]()
+"""
+
+
+@pytest.mark.parametrize(
+    ("ending", "delay", "arrive"),
+    [
+        ("exit", None, 1),
+        ("os._exit", None, 0),
+        ("SIGKILL", None, 0),
+        ("SIGTERM", None, 0),
+        ("multiprocessing", None, 0),
+        ("os._exit", "50", 1),
+        ("SIGKILL", "50", 1),
+        ("SIGTERM", "50", 1),
+        ("multiprocessing", "50", 1),
+    ],
+)
+def test_what_does_not_arrive(tmp_path: Path, server: Server, ending: str, delay: str | None, arrive: int) -> None:
+    """As docs/report.md says: what ends without atexit loses what was not sent, which a shorter delay makes less."""
+    path = tmp_path / "ending.py"
+    path.write_text(textwrap.dedent(ENDING))
+    arrived = threading.Event()
+    received: list[Any] = []
+
+    def keep(message: Any) -> None:
+        received.append(message)
+        arrived.set()
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    with Receiver(keep) as receiver:
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            **({"OTEL_BSP_SCHEDULE_DELAY": delay} if delay else {}),
+        }
+        script = Path(sys.executable).with_name("opentelemetry-instrument")
+        with subprocess.Popen(
+            [script, sys.executable, str(path), server.url(), ending],
+            env={**kept, **settings},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == "asked\n"
+            if delay:
+                assert arrived.wait(20)
+            process.stdin.write("go on\n")
+            process.stdin.close()
+            process.wait(20)
+
+    assert len(read(received)) == arrive

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kit.backend import Asked, Backend, Reply
 from kit.command import COMMAND, PATIENCE, Terminal, httptrace, start
 from kit.server import Server, answer, free_port
 
@@ -253,6 +254,8 @@ def test_requests_without_us(tmp_path: Path) -> None:
         (["."], ". cannot be"),
         (["--jaeger", "http://localhost:1"], "--jaeger needs --service NAME"),
         (["--jaeger", "http://localhost:1", "--service", "x", "--query", "{}"], "--query is for --tempo"),
+        (["--jaeger", "http://localhost:1", "--service", "x", "--tenant", "one"], "--tenant is for --tempo"),
+        (["--tempo", "http://localhost:1", "--tenant", "ä"], "Tempo: X-Scope-OrgID is not a header that can be sent"),
         (["--jaeger", "localhost", "--service", "x"], "a URL like http://localhost:16686 was expected"),
         (["--tempo", "http://localhost:1", "--lookback", "yesterday"], "yesterday"),
         (["--limit", "0", "file"], "0 is not in the range"),
@@ -295,6 +298,47 @@ def test_a_url_that_refuses(server: Server, backend: list[str]) -> None:
     (error,) = ran.stderr.splitlines()
     assert "403" in error
     assert "secret" not in error
+
+
+def test_a_tenant_of_tempo(traces: Path) -> None:
+    """--tenant and HTTPTRACE_AUTHORIZATION go with every request to Tempo, whose traces are those of the tenant."""
+    trace = json.loads(traces.read_text().splitlines()[0])
+
+    def answered(asked: Asked) -> Reply:
+        if asked.headers.get("x-scope-orgid") != "one" or asked.headers.get("authorization") != "Bearer hunter2":
+            return Reply(b"no org id\n", 401)
+        if asked.path == "/api/search":
+            return Reply({"traces": [{"traceID": "1", "startTimeUnixNano": "1700000000000000000"}]})
+        return Reply({"trace": trace})
+
+    environ = {"HTTPTRACE_AUTHORIZATION": "Bearer hunter2"}
+    with Backend(answered) as tempo:
+        ran = httptrace("report", "--tempo", tempo.url, "--tenant", "one", environ=environ)
+        refused = httptrace("report", "--tempo", tempo.url, environ=environ)
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("1 request to 1 origin in 10.0 ms, from shop")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"httptrace: Tempo at {tempo.url} answered 401 Unauthorized: it has tenants, of which --tenant names one\n"
+    )
+
+
+def test_what_backends_are_sent_is_documented() -> None:
+    """The help and docs/report.md name the options for backends, and the variable for their credentials."""
+    told = httptrace("report", "--help").stdout
+    documented = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+
+    for name in (
+        "HTTPTRACE_AUTHORIZATION",
+        "--tenant",
+        "X-Scope-OrgID",
+        "--jaeger",
+        "--tempo",
+        "--query",
+        "--lookback",
+    ):
+        assert name in told and name in documented, name
 
 
 def test_a_reader_that_leaves(traces: Path) -> None:

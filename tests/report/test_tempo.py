@@ -247,7 +247,8 @@ def test_limit() -> None:
     ("reply", "told"),
     [
         (Reply(b"invalid TraceQL query: parse error at line 1, col 3\n", 400), "answered 400 Bad Request: invalid TraceQL query: parse error at line 1, col 3"),
-        (Reply(b"no org id\n", 401), "answered 401 Unauthorized: an Authorization header can be set in HTTPTRACE_AUTHORIZATION"),
+        (Reply(b"no org id\n", 401), "answered 401 Unauthorized: it has tenants, of which --tenant names one"),
+        (Reply(b"who are you?\n", 401), "answered 401 Unauthorized: an Authorization header can be set in HTTPTRACE_AUTHORIZATION"),
         (Reply([]), "answered with JSON that is not Tempo's: an object was expected"),
         (Reply({"traces": {"a": 1}}), "answered with JSON that is not Tempo's: traces is no list"),
         (Reply({"traces": [{"traceID": "../../x"}]}), "answered with JSON that is not Tempo's: a trace without traceID"),

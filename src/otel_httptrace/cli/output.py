@@ -246,7 +246,14 @@ def file(path: str) -> SpanSource:
 
 
 def backend(
-    *, jaeger: str | None, tempo: str | None, service: str | None, query: str | None, lookback: str, limit: int | None
+    *,
+    jaeger: str | None,
+    tempo: str | None,
+    service: str | None,
+    query: str | None,
+    tenant: str | None,
+    lookback: str,
+    limit: int | None,
 ) -> SpanSource:
     """The spans of a Jaeger or a Tempo.
 
@@ -260,10 +267,12 @@ def backend(
             raise click.UsageError("--jaeger needs --service NAME.")
         if query is not None:
             raise click.UsageError("--query is for --tempo.")
+        if tenant is not None:
+            raise click.UsageError("--tenant is for --tempo.")
         return JaegerSource(jaeger, service, lookback, limit=limit)
     from ..report.sources.tempo import TempoSource  # noqa: PLC0415
 
-    return TempoSource(tempo or "", service, query, lookback, limit=limit)
+    return TempoSource(tempo or "", service, query, lookback, limit=limit, tenant=tenant)
 
 
 def console(stream: TextIO, width: int | None = None) -> Console:

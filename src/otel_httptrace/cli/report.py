@@ -24,12 +24,14 @@ _STEP = 1000
     "report",
     short_help="The same report of what was collected before.",
     epilog="Exit status 2 if something could not be read; what could be read is reported all the same. "
-    "A backend's Authorization header is taken from HTTPTRACE_AUTHORIZATION.",
+    "The Authorization header for a Jaeger or a Tempo is taken from the variable HTTPTRACE_AUTHORIZATION, whole: "
+    "'Bearer ...'. It is never printed.",
 )
 @click.option("--jaeger", metavar="URL", help="Read from this Jaeger: http://localhost:16686.")
 @click.option("--tempo", metavar="URL", help="Read from this Tempo: http://localhost:3200.")
 @click.option("--service", metavar="NAME", help="Whose requests, by the service's name; Jaeger needs it.")
 @click.option("--query", metavar="TRACEQL", help="Which traces, for Tempo.")
+@click.option("--tenant", metavar="ID", help="Whose traces, where Tempo has tenants: sent as X-Scope-OrgID.")
 @click.option("--lookback", metavar="TIME", default="1h", show_default=True, help="How far back.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many traces of a backend.")
 @options
@@ -42,6 +44,7 @@ def command(
     tempo: str | None,
     service: str | None,
     query: str | None,
+    tenant: str | None,
     lookback: str,
     limit: int | None,
 ) -> int:
@@ -61,7 +64,15 @@ def command(
         if source is not None:
             spans = file(source)
         else:
-            spans = backend(jaeger=jaeger, tempo=tempo, service=service, query=query, lookback=lookback, limit=limit)
+            spans = backend(
+                jaeger=jaeger,
+                tempo=tempo,
+                service=service,
+                query=query,
+                tenant=tenant,
+                lookback=lookback,
+                limit=limit,
+            )
         report, failure = read(spans, output)
     except SourceError as error:
         raise Problem(str(error)) from error

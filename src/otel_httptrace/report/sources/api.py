@@ -126,6 +126,9 @@ def _refusal(response: httpx.Response) -> str:
     status = f"{response.status_code} {response.reason_phrase}".strip()
     if response.is_redirect:
         return f"answered {status}, which leads elsewhere: is there a login in front of it?"
+    if response.status_code == 401 and "no org id" in response.text.lower():
+        # Tempo with multitenancy_enabled; dskit's user.ErrNoOrgID.
+        return f"answered {status}: it has tenants, of which --tenant names one"
     if response.status_code in (401, 403):
         return f"answered {status}: an Authorization header can be set in {AUTHORIZATION}"
     # Jaeger: {"errors": [{"msg": ...}]}, Tempo: plain text.
