@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests backends test-backends bench foreign wheel lock docs clean
+.PHONY: help demo test check types tests backends test-backends bench foreign wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -45,6 +45,9 @@ foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone
 
 docs: .venv/.done  ## docs/*.md, from the code
 	$(BIN)/python tools/make_docs.py
+
+dashboards: .venv/.done  ## dashboards/*.json, from the code
+	$(BIN)/python dashboards/httptrace.py
 
 wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 	rm -rf dist

@@ -1,0 +1,89 @@
+"""Whatever can go well and badly with requests, over and over, for some seconds: `traffic.py SECONDS HTTP HTTPS DEAD`.
+
+HTTP and HTTPS are origins of tests/kit/server.py, DEAD is one that nobody listens on. The names ``shop.test``
+(answers after a while) and ``nowhere.test`` (has no address) are for the resolver to know.
+"""
+
+import asyncio
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+seconds, http, https, dead = float(sys.argv[1]), *sys.argv[2:]
+port = httpx.URL(http).port
+
+
+def tried(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except httpx.HTTPError as error:
+        return type(error).__name__
+
+
+def well(client):
+    for _ in range(5):
+        client.get(f"{http}/")
+    client.get(f"{https}/")
+
+
+def closed_early(client):
+    with client.stream("GET", f"{http}/big"):
+        pass
+    with client.stream("GET", f"{https}/big"):
+        pass
+
+
+def badly(client):
+    client.post(f"{http}/error")
+    tried(client.get, f"{http}/half-closed")
+    tried(client.get, f"{http}/no-answer")
+    tried(client.get, f"{http}/held", timeout=0.05)
+    tried(client.get, dead)
+    tried(client.get, f"http://nowhere.test:{port}/")
+    # Speaks no TLS.
+    tried(client.get, f"https://127.0.0.1:{port}/", timeout=0.1)
+
+
+def one_too_many(client):
+    with client.stream("GET", f"{http}/"):
+        tried(client.get, f"{http}/", timeout=httpx.Timeout(1, pool=0.02))
+
+
+def at_once(client):
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(client.get, [f"{http}/slow"] * 3))
+
+
+async def cancelled(client):
+    response = await client.send(client.build_request("GET", f"{http}/half"), stream=True)
+    try:
+        await asyncio.wait_for(response.aread(), 0.02)
+    except asyncio.TimeoutError:
+        pass
+
+
+async def main():
+    end = time.monotonic() + seconds
+    kept = []
+    with httpx.Client(verify=False) as client, httpx.Client(limits=httpx.Limits(max_connections=1)) as narrow:
+        async with httpx.AsyncClient() as cancelling:
+            while time.monotonic() < end:
+                well(client)
+                closed_early(client)
+                badly(client)
+                one_too_many(narrow)
+                at_once(narrow)
+                # A client per request, and a name that is looked up for each.
+                with httpx.Client() as another:
+                    another.get(f"http://shop.test:{port}/")
+                # Nobody closes it, and then nobody has it.
+                client.send(client.build_request("GET", f"{http}/big"), stream=True)
+                if len(kept) < 3:
+                    kept.append(client.send(client.build_request("GET", f"{http}/big"), stream=True))
+                await cancelled(cancelling)
+    print(len(kept))
+
+
+asyncio.run(main())
