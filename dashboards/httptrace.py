@@ -147,7 +147,9 @@ def traces(
         yield dashboard.DashboardLink(f"Traces {what} ({title})").url(url).target_blank(True)
 
 
-OPENED = {"name": "http.getconn", "http__conn__reused": False}
+def opened(what: str, **attributes: Any) -> Iterator[dashboard.DashboardLink]:
+    """Links to the traces of *what*, by the span of a connection that was opened: it has the server's address."""
+    return traces(what, name="http.getconn", http__conn__reused=False, **attributes)
 
 
 # The panels.
@@ -391,7 +393,7 @@ def glance(page: Page) -> None:
         "http_client_request_time_in_queue_seconds_bucket{SELECTED}[$__rate_interval])))",
         "s",
         [(None, FAST), (0.1, SLOW), (1, WRONG)],
-        traces("of waits for the pool", **OPENED | {"http__conn__reused": True}),
+        traces("of waits for the pool", name="http.getconn", http__conn__reused=True),
         none="no waits",
     )
     requests = "rate(httptrace_requests_total{{SELECTED, http_conn_reused{}}}[$__rate_interval])"
@@ -407,7 +409,7 @@ def glance(page: Page) -> None:
         share(requests.format('="true"'), requests.format('!=""')),
         "percentunit",
         [(None, WRONG), (0.5, SLOW), (0.9, FAST)],
-        traces("of requests that opened a connection", **OPENED),
+        opened("of requests that opened a connection"),
     )
     page.number(
         "Lookups per request",
@@ -544,7 +546,7 @@ def reuse(page: Page) -> None:
         ),
         [(few(by_server, "server_address", "bottomk(10, {})"), "{{server_address}}")],
         "percentunit",
-        traces("that opened a connection to it", **OPENED, server__address=label("server_address")),
+        opened("that opened a connection to it", server__address=label("server_address")),
         most=1,
         steps=[(None, WRONG), (0.5, SLOW), (0.9, FAST)],
     )
@@ -593,7 +595,7 @@ def reuse(page: Page) -> None:
             )
         ],
         "reqps",
-        traces("of requests that opened a connection", **OPENED),
+        opened("of requests that opened a connection"),
         stacked=True,
     )
     page.lines(
@@ -612,7 +614,7 @@ def reuse(page: Page) -> None:
             )
         ],
         "short",
-        traces("of requests that opened a connection", **OPENED),
+        opened("of requests that opened a connection"),
         stacked=True,
     )
 
@@ -964,7 +966,7 @@ def phases(page: Page) -> None:
             for share_of, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
         ],
         "s",
-        traces("of waits for the pool", **OPENED | {"http__conn__reused": True}),
+        traces("of waits for the pool", name="http.getconn", http__conn__reused=True),
         width=8,
         exemplars=True,
     )
@@ -1011,7 +1013,7 @@ def phases(page: Page) -> None:
             )
         ],
         "s",
-        traces("of requests that opened a connection", **OPENED),
+        opened("of requests that opened a connection"),
         width=8,
         exemplars=True,
     )

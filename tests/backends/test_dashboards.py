@@ -1,0 +1,331 @@
+"""Every query of the dashboard finds data on a real Prometheus, and from every panel there is a way to its traces."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import pytest
+import trustme
+from kit.programs import BACKENDS, ROOT, Collector, Jaeger, Prometheus, backends, until
+from kit.server import Peer, Request, Server, answer, free_port, head
+
+DASHBOARD = json.loads((ROOT / "dashboards/httptrace.json").read_text())
+PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
+TARGETS = [(title, target["refId"]) for title, panel in PANELS.items() for target in panel["targets"]]
+
+SCRAPED = """
+global:
+  scrape_interval: 250ms
+  scrape_timeout: 250ms
+scrape_configs:
+  - job_name: collector
+    # The job and the instance are those of the applications.
+    honor_labels: true
+    static_configs:
+      - targets: [{address}]
+"""
+
+
+def slow(peer: Peer, request: Request) -> None:
+    """An answer that others have to wait for."""
+    time.sleep(0.02)
+    peer.send(answer())
+
+
+def half_closed(peer: Peer, request: Request) -> None:
+    """Half of a body."""
+    peer.send(head("Content-Length: 10") + b"first")
+    peer.close()
+
+
+#: What Grafana writes into PromQL for all servers, and for several.
+ALL, SEVERAL = ".*", "(127\\\\.0\\\\.0\\\\.1|shop\\\\.test|nowhere\\\\.test)"
+
+
+@dataclass
+class Observed:
+    """What a program has sent, in the backends."""
+
+    jaeger: Jaeger
+    prometheus: Prometheus
+    start: float
+    end: float
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The dashboard's variables, and those of Grafana itself."""
+        return {
+            "service": "traffic",
+            "server_address": ALL,
+            "prometheus": "prometheus",
+            "tempo": "tempo",
+            "jaeger": "jaeger",
+            "__rate_interval": "3s",
+            "__range": f"{math.ceil(self.end - self.start)}s",
+            "__from": str(int(self.start * 1000)),
+            "__to": str(int(self.end * 1000)),
+            "__url_time_range": "from=now-1h&to=now",
+        }
+
+    def series(self, target: Mapping[str, Any], **values: str) -> list[dict[str, Any]]:
+        """What Prometheus returns for a query, asked as Grafana asks: only the series that have a number."""
+        query = filled(target["expr"], {**self.values, **values})
+        if target["range"]:
+            options: dict[str, Any] = {"start": self.start, "end": self.end, "step": 0.5}
+            path = "query_range"
+        else:
+            options, path = {"time": self.end}, "query"
+        found = self.prometheus.http.get(
+            f"{self.prometheus.url}/api/v1/{path}", params={"query": query, **options}
+        ).json()
+        assert found["status"] == "success", f"{query}: {found}"
+        return [
+            one
+            for one in found["data"]["result"]
+            if any(math.isfinite(float(value)) for _, value in one.get("values", [one.get("value")]))
+        ]
+
+    def faults(self, target: Mapping[str, Any], *chosen: str) -> list[str]:
+        """What is wrong with a query, with each of these chosen as servers."""
+        found = []
+        for servers in chosen:
+            series = self.series(target, server_address=servers)
+            if not series:
+                found.append(f"no data for server_address = {servers}")
+            labels = re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
+            found += [
+                f"no label {label}, of the legend"
+                for label in labels
+                if not series or not all(label in one["metric"] for one in series)
+            ]
+            if len(series) > 20:
+                found.append(f"{len(series)} series")
+            text = filled(target["expr"], {**self.values, "server_address": servers})
+            for selector in set(re.findall(r"\w+\{[^}]*\}", text)):
+                if not self.prometheus.query(f"last_over_time({selector}[1h])"):
+                    found.append(f"nothing matches {selector}")
+        return found
+
+
+def filled(text: str, values: Mapping[str, str], labels: Mapping[str, str] | None = None) -> str:
+    """*text* with Grafana's variables filled in; ``$1``, of a regular expression, is none."""
+
+    def value(match: re.Match[str]) -> str:
+        name, _, how = (match[1] or match[2]).partition(":")
+        field = name.removeprefix("__field.labels.")
+        found = values[name] if field == name else (labels or {})[field]
+        if how == "queryparam":
+            return f"var-{name}={quote(found)}"
+        return quote(found, safe="") if how == "percentencode" else found
+
+    return re.sub(r"\$\{([^}]+)\}|\$([a-z_]\w*)", value, text)
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """A program that does everything there is, through the collector, in Jaeger and Prometheus."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    jaeger = Jaeger()
+    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
+    prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
+    http, https = Server({"/slow": slow, "/half-closed": half_closed}), Server(tls=tls)
+    with http, https, backends(jaeger, collector, prometheus):
+        start = time.time()
+        arguments = ["6", http.url(""), https.url(""), f"http://127.0.0.1:{free_port()}"]
+        ran = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("opentelemetry-instrument")),
+                sys.executable,
+                str(ROOT / "tests/stories/resolver.py"),
+                str(ROOT / "tests/backends/programs/traffic.py"),
+                *arguments,
+            ],
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+                "OTEL_SERVICE_NAME": "traffic",
+                # Then the job is not just the service's name.
+                "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=shop",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_METRICS_EXPORTER": "otlp",
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_METRIC_EXPORT_INTERVAL": "200",
+                "OTEL_BSP_SCHEDULE_DELAY": "100",
+                "RESOLVER": json.dumps({"shop.test": [0.02, ["127.0.0.1"]], "nowhere.test": [0.01, -2]}),
+            },
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout) == (0, "3\n"), ran.stderr
+
+        def arrived() -> bool:
+            # Each request is one span, and is counted once.
+            counted = prometheus.value("sum(httptrace_requests_total)")
+            spans = prometheus.value('sum(traces_span_metrics_calls_total{span_kind="SPAN_KIND_CLIENT"})')
+            return counted is not None and counted == spans
+
+        until("all requests are counted, and have their spans", arrived)
+        yield Observed(jaeger, prometheus, start, time.time())
+
+
+def targeted(title: str, letter: str) -> dict[str, Any]:
+    """One of a panel's queries."""
+    return next(target for target in PANELS[title]["targets"] if target["refId"] == letter)
+
+
+@pytest.mark.parametrize(("title", "letter"), TARGETS)
+def test_query_returns_data(title: str, letter: str, observed: Observed) -> None:
+    """Each query has a result, each part of it matches something, and the legend's labels are there."""
+    target = targeted(title, letter)
+
+    assert observed.faults(target, ALL, SEVERAL) == []
+
+
+@pytest.mark.parametrize(("title", "letter"), TARGETS)
+def test_misspelt_query_fails(title: str, letter: str, observed: Observed) -> None:
+    """One letter less in any metric, label or value of a query, and the test above fails."""
+    target = targeted(title, letter)
+    expression = target["expr"]
+    inside = re.findall(r"\{([^}]*)\}", expression)
+    misspelt = {
+        *re.findall(r"\w+(?=\{)", expression),
+        *(label for text in inside for label in re.findall(r"(\w+)(?:=|!)", text)),
+        *(value for text in inside for value in re.findall(r'[^~!]="(\w+)"', text)),
+        *(label for text in re.findall(r"by \(([^)]*)\)", expression) for label in text.split(", ")),
+    } - {"le"}
+    assert len(misspelt) >= 2
+    # A quantile needs its buckets: without `le` there is none.
+    misspelt |= {"le"} & set(re.findall(r"\ble\b", expression))
+
+    unnoticed = []
+    for name in misspelt:
+        wrong = {**target, "expr": re.sub(rf"(?<![\w$]){name}(?!\w)", name[:-1], expression)}
+        assert wrong["expr"] != expression
+        if not observed.faults(wrong, SEVERAL):
+            unnoticed.append(name)
+
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize("name", ["service", "server_address"])
+def test_variable_has_values(name: str, observed: Observed) -> None:
+    """What can be chosen at the top is what there is; of a service with a namespace, its name."""
+    variable = next(one for one in DASHBOARD["templating"]["list"] if one["name"] == name)
+    found = re.fullmatch(r"label_values\((.*), (\w+)\)", filled(variable["query"]["query"], observed.values))
+    assert found is not None
+    selector, label = found.groups()
+    url = f"{observed.prometheus.url}/api/v1/label/{label}/values"
+    values = observed.prometheus.http.get(url, params={"match[]": selector}).json()["data"]
+    if variable["regex"]:
+        pattern = re.compile(variable["regex"][1:-1].replace("\\/", "/"))
+        values = [match[1] for value in values if (match := pattern.fullmatch(value))]
+
+    assert values == {"service": ["traffic"], "server_address": ["127.0.0.1", "nowhere.test", "shop.test"]}[name]
+
+
+PARSER = """
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+const { parser } = createRequire(process.argv[1] + "/")("@grafana/lezer-traceql");
+const wrong = JSON.parse(readFileSync(0)).filter(query => {
+  let found = false;
+  parser.parse(query).iterate({ enter(node) { found ||= node.type.isError } });
+  return found;
+});
+console.log(JSON.stringify(wrong));
+"""
+
+
+def unparsed(*queries: str) -> list[str]:
+    """Those of *queries* that are no TraceQL by Grafana's own grammar."""
+    ran = subprocess.run(
+        ["node", "--input-type=module", "--eval", PARSER, str(BACKENDS.resolve() / "node_modules")],
+        input=json.dumps(queries),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return list(json.loads(ran.stdout))
+
+
+def test_grammar_finds_a_mistake() -> None:
+    """What is no TraceQL is no TraceQL to the parser that the next test asks."""
+    right = '{ span.a = "b" && resource.service.name = "c" && status = error }'
+
+    assert unparsed(right, right.replace("=", "is", 1), right.replace("&&", "and", 1), right[:-1]) != []
+    assert unparsed(right) == []
+
+
+def explored(link: Mapping[str, Any], observed: Observed, labels: Mapping[str, str]) -> dict[str, Any]:
+    """The query that Explore opens with, after a click on a series with these labels."""
+    url = urlsplit(filled(link["url"], observed.values, labels))
+    assert url.path == "/explore"
+    panes = json.loads(parse_qs(url.query)["panes"][0])
+    (query,) = panes["traces"]["queries"]
+    assert query["datasource"]["uid"] == panes["traces"]["datasource"] == query["datasource"]["type"]
+    assert panes["traces"]["range"] == {"from": observed.values["__from"], "to": observed.values["__to"]}
+    return dict(query)
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_link_finds_traces(title: str, observed: Observed) -> None:
+    """A click on any series leads to a TraceQL query that parses, and to a search that finds traces in Jaeger."""
+    panel = PANELS[title]
+    links = panel["fieldConfig"]["defaults"]["links"]
+    series = [one["metric"] for target in panel["targets"] for one in observed.series(target)]
+    if title == "Reuse by service":
+        (link,) = links
+        url = urlsplit(filled(link["url"], observed.values, series[0]))
+        assert (url.path, parse_qs(url.query)["var-service"]) == ("/d/httptrace", ["traffic"])
+        return
+
+    queries = [explored(link, observed, labels) for link in links for labels in series]
+    tempo = [query["query"] for query in queries if query["datasource"]["type"] == "tempo"]
+    jaeger = [query for query in queries if query["datasource"]["type"] == "jaeger"]
+    assert len(tempo) == len(jaeger) == len(series) > 0
+
+    assert unparsed(*tempo) == []
+    unfound = []
+    for query in jaeger:
+        tags = {name: value.strip('"') for name, value in re.findall(r'([\w.]+)=("[^"]*"|\S+)', query.get("tags", ""))}
+        operation = {"operation": query["operation"]} if "operation" in query else {}
+        if not observed.jaeger.traces(query["service"], tags=json.dumps(tags), **operation):
+            unfound.append(query)
+    assert unfound == []
+
+
+@pytest.mark.parametrize(
+    ("title", "letter"), [(title, letter) for title, letter in TARGETS if targeted(title, letter).get("exemplar")]
+)
+def test_exemplar_leads_to_a_trace(title: str, letter: str, observed: Observed) -> None:
+    """Where a panel shows exemplars, there are some, and their traces are in Jaeger."""
+    target = targeted(title, letter)
+    url = f"{observed.prometheus.url}/api/v1/query_exemplars"
+    options = {
+        "query": filled(target["expr"], observed.values),
+        "start": str(observed.start),
+        "end": str(observed.end),
+    }
+    found = observed.prometheus.http.get(url, params=options).json()
+    ids = {exemplar["labels"]["trace_id"] for one in found["data"] for exemplar in one["exemplars"]}
+    assert len(ids) > 0
+
+    for trace in sorted(ids)[:3]:
+        assert observed.jaeger.http.get(f"{observed.jaeger.url}/api/traces/{trace}").status_code == 200
