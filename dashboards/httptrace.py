@@ -308,6 +308,7 @@ class Page:
             .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
             .data_links(list(links))
         )
+        panel.decimals(0)
         if most is not None:
             panel.max(most)
         self.add(panel, title, description, [query], (width, 9))
@@ -402,7 +403,7 @@ def glance(page: Page) -> None:
         page.about(
             "Share of requests that were sent on a connection which had carried a request before.",
             "above 90 % where a service talks to few servers all the time.",
-            'see "Why connections open" for the reason.',
+            'see "Why connections open and close" for the reason.',
             1,
             9,
         ),

@@ -1,0 +1,192 @@
+"""The dashboard's JSON is what its code writes, and what Grafana can load; tests/backends asks the queries."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from grafana_foundation_sdk.cog import plugins
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from otel_httptrace.telemetry import described, names
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "dashboards/httptrace.json").read_text()
+DASHBOARD = json.loads(TEXT)
+VARIABLES = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
+
+#: What Prometheus has of each instrument, in the collector's spelling.
+KINDS = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",)}
+#: Labels that are not attributes of ours: Prometheus's, and those of the spanmetrics connector.
+LABELS = {"job", "le", "service", "span_kind", "span_name", "status_code"}
+SPAN_METRICS = {"traces_span_metrics_calls_total", "traces_span_metrics_duration_seconds_bucket"}
+GRAFANA = {"__all", "__rate_interval", "__range", "__from", "__to", "__url_time_range"}
+
+
+def code() -> Any:
+    """`dashboards/httptrace.py`, as a module."""
+    spec = importlib.util.spec_from_file_location("dashboard_code", ROOT / "dashboards/httptrace.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def expressions() -> Iterator[str]:
+    """All queries."""
+    for panel in PANELS.values():
+        yield from (target["expr"] for target in panel["targets"])
+    yield from (one["query"]["query"] for one in VARIABLES.values() if one["type"] == "query")
+
+
+def prometheus_names() -> set[str]:
+    """The names of the contract's metrics, in Prometheus."""
+    found = set(SPAN_METRICS)
+    for one in described.METRICS:
+        kind, _, unit = one.kind.partition(", ")
+        base = one.name.replace(".", "_") + ("_seconds" if unit == "s" else "")
+        found.update(base + end for end in KINDS.get(kind, ("",)))
+    return found
+
+
+def test_generated() -> None:
+    """The committed JSON is what `make dashboards` writes."""
+    assert code().text() == TEXT
+
+
+def test_written(tmp_path: Path) -> None:
+    """Run as a program, with the address of docs/, it makes links of what the descriptions name."""
+    (tmp_path / "httptrace.py").write_text((ROOT / "dashboards/httptrace.py").read_text())
+
+    subprocess.run([sys.executable, "httptrace.py", "--docs", "https://docs.example"], cwd=tmp_path, check=True)
+
+    written = (tmp_path / "httptrace.json").read_text()
+    assert written.count("(https://docs.example/incidents.md#story-1)") > 5
+    assert re.sub(r"\[(docs/[\w.#-]+)\]\(https://docs\.example/[\w.#-]+\)", r"`\1`", written) == TEXT
+
+
+def test_round_trip() -> None:
+    """Grafana's own model reads the JSON and writes the same: no field is misspelt or of another type."""
+    plugins.register_default_plugins()
+
+    again = json.dumps(Dashboard.from_json(json.loads(TEXT)), cls=JSONEncoder, indent=2, sort_keys=True) + "\n"
+
+    assert again == TEXT
+
+
+def test_layout() -> None:
+    """Panels have numbers of their own, and fill each line of the grid without a gap or an overlap."""
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert ids == list(range(1, len(ids) + 1))
+
+    cells: dict[tuple[int, int], str] = {}
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        for cell in ((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])):
+            assert cell not in cells, f"{panel['title']} is on {cells[cell]}"
+            cells[cell] = panel["title"]
+    height = max(y for _, y in cells) + 1
+    assert set(cells) == {(x, y) for x in range(24) for y in range(height)}
+
+
+def test_sources_and_variables() -> None:
+    """Every data source is a variable, provisioned under the name it has; no variable is unknown."""
+    sources = {name: one["current"]["value"] for name, one in VARIABLES.items() if one["type"] == "datasource"}
+    assert sources == {"prometheus": "prometheus", "tempo": "tempo", "jaeger": "jaeger"}
+    found: list[Any] = [one["datasource"] for one in VARIABLES.values() if one["type"] == "query"]
+    for panel in PANELS.values():
+        found += [panel["datasource"], *(target["datasource"] for target in panel["targets"])]
+    assert all(one == {"type": "prometheus", "uid": "${prometheus}"} for one in found)
+
+    used = {a or b for a, b in re.findall(r"\$\{(\w+)[^}]*\}|\$([a-z_]\w*)", TEXT)}
+    assert used == {*VARIABLES, *GRAFANA, "__field"}
+
+
+@pytest.mark.parametrize("expression", list(expressions()))
+def test_names(expression: str) -> None:
+    """Metrics, labels and values of a query are those of the contract."""
+    attributes = {name.replace(".", "_") for name in described_names()}
+    metrics = {
+        *re.findall(r"\w+(?=\{)", expression),
+        *re.findall(r"label_values\((\w+),", expression),
+    }
+    inside = ", ".join(re.findall(r"\{([^}]*)\}", expression))
+    labels = {
+        *re.findall(r"(\w+)(?:=|!)", inside),
+        *(label for found in re.findall(r"(?:by|on) \(([^)]*)\)", expression) for label in found.split(", ")),
+    }
+
+    assert metrics
+    assert metrics - prometheus_names() == set()
+    assert labels - attributes - LABELS == set()
+    # A limit is on what is grouped by: on another label it would be on nothing.
+    for on in re.findall(r" on \(([^)]*)\)", expression):
+        assert f"by ({on})" in expression or f"by (le, {on})" in expression
+    for chosen in re.findall(r'_reason=~"([^"]*)"', inside):
+        assert set(chosen.split("|")) <= {str(reason) for reason in described.REASONS}
+    for chosen in re.findall(r'span_name=~"http\.\(([^)]*)\)"', inside):
+        assert {f"http.{name}" for name in chosen.split("|")} <= {one.name for one in described.SPANS}
+
+
+def described_names() -> set[str]:
+    """Attributes of spans and metrics."""
+    return {one.name for one in (*described.REQUEST, *described.OTHERS)}
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_panel(title: str) -> None:
+    """Each panel says what it means and what to do, has a unit and legends, is of few series, and leads on."""
+    panel = PANELS[title]
+    means, normal, do, more = panel["description"].split("\n\n")
+    assert means
+    assert normal.startswith("**Normal:** ")
+    assert do.startswith("**What to do:** ")
+    stories = re.findall(r"`docs/incidents\.md#story-(\d+)`", more)
+    assert stories
+    assert all(1 <= int(story) <= 15 for story in stories)
+    # What a description leads to in this dashboard is there.
+    rows = {row["title"] for row in DASHBOARD["panels"]}
+    assert set(re.findall(r'"([^"]+)"', panel["description"])) - rows == set()
+
+    defaults = panel["fieldConfig"]["defaults"]
+    assert defaults["unit"] in set(map(str, vars(units).values()))
+    assert defaults["links"]
+    for target in panel["targets"]:
+        assert target["legendFormat"]
+        by = set(re.findall(r"by \(([^)]*)\)", target["expr"]))
+        # Enums have a dozen values at most. Of servers, names and lines there may be thousands.
+        if re.search(r"server_address|question_name|closed_at|job", " ".join(by)):
+            assert re.search(r"(topk|bottomk)\(1[05], ", target["expr"])
+    if panel["type"] != "timeseries":
+        assert defaults["thresholds"]["steps"][0].get("value") is None
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_links(title: str) -> None:
+    """The same traces are found in Tempo and in Jaeger, by attributes and labels of the contract."""
+    links = PANELS[title]["fieldConfig"]["defaults"]["links"]
+    if title == "Reuse by service":
+        return
+    tempo, jaeger = (unquote(link["url"]) for link in links)
+
+    conditions = dict(re.findall(r'span\.([\w.]+) = (\\"[^"]*\\"|\w+)', tempo))
+    tags = dict(re.findall(r'([\w.]+)=(\\"[^"]*\\"|\w+)', jaeger.partition('"tags":"')[2]))
+    assert {name: value for name, value in tags.items() if name not in ("error", "span.kind")} == conditions
+    assert set(conditions) <= described_names() | {names.SERVER_ADDRESS}
+    assert ("error" in tags) is ("status = error" in tempo)
+    assert ("span.kind" in tags) is ("kind = client" in tempo)
+    # A click has no label that the series have not.
+    labels = {label for link in links for label in re.findall(r"__field\.labels\.(\w+)", link["url"])}
+    for target in PANELS[title]["targets"]:
+        assert labels <= set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])), title
