@@ -45,6 +45,10 @@ CONNECTED: Final = 'span_kind="SPAN_KIND_CLIENT", http_conn_reused!=""'
 #: And of those that failed, or were cancelled, before there was a response.
 UNANSWERED: Final = 'span_kind="SPAN_KIND_CLIENT", httptrace_failed_phase!=""'
 
+#: How often applications export metrics: the SDK's default. A rate over less than some of these has gaps
+#: in it, however often Prometheus scrapes: Grafana takes four for $__rate_interval.
+EXPORTED: Final = "1m"
+
 PROMETHEUS: Final = models.DataSourceRef(type_val="prometheus", uid="${prometheus}")
 FAST, SLOW, WRONG = "green", "orange", "red"
 
@@ -201,7 +205,8 @@ class Page:
         )
         for letter, (query, legend) in zip("ABCDE", queries, strict=False):
             target = prometheus.Dataquery().expr(promql(query)).legend_format(legend).ref_id(letter).range()
-            panel.with_target(target.datasource(PROMETHEUS).editor_mode(promqls.QueryEditorMode.CODE))
+            target.datasource(PROMETHEUS).editor_mode(promqls.QueryEditorMode.CODE).interval(EXPORTED)
+            panel.with_target(target)
         self.built.with_panel(panel)
         return panel
 
@@ -807,7 +812,7 @@ def leaks(page: Page) -> None:
         ],
         "short",
         traces("with a response never closed", httptrace__body__outcome="never_closed"),
-        width=8,
+        width=7,
     )
     page.lines(
         "Age of the oldest open response",
@@ -828,7 +833,7 @@ def leaks(page: Page) -> None:
         ],
         "s",
         traces("with a response never closed", httptrace__body__outcome="never_closed"),
-        width=8,
+        width=7,
         steps=[(None, FAST), (60, SLOW), (600, WRONG)],
     )
     page.bars(
@@ -847,7 +852,7 @@ def leaks(page: Page) -> None:
             httptrace__body__outcome="never_closed",
             httptrace__body__closed_at=label("httptrace_body_closed_at"),
         ),
-        width=8,
+        width=10,
         steps=[(None, WRONG)],
     )
 

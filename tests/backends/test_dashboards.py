@@ -329,3 +329,21 @@ def test_exemplar_leads_to_a_trace(title: str, letter: str, observed: Observed) 
 
     for trace in sorted(ids)[:3]:
         assert observed.jaeger.http.get(f"{observed.jaeger.url}/api/traces/{trace}").status_code == 200
+
+
+def test_what_has_exemplars(observed: Observed) -> None:
+    """These metrics carry ids of traces: our histograms, and both of spanmetrics."""
+    url = f"{observed.prometheus.url}/api/v1/query_exemplars"
+    options = {"query": '{job="shop/traffic"}', "start": str(observed.start), "end": str(observed.end)}
+    found = observed.prometheus.http.get(url, params=options).json()["data"]
+
+    assert {one["seriesLabels"]["__name__"] for one in found if "trace_id" in one["exemplars"][0]["labels"]} == {
+        "dns_lookup_duration_seconds_bucket",
+        "http_client_request_time_in_queue_seconds_bucket",
+        # Only of connections that were closed while a span was current: by a request that failed, mostly.
+        "http_client_connection_duration_seconds_bucket",
+        "traces_span_metrics_calls_total",
+        "traces_span_metrics_duration_seconds_bucket",
+        # Not ours: the instrumentation's that we build upon.
+        "http_client_duration_milliseconds_bucket",
+    }
