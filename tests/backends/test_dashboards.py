@@ -337,11 +337,11 @@ def test_what_has_exemplars(observed: Observed) -> None:
     options = {"query": '{job="shop/traffic"}', "start": str(observed.start), "end": str(observed.end)}
     found = observed.prometheus.http.get(url, params=options).json()["data"]
 
-    assert {one["seriesLabels"]["__name__"] for one in found if "trace_id" in one["exemplars"][0]["labels"]} == {
+    with_trace = {one["seriesLabels"]["__name__"] for one in found if "trace_id" in one["exemplars"][0]["labels"]}
+    # By chance: only where a span was current when a connection was closed, and no other closed after it.
+    assert with_trace - {"http_client_connection_duration_seconds_bucket"} == {
         "dns_lookup_duration_seconds_bucket",
         "http_client_request_time_in_queue_seconds_bucket",
-        # Only of connections that were closed while a span was current: by a request that failed, mostly.
-        "http_client_connection_duration_seconds_bucket",
         "traces_span_metrics_calls_total",
         "traces_span_metrics_duration_seconds_bucket",
         # Not ours: the instrumentation's that we build upon.
