@@ -269,8 +269,9 @@ def test_grammar_finds_a_mistake() -> None:
     """What is no TraceQL is no TraceQL to the parser that the next test asks."""
     right = '{ span.a = "b" && resource.service.name = "c" && status = error }'
 
-    assert unparsed(right, right.replace("=", "is", 1), right.replace("&&", "and", 1), right[:-1]) != []
-    assert unparsed(right) == []
+    wrong = [right.replace("=", "is", 1), right.replace("&&", "and", 1), right[:-1], right.replace("span.", "spam.")]
+
+    assert unparsed(right, *wrong) == wrong
 
 
 def explored(link: Mapping[str, Any], observed: Observed, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -284,31 +285,66 @@ def explored(link: Mapping[str, Any], observed: Observed, labels: Mapping[str, s
     return dict(query)
 
 
-@pytest.mark.parametrize("title", PANELS)
-def test_link_finds_traces(title: str, observed: Observed) -> None:
-    """A click on any series leads to a TraceQL query that parses, and to a search that finds traces in Jaeger."""
+def clicked(title: str, observed: Observed) -> dict[str, list[dict[str, Any]]]:
+    """By data source, the queries that a click on any of a panel's series leads to."""
     panel = PANELS[title]
-    links = panel["fieldConfig"]["defaults"]["links"]
     series = [one["metric"] for target in panel["targets"] for one in observed.series(target)]
-    if title == "Reuse by service":
-        (link,) = links
-        url = urlsplit(filled(link["url"], observed.values, series[0]))
-        assert (url.path, parse_qs(url.query)["var-service"]) == ("/d/httptrace", ["traffic"])
-        return
+    found: dict[str, list[dict[str, Any]]] = {}
+    for link in panel["fieldConfig"]["defaults"]["links"]:
+        for labels in series:
+            query = explored(link, observed, labels)
+            found.setdefault(query["datasource"]["type"], []).append(query)
+    assert len(found["tempo"]) == len(found["jaeger"]) == len(series) > 0
+    return found
 
-    queries = [explored(link, observed, labels) for link in links for labels in series]
-    tempo = [query["query"] for query in queries if query["datasource"]["type"] == "tempo"]
-    jaeger = [query for query in queries if query["datasource"]["type"] == "jaeger"]
-    assert len(tempo) == len(jaeger) == len(series) > 0
 
-    assert unparsed(*tempo) == []
+#: Of all services: it leads to this dashboard.
+BY_SERVICE = "Reuse by service"
+TRACED = [title for title in PANELS if title != BY_SERVICE]
+
+
+def test_link_is_traceql(observed: Observed) -> None:
+    """A click on any series of any panel leads to a query that Grafana's grammar for TraceQL knows."""
+    queries = [query["query"] for title in TRACED for query in clicked(title, observed)["tempo"]]
+
+    assert len(queries) > len(TRACED)
+    assert unparsed(*queries) == []
+
+
+@pytest.mark.parametrize("title", TRACED)
+def test_link_finds_traces(title: str, observed: Observed) -> None:
+    """A click on any series of a panel leads to a search that finds traces in Jaeger."""
     unfound = []
-    for query in jaeger:
+    for query in clicked(title, observed)["jaeger"]:
         tags = {name: value.strip('"') for name, value in re.findall(r'([\w.]+)=("[^"]*"|\S+)', query.get("tags", ""))}
-        operation = {"operation": query["operation"]} if "operation" in query else {}
-        if not observed.jaeger.traces(query["service"], tags=json.dumps(tags), **operation):
+        wanted = {
+            "tags": json.dumps(tags),
+            "limit": 1,
+            **{name: query[name] for name in ("operation",) if name in query},
+        }
+        if not observed.jaeger.traces(query["service"], **wanted):
             unfound.append(query)
+
     assert unfound == []
+
+
+def test_link_chooses_a_service(observed: Observed) -> None:
+    """A click on a service shows the dashboard for it, by its name without its namespace."""
+    (series,) = observed.series(PANELS[BY_SERVICE]["targets"][0])
+    (link,) = PANELS[BY_SERVICE]["fieldConfig"]["defaults"]["links"]
+    url = urlsplit(filled(link["url"], observed.values, series["metric"]))
+
+    assert (url.path, parse_qs(url.query)) == (
+        "/d/httptrace",
+        {
+            "var-service": ["traffic"],
+            "from": ["now-1h"],
+            "to": ["now"],
+            "var-prometheus": ["prometheus"],
+            "var-tempo": ["tempo"],
+            "var-jaeger": ["jaeger"],
+        },
+    )
 
 
 @pytest.mark.parametrize(
