@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -135,11 +136,11 @@ class Collector(Program):
 
     Args:
         config: a file of collector-config/, or any other.
-        sets: more ``--set`` options, ``{"processors::batch::timeout": "100ms"}``.
+        sets: what to change in it, ``{"processors::batch::timeout": "100ms"}``: texts, numbers, lists or mappings.
         environ: the variables that the config asks for; those for its own ports are set here.
     """
 
-    def __init__(self, config: str | Path, sets: Mapping[str, str] | None = None, **environ: str) -> None:
+    def __init__(self, config: str | Path, sets: Mapping[str, Any] | None = None, **environ: str) -> None:
         ports = [free_port() for _ in range(5)]
         grpc, http, health, metrics, own = (f"127.0.0.1:{port}" for port in ports)
         #: For OTEL_EXPORTER_OTLP_ENDPOINT, by protocol.
@@ -152,7 +153,7 @@ class Collector(Program):
         super().__init__(
             "otelcol",
             f"--config=file:{CONFIGS / config}",
-            *(f"--set={name}={value}" for name, value in (sets or {}).items()),
+            *([f"--config=file:{self._changed(sets)}"] if sets else []),
             **{
                 "OTLP_GRPC_ENDPOINT": grpc,
                 "OTLP_HTTP_ENDPOINT": http,
@@ -163,6 +164,20 @@ class Collector(Program):
                 **environ,
             },
         )
+
+    def _changed(self, sets: Mapping[str, Any]) -> str:
+        """A second config, laid over the first: ``--set`` would need a provider that this build has not."""
+        changes: dict[str, Any] = {}
+        for name, value in sets.items():
+            *path, last = name.split("::")
+            inner = changes
+            for key in path:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+        self._sets = tempfile.NamedTemporaryFile("w", suffix=".yaml")
+        json.dump(changes, self._sets)  # JSON is YAML
+        self._sets.flush()
+        return self._sets.name
 
     def own(self) -> dict[str, float]:
         """What it says of itself: the sum of the values of each metric by its full name, as ``otelcol_x_total``."""
