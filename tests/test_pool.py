@@ -122,6 +122,26 @@ async def test_a_busy_event_loop_is_no_wait(
     assert "httptrace.time.pool" not in attributes(span)
 
 
+async def test_a_stall_on_the_way_into_the_pool_is_no_wait(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
+    """For whom the pool makes a connection as he enters, it has no wait, however long other threads held him up."""
+    async with flavour.client() as client:
+        create = client.pool.create_connection
+
+        def stalled(*args: Any) -> Any:
+            time.sleep(0.02)  # what another thread or the machine may take: what this is about
+            return create(*args)
+
+        client.pool.create_connection = stalled
+        await client.get(server.url())
+
+    span = telemetry.request()
+    assert span.end_time - span.start_time > 20_000_000
+    assert figures(span) == {}
+    assert "httptrace.time.pool" not in attributes(span)
+
+
 async def test_waiting_for_anothers_dial(
     flavour: Flavour,
     server: Server,

@@ -239,6 +239,10 @@ class Observer:
             if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
                 ledger.lost(conn, Reason.GOAWAY, now)
         conn = ledger.created(seams.plain_origin(origin), now)
+        # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
+        own = CURRENT.get()
+        if own is not None and own.ledger is ledger and not own.waits_again:
+            conn.created_by = own
         self._note(conn, connection, seams.proxied(pool))
 
     def pool_closing(self, pool: Any) -> None:

@@ -134,9 +134,14 @@ class TraceEvents:
             exchange.dial = Dial()
         conn.dialler = exchange
         # Whoever dials has waited until the pool made the connection: what came after that is the event loop's time,
-        # and a back-off is its own. One that was there before is another's dial, and was waited for until now.
-        made_for_it = conn.created_at >= exchange.started
-        exchange.acquired_at = exchange.acquired_at or (conn.created_at if made_for_it else at)
+        # and a back-off is its own. If it was made on the way into the pool, there was no wait: what came before that
+        # is the time of other threads or of the machine. One that was there before is another's dial, and was waited
+        # for until now.
+        creator, conn.created_by = conn.created_by, None
+        if not exchange.acquired_at:
+            made_for_it = conn.created_at >= exchange.started
+            since = exchange.started if creator is exchange else conn.created_at
+            exchange.acquired_at = since if made_for_it else at
         path = info.get("path")
         if path is not None:
             attempt = Attempt(str(path), None, "unix", at)

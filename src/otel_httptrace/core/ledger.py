@@ -141,9 +141,9 @@ class Connection:
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
-        "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "explained_by", "id",
-        "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer",
-        "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
+        "carried", "close_reason", "counted", "created_at", "created_by", "described", "dialler", "doomed",
+        "explained_by", "id", "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at",
+        "opened_by", "origin", "peer", "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
@@ -151,6 +151,8 @@ class Connection:
         self.origin = origin
         self.id = number
         self.created_at = at
+        #: Who entered the pool when it was made, until the dial begins.
+        self.created_by: Exchange | None = None
         self.opened_at = 0
         self.state = State.DIALLING
         #: Requests it has carried; None where some may have gone unseen.
@@ -410,6 +412,7 @@ class Ledger:
             exchange.close_reason = None
             exchange.acquired_at = exchange.send_at = 0
             exchange.was_idle, exchange.idle, exchange.carried = False, None, False
+            exchange.waits_again = True
             self.waiting[exchange] = None
 
     def released(self, exchange: Exchange, at: int) -> None:

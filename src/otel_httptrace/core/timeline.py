@@ -234,7 +234,8 @@ class Exchange:
         "context", "dial", "ended", "ends_early", "error", "extensions", "failed_phase", "finished", "headers_at",
         "holds", "http_version", "idle", "last_byte_at", "ledger", "made_at", "method", "outcome", "over_at", "pool",
         "read_wait", "reading_since", "request", "request_headers", "response_headers", "reused", "send_at", "silent",
-        "span", "started", "status", "target", "upgraded", "upstream_ended", "wait_at", "wall", "was_idle",
+        "span", "started", "status", "target", "upgraded", "upstream_ended", "wait_at", "waits_again", "wall",
+        "was_idle",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, request: Any, started: int, wall: int) -> None:
@@ -258,7 +259,8 @@ class Exchange:
 
         #: Whether it counts as one of the connection's users just now; whether that took its request.
         self.holds = self.carried = False
-        self.reused = self.was_idle = self.upgraded = False
+        #: `waits_again`: a connection that it was assigned to has refused it.
+        self.reused = self.was_idle = self.upgraded = self.waits_again = False
 
         self.acquired_at = self.send_at = self.wait_at = self.headers_at = self.over_at = 0
 
