@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -17,7 +17,9 @@ from kit.matchers import SECONDS
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
-from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Sum
+from test_no_harm import run_script
 
 
 def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -77,13 +79,14 @@ async def test_all_of_them(flavour: Flavour, server: Server, telemetry: Telemetr
 
 
 async def test_idle_connections(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
-    """Open connections are active while they carry a request, idle after it, and gone once closed."""
+    """Open connections are active while they carry a request, idle after it, and none once closed."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url())
         assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 1}
         await response.read()
-        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"idle": 1}
-    assert telemetry.metric("http.client.open_connections") == {}
+        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 1}
+    assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 0}
+    assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 0}
 
 
 def test_kinds_units_and_buckets(server: Server, telemetry: Telemetry) -> None:
@@ -230,6 +233,119 @@ def test_exemplars(server: Server, resolver: Resolver, telemetry: Telemetry) -> 
     assert [(exemplar.trace_id, exemplar.span_id) for exemplar in point.exemplars] == [
         (span.context.trace_id, span.context.span_id) if span.context else ()
     ]
+
+
+# What is gone.
+
+GAUGES = ("http.client.open_connections", "httptrace.responses.open", "httptrace.responses.open.max_age")
+
+
+def gauges(found: Mapping[str, Mapping[Any, float]]) -> list[dict[str, float]]:
+    """By server address, the sums of the three that go down again."""
+    sums: list[dict[str, float]] = []
+    for name in GAUGES:
+        by_address: dict[str, float] = {}
+        for said, number in found.get(name, {}).items():
+            address = dict(said)["server.address"]
+            by_address[address] = by_address.get(address, 0) + number
+        sums.append(by_address)
+    return sums
+
+
+async def test_what_is_gone_is_shown_as_zero(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """What was shown and is gone is shown as 0 from then on; a server that was never shown is not."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url("/half"))
+        assert gauges(telemetry.metrics()) == [{"127.0.0.1": 1}, {"127.0.0.1": 1}, {"127.0.0.1": SECONDS}]
+        await client.get(server.url(host="localhost"))
+        await response.close()
+    for _ in range(2):
+        assert gauges(telemetry.metrics()) == [{"127.0.0.1": 0}, {"127.0.0.1": 0}, {"127.0.0.1": 0}]
+
+
+def test_every_reader_is_shown_zero(server: Server, bare_telemetry: Telemetry) -> None:
+    """Of several readers each is shown 0, though another has collected since the last response was closed."""
+    readers = [InMemoryMetricReader(), InMemoryMetricReader()]
+    provider = MeterProvider(readers, shutdown_on_exit=False)
+    bare_telemetry.instrument(meter_provider=provider)
+
+    def ages(reader: InMemoryMetricReader) -> list[float]:
+        data = reader.get_metrics_data()
+        assert data is not None
+        metrics = [metric for one in data.resource_metrics for scope in one.scope_metrics for metric in scope.metrics]
+        return [p.value for metric in metrics if metric.name == GAUGES[2] for p in metric.data.data_points]
+
+    with httpx.Client() as client, client.stream("GET", server.url("/half")):
+        assert [ages(reader) for reader in readers] == [[SECONDS], [SECONDS]]
+    assert [ages(reader) for reader in readers] == [[0], [0]]
+    provider.shutdown()
+
+
+async def test_gone_by_a_new_start(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """What an earlier start had shown on the same meter is 0 after a new one."""
+    async with flavour.client() as client:
+        response = await client.open("GET", server.url("/half"))
+        telemetry.metrics()
+        await response.close()
+    telemetry.uninstrument()
+    telemetry.instrument()
+
+    assert gauges(telemetry.metrics()) == [{"127.0.0.1": 0}, {"127.0.0.1": 0}, {"127.0.0.1": 0}]
+
+
+def test_gone_by_a_fork(server: Server) -> None:
+    """A child shows nothing of what its parent has shown, and the parent goes on."""
+    script = """
+        import os, sys, httpx
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from otel_httptrace import HTTPTraceInstrumentor
+
+        def shown(reader):
+            return [
+                point.value
+                for one in reader.get_metrics_data().resource_metrics
+                for scope in one.scope_metrics
+                for metric in scope.metrics
+                if metric.name == "httptrace.responses.open"
+                for point in metric.data.data_points
+            ]
+
+        reader = InMemoryMetricReader()
+        HTTPTraceInstrumentor().instrument(meter_provider=MeterProvider([reader]))
+        with httpx.Client() as client:
+            with client.stream("GET", sys.argv[1]):
+                before = shown(reader)
+                pid = os.fork()
+                if pid == 0:
+                    with httpx.Client() as own:
+                        own.get(sys.argv[1].replace("127.0.0.1", "localhost"))
+                    print("child", shown(reader), flush=True)
+                    os._exit(0)
+                assert os.waitpid(pid, 0)[1] == 0
+        print("parent", before, shown(reader))
+    """
+    assert run_script(script, server.url()).splitlines() == ["child []", "parent [1] [0]"]
+
+
+@pytest.mark.settings(max_origins=3)
+def test_what_is_gone_is_capped(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+    """However many servers were shown, at most `max_origins` and `_other` are, and the latest of them are."""
+    hosts = [f"h{number}.test" for number in range(8)]
+    resolver.answers.update({host: ["127.0.0.1"] for host in hosts})
+    with httpx.Client(limits=httpx.Limits(max_connections=None)) as client:
+        for host in hosts:
+            with client.stream("GET", server.url("/half", host=host)):
+                telemetry.metrics()
+        latest = dict.fromkeys(hosts[-4:], 0)
+        assert gauges(telemetry.metrics()) == [latest, latest, latest]
+        kept = [client.send(client.build_request("GET", server.url("/half", host=host)), stream=True) for host in hosts]
+        open_now = {"_other": 5, **dict.fromkeys(hosts[-3:], 1)}
+        assert gauges(telemetry.metrics())[:2] == [open_now, open_now]
+        for response in kept:
+            response.close()
+        gone = dict.fromkeys(open_now, 0)
+        assert gauges(telemetry.metrics()) == [gone, gone, gone]
 
 
 # Cardinality.

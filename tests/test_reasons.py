@@ -932,7 +932,7 @@ async def verdict(told: Scenario, flavour: Flavour, world: World, telemetry: Tel
     assert opened == Counter(reason for reason in told.opened if reason is not None)
     assert closed == told.closed
     assert telemetry.column("httptrace.conn.close_reason") == told.lost
-    assert telemetry.metric("http.client.open_connections") == {}
+    assert set(telemetry.metric("http.client.open_connections").values()) <= {0}
     if told.closed_by:
         assert server.closed_by == told.closed_by
 

@@ -332,6 +332,6 @@ async def test_schedules(flavour: Flavour, serve: Callable[..., Server], telemet
         for server in servers:
             server.peers[:] = [peer for peer in server.peers if not peer.over.is_set()]
 
-    assert telemetry.metric("http.client.open_connections") == {}
+    assert set(telemetry.metric("http.client.open_connections").values()) <= {0}
     assert unknown <= requests / 100
     print(f"{flavour}: {requests} requests, {unknown} unknown, seed {SEED}")

@@ -81,6 +81,7 @@ def attributes() -> str:
         "",
         *_described(("instrument", "kind, unit", "what", "attributes"), described.METRICS),
         "At most `max_origins` origins are told apart; the rest count under `server.address` = `_other`.",
+        "Connections and responses of an origin that once were open, and are gone, are shown as 0.",
         "",
         "## Attributes of links, events, child spans and metrics",
         "",

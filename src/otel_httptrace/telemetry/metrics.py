@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter, methodcaller
 from typing import Any, Final
 
@@ -32,6 +32,9 @@ _NONE: Final = object()
 
 #: What was counted: of what kind, and which of its values.
 _Key = tuple[str, Any]
+
+#: Attributes of a metric, to count by.
+_Said = tuple[tuple[str, Any], ...]
 
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -60,6 +63,43 @@ class _Capped:
             return name
 
 
+class _Lasting:
+    """What is there now, and 0 for what was there at an earlier collection.
+
+    A backend keeps the last value of a series that it hears no more of: the collector's prometheus exporter
+    for five minutes, in which a response closed at last would be open still, and its alert go on firing.
+
+    Args:
+        zero: the 0 of its kind.
+    """
+
+    def __init__(self, zero: float) -> None:
+        self._zero = zero
+        #: By origin, what else was said with it; last the one that was seen last.
+        self._seen: OrderedDict[_Said, dict[_Said, None]] = OrderedDict()
+        #: Several readers may collect at a time.
+        self._lock = threading.Lock()
+
+    def __call__(self, present: Mapping[tuple[_Said, _Said], float], limit: int) -> list[Observation]:
+        """Show *present*, by origin and what else is said, and of what is gone that of the latest *limit* origins."""
+        with self._lock:
+            for where, more in present:
+                self._seen.setdefault(where, {})[more] = None
+                self._seen.move_to_end(where)
+            while len(self._seen) > max(limit, len({where for where, _ in present})):
+                self._seen.popitem(last=False)
+            seen = [(where, more) for where, others in self._seen.items() for more in others]
+        return [Observation(present.get((where, more), self._zero), dict(where + more)) for where, more in seen]
+
+
+def _all_lasting() -> dict[str, _Lasting]:
+    return {
+        names.METRIC_OPEN_CONNECTIONS: _Lasting(0),
+        names.METRIC_RESPONSES_OPEN: _Lasting(0),
+        names.METRIC_RESPONSES_OPEN_MAX_AGE: _Lasting(0.0),
+    }
+
+
 class Metrics:
     """Counts, and the instruments that show them.
 
@@ -80,7 +120,12 @@ class Metrics:
     ) -> None:
         self._max_origins = max_origins
         self._collect = collect
-        self.begin(Process())
+        self._meter = meter
+        former = former if former is not None and former._meter is meter else None
+        # What the former have shown is to be seen to be gone.
+        self._lasting: dict[str, _Lasting] = _all_lasting() if former is None else former._lasting
+        self._process = Process()
+        self.begin(self._process)
         self._lookups = meter.create_histogram(
             names.METRIC_DNS_LOOKUP_DURATION,
             unit="s",
@@ -99,9 +144,8 @@ class Metrics:
             description="The time that requests waited for a connection of the pool, where they had to.",
             explicit_bucket_boundaries_advisory=_LOOKUP_SECONDS,
         )
-        self._meter = meter
         self._shown = [self]
-        if former is not None and former._meter is meter:
+        if former is not None:
             self._shown = former._shown
             self._shown[0] = self
         else:
@@ -109,6 +153,9 @@ class Metrics:
 
     def begin(self, process: Process) -> None:
         """Count what is *process*'s from now on, from nothing."""
+        if not self._process.alive:
+            # Forked: the parent is still there to say of what it has shown that it is gone.
+            self._lasting = _all_lasting()
         self._process = process
         self._lock = threading.Lock()
         self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
@@ -198,7 +245,7 @@ class Metrics:
         def callback(options: CallbackOptions) -> Iterator[Observation]:
             self._collect()
             # Two schemes of one server and port are one series here.
-            totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
+            totals: Counter[_Said] = Counter()
             with self._lock:
                 for origin, counts in [*self._counts.items(), (_OTHER, self._others)]:
                     where = (
@@ -219,43 +266,42 @@ class Metrics:
 
         return callback
 
-    def _open_connections(self, options: CallbackOptions) -> Iterator[Observation]:
+    def _open_connections(self, options: CallbackOptions) -> Iterable[Observation]:
         self._collect()
-        totals: Counter[tuple[tuple[str, Any], ...]] = Counter()
+        totals: Counter[tuple[_Said, _Said]] = Counter()
         for ledger in list(self._process.ledgers):
             for conn in list(ledger.live):
                 if conn.state in (State.OPEN, State.LOST):
-                    described = self._where(conn.origin, scheme=True)
-                    described[names.HTTP_CONNECTION_STATE] = "idle" if conn.idle else "active"
+                    more: dict[str, Any] = {names.HTTP_CONNECTION_STATE: "idle" if conn.idle else "active"}
                     if conn.version is not None:
-                        described[names.NETWORK_PROTOCOL_VERSION] = conn.version
-                    totals[tuple(described.items())] += 1
-        for described_items, number in totals.items():
-            yield Observation(number, dict(described_items))
+                        more[names.NETWORK_PROTOCOL_VERSION] = conn.version
+                    totals[self._where(conn.origin, scheme=True), tuple(more.items())] += 1
+        return self._with_zeros(names.METRIC_OPEN_CONNECTIONS, totals)
 
-    def _where(self, origin: Origin | None, *, scheme: bool) -> dict[str, Any]:
+    def _where(self, origin: Origin | None, *, scheme: bool) -> _Said:
         with self._lock:
             known = origin in self._counts
-        return _address(origin, scheme=scheme) if known else {names.SERVER_ADDRESS: _OTHER}
+        return tuple((_address(origin, scheme=scheme) if known else {names.SERVER_ADDRESS: _OTHER}).items())
 
-    def _unread(self) -> Iterator[tuple[tuple[tuple[str, Any], ...], Exchange]]:
+    def _with_zeros(self, metric: str, present: Mapping[tuple[_Said, _Said], float]) -> Iterable[Observation]:
+        # One more, for "_other".
+        return self._lasting[metric](present, self._max_origins + 1)
+
+    def _unread(self) -> Iterator[tuple[tuple[_Said, _Said], Exchange]]:
         self._collect()
         for exchange in list(self._process.exchanges):
             if exchange.headers_at and not exchange.over_at and not exchange.silent:
-                yield tuple(self._where(exchange.origin, scheme=False).items()), exchange
+                yield (self._where(exchange.origin, scheme=False), ()), exchange
 
-    def _open_responses(self, options: CallbackOptions) -> Iterator[Observation]:
-        totals = Counter(where for where, _ in self._unread())
-        for where, number in totals.items():
-            yield Observation(number, dict(where))
+    def _open_responses(self, options: CallbackOptions) -> Iterable[Observation]:
+        return self._with_zeros(names.METRIC_RESPONSES_OPEN, Counter(key for key, _ in self._unread()))
 
-    def _oldest_response(self, options: CallbackOptions) -> Iterator[Observation]:
+    def _oldest_response(self, options: CallbackOptions) -> Iterable[Observation]:
         now = time.monotonic_ns()
-        oldest: dict[tuple[tuple[str, Any], ...], int] = {}
-        for where, exchange in self._unread():
-            oldest[where] = max(oldest.get(where, 0), now - exchange.headers_at)
-        for where, age in oldest.items():
-            yield Observation(age / 1e9, dict(where))
+        oldest: dict[tuple[_Said, _Said], float] = {}
+        for key, exchange in self._unread():
+            oldest[key] = max(oldest.get(key, 0.0), (now - exchange.headers_at) / 1e9)
+        return self._with_zeros(names.METRIC_RESPONSES_OPEN_MAX_AGE, oldest)
 
 
 def _show(meter: Meter, shown: list[Metrics]) -> None:
