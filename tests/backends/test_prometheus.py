@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kit.programs import BACKENDS, CONFIGS
+from kit.command import environment
+from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, until
+from kit.server import Server, free_port
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
+from prometheus_client.parser import text_string_to_metric_families
 
 ALERTS = (CONFIGS / "alerts.yaml").read_text()
 TESTS = (CONFIGS / "alerts.test.yaml").read_text()
 RULES: dict[str, dict[str, Any]] = {
     rule["alert"]: rule for group in yaml.safe_load(ALERTS)["groups"] for rule in group["rules"] if "alert" in rule
 }
+
+
+def instrumented(collector: Collector, service: str, program: str, *arguments: str, **environ: str) -> dict[str, Any]:
+    """How to run one of tests/backends/programs under opentelemetry-instrument: what subprocess takes."""
+    tools = Path(sys.executable).parent
+    return {
+        "args": [
+            tools / "opentelemetry-instrument",
+            sys.executable,
+            ROOT / "tests/backends/programs" / program,
+            *arguments,
+        ],
+        "env": environment(
+            PATH=f"{tools}{os.pathsep}{os.environ['PATH']}",
+            OTEL_SERVICE_NAME=service,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc,
+            OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+            OTEL_TRACES_EXPORTER="otlp",
+            OTEL_METRICS_EXPORTER="otlp",
+            OTEL_LOGS_EXPORTER="none",
+            OTEL_METRIC_EXPORT_INTERVAL="200",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+            **environ,
+        ),
+        "text": True,
+    }
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -100,3 +135,107 @@ def test_mistake_in_a_rule_is_found(tmp_path: Path) -> None:
     assert len(files) > 80
     assert said.stdout.count("Unit Testing:") == len(files)
     assert [expressions[number] for number in passed] == []
+
+
+# Many processes of one service.
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """One as it is shipped; nobody takes its traces."""
+    with Collector("local.yaml", TRACES_ENDPOINT=f"127.0.0.1:{free_port()}", SPANMETRICS_INTERVAL="2s") as started:
+        yield started
+
+
+def shown(collector: Collector, name: str, **labels: str) -> list[dict[str, Any]]:
+    """The samples of a metric that the collector has for a Prometheus, with these labels: `labels` and `value`."""
+    text = collector.http.get(f"http://{collector.metrics_address}/metrics").text
+    return [
+        {"labels": sample.labels, "value": sample.value}
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+
+
+def send_count(collector: Collector, count: int, resource: dict[str, str | int]) -> None:
+    """Send a counter as an SDK does whose resource has these attributes."""
+    request = ExportMetricsServiceRequest()
+    metrics = request.resource_metrics.add()
+    for name, value in resource.items():
+        kind = {"string_value": value} if isinstance(value, str) else {"int_value": value}
+        metrics.resource.attributes.add(key=name).value.CopyFrom(AnyValue(**kind))
+    metric = metrics.scope_metrics.add().metrics.add(name="sent")
+    metric.sum.aggregation_temporality, metric.sum.is_monotonic = AGGREGATION_TEMPORALITY_CUMULATIVE, True
+    metric.sum.data_points.add(as_int=count, time_unix_nano=time.time_ns(), start_time_unix_nano=1)
+    headers = {"Content-Type": "application/x-protobuf"}
+    url = f"{collector.otlp}/v1/metrics"
+    assert collector.http.post(url, content=request.SerializeToString(), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("service", "resources", "instances"),
+    [
+        ("own-ids", [{"service.instance.id": "a"}, {"service.instance.id": "b"}], {"a": 1, "b": 2}),
+        (
+            "one-id",
+            [{"service.instance.id": "a", "process.pid": 1}, {"service.instance.id": "a", "process.pid": 2}],
+            {"a:1": 1, "a:2": 2},
+        ),
+        (
+            "hosts",
+            [{"host.name": "h", "process.pid": 1}, {"host.name": "i", "process.pid": 1}],
+            {"h:1": 1, "i:1": 2},
+        ),
+        ("hosts-only", [{"host.name": "h"}, {"host.name": "i"}], {"h": 1, "i": 2}),
+        ("pids-only", [{"process.pid": 1}, {"process.pid": 2}], {":1": 1, ":2": 2}),
+        # As the README says, nothing can be done about these: one has overwritten the other.
+        ("nothing", [{}, {}], {"": 2}),
+    ],
+)
+def test_processes_are_told_apart(
+    service: str, resources: list[dict[str, str | int]], instances: dict[str, int], collector: Collector
+) -> None:
+    """Counters of processes that can be told apart are series of their own, whatever they are told apart by."""
+    for number, resource in enumerate(resources, 1):
+        send_count(collector, number, {"service.name": service, **resource})
+
+    def found() -> dict[str, float]:
+        samples = shown(collector, "sent_total", job=service)
+        return {sample["labels"].get("instance", ""): sample["value"] for sample in samples}
+
+    until(f"{instances} are there", lambda: found() == instances)
+
+
+@pytest.mark.parametrize("how", ["forked", "one-id"])
+def test_workers_add_up(how: str, collector: Collector) -> None:
+    """Of a server's workers, forked or started with one service.instance.id, sums are what was sent, and of spans too."""
+    # Forked as gunicorn's; started one by one as uvicorn's, here with what the Operator would set for a pod.
+    one_id = {
+        "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=pod.app",
+        "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "process",
+    }
+    runs: list[list[str]] = [["3", "5"]] if how == "forked" else [["3"], ["5"]]
+    with Server() as server:
+        started = [
+            subprocess.Popen(
+                **instrumented(
+                    collector, how, "workers.py", server.url(), *numbers, **({} if how == "forked" else one_id)
+                )
+            )
+            for numbers in runs
+        ]
+        assert [process.wait(50) for process in started] == [0] * len(started)
+        seen = sorted(len(peer.requests) for peer in server.peers)
+
+    def found(metric: str, **labels: str) -> list[float]:
+        by_instance: dict[str, float] = {}
+        for sample in shown(collector, metric, job=how, **labels):
+            instance = sample["labels"]["instance"]
+            by_instance[instance] = by_instance.get(instance, 0) + sample["value"]
+        return sorted(by_instance.values())
+
+    assert seen == [3, 5]
+    until("all were counted", lambda: found("httptrace_requests_total") == seen)
+    calls = {"span_kind": "SPAN_KIND_CLIENT"}
+    until("all spans were counted", lambda: found("traces_span_metrics_calls_total", **calls) == seen)
