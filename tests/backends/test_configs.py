@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from kit.programs import BACKENDS, CONFIGS
 
-COLLECTORS = ("local.yaml",)
+COLLECTORS = ("local.yaml", "agent.yaml", "gateway.yaml")
 
 
 def validated(config: Path) -> subprocess.CompletedProcess[str]:
@@ -44,3 +45,10 @@ def test_mistake_is_found(name: str, right: str, wrong: str, said: str, tmp_path
 
     assert found.returncode == 1
     assert said in found.stderr
+
+
+def test_gateways_count_alike() -> None:
+    """What becomes a metric is the same in front of one collector and of many: dashboards and alerts fit both."""
+    local, gateway = (yaml.safe_load((CONFIGS / name).read_text()) for name in ("local.yaml", "gateway.yaml"))
+
+    assert gateway["connectors"] == local["connectors"]
