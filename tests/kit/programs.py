@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,8 +19,6 @@ from typing import IO, Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
-
-from .backend import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = ROOT / "collector-config"
@@ -36,6 +37,24 @@ def until(what: str, found: Any, patience: float = PATIENCE) -> Any:
         if time.monotonic() > end:
             raise AssertionError(f"{what}: not within {patience:g} s; the last answer was {answer!r}")
         time.sleep(0.02)
+
+
+#: Below those that the system gives to connections: such a one could get the port before the program does.
+_PORTS = itertools.islice(itertools.cycle(range(16_000, 32_000)), random.randrange(16_000), None)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on, and that this has not returned before."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as sock:
+            # As programs do: what a connection left behind is no hindrance.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 class Program:
