@@ -34,7 +34,7 @@ def make_docs() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["attributes", "reasons", "report", "stories"])
+@pytest.mark.parametrize("name", ["attributes", "reasons", "report", "stories", "incidents"])
 def test_generated(name: str) -> None:
     """The committed documents are what `make docs` writes."""
     assert (ROOT / "docs" / f"{name}.md").read_text() == getattr(make_docs(), name)()
@@ -54,8 +54,75 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
         "docs/reasons.md is out of date: make docs",
         "docs/report.md is out of date: make docs",
         "docs/stories.md is out of date: make docs",
+        "docs/incidents.md is out of date: make docs",
     ]
     assert (docs.main([]), docs.main(["--check"])) == (0, 0)
+
+
+def texts() -> Iterator[Path]:
+    """Everything written for people or for Grafana."""
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        *(f"{folder}/**/*" for folder in ("dashboards", "collector-config", "examples")),
+    ):
+        yield from (path for path in ROOT.glob(pattern) if path.suffix in (".md", ".json", ".yaml", ".yml"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What can be linked to on a page: headings, as GitHub names them, and ids."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {
+        *(re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings),
+        *re.findall(r'<a id="([^"]+)"></a>', text),
+    }
+
+
+def broken(text: str, page: Path) -> list[str]:
+    """Links of a *page* whose file or section is not there, and names of incidents that are none."""
+    links = re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)
+    # Texts outside docs/ name sections of the guide from wherever they will be read.
+    found = [link for link in links if not _there(page, link)]
+    named = re.findall(r"\bincidents\.md#([\w-]+)", text)
+    return found + [f"incidents.md#{name}" for name in named if not _there(ROOT / "docs/incidents.md", f"#{name}")]
+
+
+def _there(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    path = page.parent / name if name else page
+    return path.exists() and (not anchor or anchor in anchors(path))
+
+
+@pytest.mark.parametrize("path", sorted(texts()), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links(path: Path) -> None:
+    """Each file and section that a text points to is there; so are the incidents that dashboards and alerts name."""
+    text = path.read_text()
+    assert broken(text if path.suffix == ".md" else " ".join(re.findall(r"incidents\.md#[\w-]+", text)), path) == []
+
+
+def test_broken_links() -> None:
+    """A link to a file, a section or an incident that is not there is found; one that is there is not."""
+    fine = "[a](docs/incidents.md#story-7) [b](README.md) [c](https://example.com/x.md#y) [d](#install) docs/incidents.md#story-15"
+    wrong = "[a](docs/incidents.md#story-77) [b](READYOU.md) [c](#no-such-heading) `incidents.md#story-0`"
+
+    assert broken(fine, ROOT / "README.md") == []
+    assert broken(wrong, ROOT / "README.md") == [
+        "docs/incidents.md#story-77",
+        "READYOU.md",
+        "#no-such-heading",
+        "incidents.md#story-77",
+        "incidents.md#story-0",
+    ]
+
+
+def test_incidents_are_linked() -> None:
+    """The guide's table leads to each of the fifteen, and what is linked to is before a heading."""
+    text = (ROOT / "docs/incidents.md").read_text()
+
+    sections = re.findall(r'^<a id="story-(\d+)"></a>\n\n## (\d+)\. ', text, re.MULTILINE)
+    assert sections == [(str(number), str(number)) for number in range(1, 16)]
+    assert set(re.findall(r"\(#story-(\d+)\)", text.partition("## How to ask")[0])) == {one for one, _ in sections}
 
 
 def test_the_report_s_fields() -> None:

@@ -18,8 +18,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import trustme
-from kit.programs import BACKENDS, ROOT, Collector, Jaeger, Prometheus, backends, until
+from kit.programs import ROOT, Collector, Jaeger, Prometheus, backends, until
 from kit.server import Peer, Request, Server, answer, free_port, head
+from kit.traceql import mistakes
 
 DASHBOARD = json.loads((ROOT / "dashboards/httptrace.json").read_text())
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
@@ -239,41 +240,6 @@ def test_variable_has_values(name: str, observed: Observed) -> None:
     assert values == {"service": ["traffic"], "server_address": ["127.0.0.1", "nowhere.test", "shop.test"]}[name]
 
 
-PARSER = """
-import { createRequire } from "node:module";
-import { readFileSync } from "node:fs";
-const { parser } = createRequire(process.argv[1] + "/")("@grafana/lezer-traceql");
-const wrong = JSON.parse(readFileSync(0)).filter(query => {
-  let found = false;
-  parser.parse(query).iterate({ enter(node) { found ||= node.type.isError } });
-  return found;
-});
-console.log(JSON.stringify(wrong));
-"""
-
-
-def unparsed(*queries: str) -> list[str]:
-    """Those of *queries* that are no TraceQL by Grafana's own grammar."""
-    ran = subprocess.run(
-        ["node", "--input-type=module", "--eval", PARSER, str(BACKENDS.resolve() / "node_modules")],
-        input=json.dumps(queries),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
-    )
-    return list(json.loads(ran.stdout))
-
-
-def test_grammar_finds_a_mistake() -> None:
-    """What is no TraceQL is no TraceQL to the parser that the next test asks."""
-    right = '{ span.a = "b" && resource.service.name = "c" && status = error }'
-
-    wrong = [right.replace("=", "is", 1), right.replace("&&", "and", 1), right[:-1], right.replace("span.", "spam.")]
-
-    assert unparsed(right, *wrong) == wrong
-
-
 def explored(link: Mapping[str, Any], observed: Observed, labels: Mapping[str, str]) -> dict[str, Any]:
     """The query that Explore opens with, after a click on a series with these labels."""
     url = urlsplit(filled(link["url"], observed.values, labels))
@@ -308,7 +274,7 @@ def test_link_is_traceql(observed: Observed) -> None:
     queries = [query["query"] for title in TRACED for query in clicked(title, observed)["tempo"]]
 
     assert len(queries) > len(TRACED)
-    assert unparsed(*queries) == []
+    assert mistakes(*queries) == []
 
 
 @pytest.mark.parametrize("title", TRACED)

@@ -1,7 +1,8 @@
 # A story is told by a program that knows nothing of us and a server that does
 # what servers do. Beside what must be found there is a control: the same, but for
-# one thing, and nothing is found. tools/make_docs.py prints docs/stories.md from
-# this, so that what is documented is what was played.
+# one thing, and nothing is found. tools/make_docs.py prints docs/stories.md and the
+# guide for those on call, docs/incidents.md, from this: what is documented was played,
+# and tests/backends/test_incidents.py has asked every query of the real backends.
 
 """The incident stories, as data."""
 
@@ -55,6 +56,61 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Search:
+    """What is filled into Jaeger's search, beside the service. All of it is about one span.
+
+    Args:
+        tags: as there, in logfmt: ``a=b c=d``. They are compared as text, and must be equal.
+        operation: the span's name.
+        longer: the threshold that its duration is compared with, by name.
+    """
+
+    tags: str = ""
+    operation: str = ""
+    longer: str = ""
+
+    def duration(self, thresholds: Thresholds) -> str:
+        """Its "Min Duration"; empty if there is none."""
+        if not self.longer:
+            return ""
+        seconds = getattr(thresholds, self.longer)
+        return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What who is on call needs to know, beside the query in TraceQL.
+
+    Args:
+        symptoms: what it looks like from outside; each begins with a word of `KINDS`.
+        search: what finds it in Jaeger.
+        promql: what tells that it happens, and more that say where; ``$service`` and ``$name``, a threshold, are to
+            be filled in.
+        sees: what is on that which was found.
+        cause: why it happens.
+        fix: more of what to do than the story's advice.
+        but: what else is found, where a language cannot tell it apart.
+    """
+
+    symptoms: tuple[str, ...]
+    search: Search
+    promql: tuple[str, ...]
+    sees: str
+    cause: str
+    fix: str = ""
+    but: str = ""
+
+    def asked(self, thresholds: Thresholds, service: str) -> tuple[str, ...]:
+        """The queries in PromQL, about *service*."""
+        values = {"service": service, **{name: f"{value:g}" for name, value in vars(thresholds).items()}}
+        return tuple(Template(query).substitute(values) for query in self.promql)
+
+
+#: What an incident looks like from outside.
+KINDS = ("slow", "fails", "load")
+
+
+@dataclass(frozen=True)
 class Case:
     """A program against a server.
 
@@ -69,7 +125,11 @@ class Case:
         runs: what it is run with: the library and how, ``httpx2 trio``.
         thresholds: lowered where the story would take long in real time.
         query: what finds it, where that is not the story's.
-        queried: whether the query finds it, where the verdict knows better: it counts.
+        search: the same in Jaeger.
+        finds: how many requests the query finds; None where that depends on who was quicker. More than none where
+            a verdict knows better that it is a control: it counts.
+        also_searched: and how many more Jaeger's search finds, which cannot tell them apart.
+        also_counted: whether PromQL returns data of what the query does not find.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
     """
@@ -84,7 +144,10 @@ class Case:
     runs: tuple[str, ...] = ("httpx sync",)
     thresholds: Thresholds = Thresholds()
     query: str | None = None
-    queried: bool | None = None
+    search: Search | None = None
+    finds: int | None = 0
+    also_searched: int = 0
+    also_counted: bool = False
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
 
@@ -105,6 +168,7 @@ class Story:
         advice: what to do.
         cases: in which it must be found.
         controls: in which it must not.
+        guide: for those on call.
     """
 
     number: int
@@ -114,12 +178,29 @@ class Story:
     advice: str
     cases: tuple[Case, ...]
     controls: tuple[Case, ...]
+    guide: Guide
 
     def queries(self, thresholds: Thresholds, case: Case | None = None) -> tuple[str, ...]:
         """The query with its *thresholds*: that of *case*, or all that there are."""
         values = {name: f"{value:g}" for name, value in vars(thresholds).items()}
         asked = [one.query or self.query for one in (self.cases if case is None else (case,))]
         return tuple(dict.fromkeys(Template(query).substitute(values) for query in asked))
+
+
+def _opened(reason: str) -> str:
+    """Connections opened for this reason, each second."""
+    return f'sum by (server_address) (rate(httptrace_connections_opened_total{{job="$service", httptrace_conn_open_reason="{reason}"}}[5m]))'
+
+
+def _lines(selected: str) -> str:
+    """The lines of code that most of these spans name."""
+    return f'topk(10, sum by (httptrace_body_closed_at) (increase(traces_span_metrics_calls_total{{job="$service", {selected}}}[1h])))'
+
+
+def _slowest(metric: str, by: str, threshold: str, selected: str = "") -> str:
+    """Where the slowest of a hundred take longer than a threshold, or as long as the last bucket tells."""
+    labels = 'job="$service"' + (f", {selected}" if selected else "")
+    return f"histogram_quantile(0.99, sum by ({by}) (rate({metric}_bucket{{{labels}}}[5m]))) >= {threshold}"
 
 
 def scaled(**settings: Any) -> Thresholds:
@@ -152,6 +233,7 @@ STORIES = (
                 "20 parts are warm\n",
                 Found("body_not_read", 20, "closed here", {"lost": 20, "opened": 20, "anew": 15, "lookups": 15}),
                 runs=ALL,
+                finds=15,
             ),
         ),
         (
@@ -170,6 +252,21 @@ STORIES = (
                 "20 parts are warm\n",
             ),
         ),
+        guide=Guide(
+            (
+                "load: DNS lookups grow with the requests; the DNS server is at its limit",
+                "load: as many new connections, or TLS handshakes, as requests",
+            ),
+            Search("httptrace.conn.open_reason=body_not_read"),
+            (_opened("body_not_read"), _lines('httptrace_conn_close_reason="body_not_read"')),
+            "Requests that had to open a connection, and what that cost each: `httptrace.time.dns`, `.connect`, `.tls`. The link "
+            "`connection_lost_by` leads to the request that lost the connection before: `httptrace.body.closed_at` there is the "
+            "line, `httptrace.body.bytes_read` of `http.response.body.size` is how far it had read.",
+            "An HTTP/1.1 connection can carry another request only once the response has been read to its end. Closed before "
+            "(`response.close()`, leaving `with client.stream(...)`, an exception in it), it is closed with its response, and the "
+            "next request pays for a lookup, a connect and a TLS handshake.",
+            "`response.read()` in front of the close is enough where bodies are small.",
+        ),
     ),
     Story(
         2,
@@ -185,6 +282,7 @@ STORIES = (
                 _ANSWERS,
                 Found("body_not_read", 4, "closed here", {"lost": 4, "opened": 4, "anew": 3, "lookups": 0}),
                 runs=SOME,
+                finds=3,
             ),
             Case(
                 "The end of the body came in the same packet as `[DONE]`, but nobody read on.",
@@ -192,6 +290,7 @@ STORIES = (
                 partial(worlds.serving, worlds.event_stream(terminator=0)),
                 _ANSWERS,
                 Found("body_not_read", 4, "closed here", {"lost": 4, "opened": 4, "anew": 3, "lookups": 0}),
+                finds=3,
             ),
         ),
         (
@@ -203,6 +302,20 @@ STORIES = (
                 arguments=("--drain",),
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                "slow: each call to a language model takes a connect and a TLS handshake more, without an error",
+                "load: a new connection for each event stream",
+            ),
+            Search("httptrace.conn.open_reason=body_not_read"),
+            (_opened("body_not_read"), _lines('httptrace_body_outcome="closed_early"')),
+            "As in story 1; the line is in the loop that reads events, or `httptrace.body.closed_via` names the SDK's line and "
+            "`httptrace.body.closed_at` yours. `httptrace.body.bytes_read` is nearly all of the body.",
+            "The stream is left at `data: [DONE]`. What ends the body comes after that: the last chunk was never read, so "
+            "the connection cannot be used again.",
+            "In your own loop: do not `break`, let the iterator end. In an SDK: a newer version, or read the rest of "
+            "`response` yourself.",
         ),
     ),
     Story(
@@ -220,6 +333,7 @@ STORIES = (
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 0}),
                 arguments=("10",),
                 runs=SOME,
+                finds=30,
             ),
             Case(
                 "The same, and nobody waits longer than 0.3 s: PoolTimeout, but all responses are closed in the end.",
@@ -228,6 +342,8 @@ STORIES = (
                 "10 prices\n",
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 30}),
                 arguments=("10", "0.3"),
+                finds=30,
+                search=Search("httptrace.failed_phase=pool"),
             ),
         ),
         (
@@ -239,6 +355,20 @@ STORIES = (
                 arguments=("50",),
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                "slow: p99 jumped, but the server's own log says 50 ms",
+                "slow: calls get slower as the concurrency grows; the server is bored",
+            ),
+            Search("http.conn.reused=true", "http.getconn", "pool_wait"),
+            (_slowest("http_client_request_time_in_queue_seconds", "le, server_address", "$pool_wait"),),
+            "`httptrace.time.pool` is how long the request waited inside the client, before a byte was sent. As the wait began the "
+            "pool had `httptrace.pool.connections` of at most `httptrace.pool.limit`, `httptrace.pool.idle` of them idle, and "
+            "`httptrace.pool.waiting` requests waited already.",
+            "More requests at a time than the pool may have connections: `max_connections`, 100 unless set. The others queue in "
+            "the client, where no server can see them.",
+            "First look whether responses are held open (story 4): then a larger pool only takes longer to fill.",
         ),
     ),
     Story(
@@ -255,6 +385,7 @@ STORIES = (
                 "nothing new\n" * 5 + "PoolTimeout\n" * 3,
                 Found("responses_never_closed", 3, "opened here", {"responses": 5, "pool_timeouts": 3}),
                 runs=ALL,
+                finds=3,
             ),
             Case(
                 "The same, and the program still has the responses when it ends.",
@@ -264,6 +395,7 @@ STORIES = (
                 Found("responses_never_closed", 3, "opened here", {"responses": 5, "pool_timeouts": 3}),
                 arguments=("--keep",),
                 runs=SOME,
+                finds=3,
             ),
             Case(
                 "The same, but the program is killed: of the responses that hold the pool there are no spans.",
@@ -274,6 +406,7 @@ STORIES = (
                 arguments=("--keep", "--killed"),
                 unseen=5,
                 environ=(("OTEL_BSP_SCHEDULE_DELAY", "200"),),
+                finds=3,
             ),
         ),
         (
@@ -285,6 +418,24 @@ STORIES = (
                 arguments=("--close",),
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                "fails: `PoolTimeout` on every call, and a restart cures it for some hours",
+                "load: open connections only ever grow, up to `max_connections`",
+            ),
+            Search("httptrace.failed_phase=pool"),
+            (
+                'sum by (server_address) (rate(httptrace_requests_total{job="$service", httptrace_failed_phase="pool"}[5m]))',
+                'max by (server_address) (httptrace_responses_open{job="$service"})',
+            ),
+            "The links `pool_held_by` lead to the requests that hold the pool, at most 8, oldest first. The span of such a request "
+            "is sent only when its response is over: collected as garbage, or at the end of the process. Then it has "
+            "`httptrace.body.outcome` = `never_closed`, and `httptrace.body.closed_at` is the line that made the request. "
+            "Until then the metric knows: how many are open, and as `httptrace_responses_open_max_age_seconds` for how long.",
+            "A response that was asked for with `stream=True` is never closed on some path: an early return, an exception, a cache "
+            "hit. It keeps its connection; when all are kept, every request waits in vain.",
+            "Restarting helps until the pool is full again. All open, none old, and `PoolTimeout`: then it is story 3.",
         ),
     ),
     Story(
@@ -302,6 +453,7 @@ STORIES = (
                 "100 pages\n",
                 Found("keepalive_limit_too_low", None),
                 runs=("httpx sync", "httpx trio"),
+                finds=None,
             ),
         ),
         (
@@ -312,6 +464,18 @@ STORIES = (
                 "100 pages\n",
                 runs=("httpx2 sync", "httpx2 asyncio"),
             ),
+        ),
+        guide=Guide(
+            (
+                "load: many times more connections than requests at a time, no error",
+                "slow: some requests under load pay for a connect that the others do not",
+            ),
+            Search("httptrace.conn.open_reason=keepalive_limit"),
+            (_opened("keepalive_limit"),),
+            "Requests that opened a connection although there had been idle ones: these had been dropped over "
+            "`max_keepalive_connections`. Those that dropped them have `httptrace.conn.close_reason` = `keepalive_limit`.",
+            "`max_keepalive_connections`, 20 unless set, is below the concurrency. httpx keeps so many idle connections and closes "
+            "the others after each request; httpcore up to 1.0.9 even counts busy ones as if they were idle.",
         ),
     ),
     Story(
@@ -330,6 +494,7 @@ STORIES = (
                 Found("stale_keepalive", 1, numbers={"idle": AtLeast(0.4)}, sure=Sure.LIKELY),
                 arguments=("0.5",),
                 runs=ALL,
+                finds=1,
             ),
         ),
         (
@@ -339,6 +504,8 @@ STORIES = (
                 partial(worlds.serving, worlds.third(worlds.no_answer)),
                 "200\n200\nRemoteProtocolError: Server disconnected without sending a response.\n200\n",
                 arguments=("0",),
+                also_searched=1,
+                also_counted=True,
             ),
             Case(
                 "A new connection is closed instead of answered.",
@@ -358,6 +525,25 @@ STORIES = (
                 arguments=("0.5",),
             ),
         ),
+        guide=Guide(
+            (
+                'fails: "Server disconnected without sending a response", now and then, `RemoteProtocolError`',
+                "fails: one POST in a thousand, mostly after a quiet time",
+            ),
+            Search("http.conn.reused=true httptrace.failed_phase=wait error.type=RemoteProtocolError"),
+            (
+                'sum by (error_type) (rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
+                'http_conn_reused="true", httptrace_failed_phase="wait", error_type="RemoteProtocolError"}[5m]))',
+            ),
+            "`httptrace.conn.idle` is about the same on all of them: it is the server's (or its load balancer's) keep-alive time. "
+            "`httptrace.conn.requests` is 1 or more: the connection had worked before.",
+            "The server closed the idle connection just as the request was on its way. The client cannot know, and must not send a "
+            "POST again by itself.",
+            "`httpx.Limits(keepalive_expiry=...)` is 5 s unless set; so are the keep-alive times of uvicorn and Node.js, gunicorn's "
+            "is 2 s. Requests that may be repeated can be: by your own code.",
+            "Jaeger and PromQL cannot compare `httptrace.conn.idle`. Is it near 0, then the server (a worker that was killed, a "
+            "deployment) ended a connection in use, and this is not the story.",
+        ),
     ),
     Story(
         7,
@@ -375,6 +561,7 @@ STORIES = (
                 arguments=("5",),
                 thresholds=scaled(dns=0.3),
                 runs=SOME,
+                finds=1,
             ),
             Case(
                 "The resolver fails after 0.4 s.",
@@ -384,6 +571,7 @@ STORIES = (
                 Found("dns_slow", 1, numbers={"name": "prices.test", "longest": AtLeast(0.4), "lookups": 1}),
                 arguments=("5",),
                 thresholds=scaled(dns=0.3),
+                finds=1,
             ),
         ),
         (
@@ -396,6 +584,20 @@ STORIES = (
                 thresholds=scaled(dns=0.3),
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                "slow: every call takes 5 s, but only in the cluster",
+                "slow: some calls take 5 s or 10 s longer, nearly to the millisecond",
+            ),
+            Search("", "http.dns", "dns"),
+            (_slowest("dns_lookup_duration_seconds", "le, dns_question_name", "$dns"),),
+            "The child span `http.dns` is nearly the whole request; `http.connect` and `http.tls` beside it are short. It has the "
+            "name (`dns.question.name`), the answer (`dns.answers`) or `error.type`: `try_again` and `timed_out` are the resolver's "
+            "fault, `host_not_found` is the name's.",
+            "A resolver of /etc/resolv.conf did not answer: after 5 s glibc asks the next, or again. In Kubernetes `ndots:5` makes "
+            "five questions of one, each with another search domain, before the name itself is asked for.",
+            "`ndots:1`, or a dot at the end of the name; a cache on the node. Fewer connections mean fewer lookups: see story 1.",
         ),
     ),
     Story(
@@ -413,6 +615,7 @@ STORIES = (
                 Found("dns_timeout", 1, numbers={"phase": "dns", "longest": AtLeast(0.2)}),
                 arguments=("0.3",),
                 runs=("httpx asyncio", "httpx2 trio"),
+                finds=1,
             ),
             Case(
                 "Nobody answers the connect.",
@@ -422,6 +625,7 @@ STORIES = (
                 Found("connect_timeout", 1, numbers={"phase": "connect", "longest": AtLeast(0.2)}),
                 arguments=("0.3",),
                 runs=SOME,
+                finds=1,
             ),
             Case(
                 "The proxy accepts, and never answers: that is a ReadTimeout, before there was anything to read.",
@@ -432,6 +636,8 @@ STORIES = (
                 arguments=("0", "0.3"),
                 runs=SOME,
                 query='{ span.httptrace.failed_phase = "proxy" && status = error }',
+                finds=1,
+                search=Search("httptrace.failed_phase=proxy error=true"),
             ),
             Case(
                 "The server accepts, and never says a word of TLS.",
@@ -441,6 +647,7 @@ STORIES = (
                 Found("tls_timeout", 1, numbers={"phase": "tls", "longest": AtLeast(0.2)}),
                 arguments=("0.3",),
                 runs=SOME,
+                finds=1,
             ),
         ),
         (
@@ -452,6 +659,23 @@ STORIES = (
                 arguments=("0.3",),
                 runs=("httpx sync",),
             ),
+        ),
+        guide=Guide(
+            (
+                "fails: `ConnectTimeout`, and it is not clear what timed out",
+                "fails: `ReadTimeout` before anything was sent, through a proxy",
+            ),
+            Search("error.type=ConnectTimeout"),
+            (
+                'sum by (httptrace_failed_phase, error_type) (rate(traces_span_metrics_calls_total{job="$service", '
+                'span_kind="SPAN_KIND_CLIENT", httptrace_failed_phase=~"dns|connect|proxy|tls", '
+                'error_type=~"ConnectTimeout|ReadTimeout"}[5m]))',
+            ),
+            "`httptrace.failed_phase` says where it struck: `dns`, `connect`, `proxy` or `tls`. The times of the phases before are "
+            "there too; the failed one is as long as the timeout that was left.",
+            "httpx's connect timeout covers the lookup, the connect and the TLS handshake. Which one it was is not in the "
+            "exception.",
+            "The same timeout in all phases of all servers: look at this host's CPU first.",
         ),
     ),
     Story(
@@ -468,6 +692,7 @@ STORIES = (
                 "[200, 200, 200, 200]\n",
                 Found("client_per_request", 3, numbers={"clients": 3, "within_a_minute": 3}),
                 runs=SOME,
+                finds=3,
             ),
         ),
         (
@@ -484,7 +709,7 @@ STORIES = (
                 partial(worlds.several, 1),
                 f"{[200] * 4}\n" * 4,
                 arguments=("--by-batch",),
-                queried=True,
+                finds=3,
             ),
             Case(
                 "One client for each of four origins.",
@@ -493,6 +718,20 @@ STORIES = (
                 f"{[200] * 16}\n",
                 arguments=("--by-origin",),
             ),
+        ),
+        guide=Guide(
+            (
+                "slow: each call takes 25 to 100 ms more than the server says",
+                "load: CPU in `ssl.create_default_context` or in TLS handshakes",
+            ),
+            Search("httptrace.conn.open_reason=new_client"),
+            (_opened("new_client"),),
+            "Requests that opened a connection in a new pool, while another client of the same process had already connected to "
+            "that server. `httptrace.time.connect` and `.tls` is what each paid; building a client costs some 20 ms of CPU "
+            "for certificates on top, which no span shows.",
+            "A client for each call: `httpx.get(...)`, or `with httpx.Client()` inside the function that is called.",
+            "One `httpx.Client` for the process, or one `AsyncClient` for the event loop, made at start and handed around.",
+            "A new client now and then, for a batch of requests each, is found too and is no harm: look at the rate.",
         ),
     ),
     Story(
@@ -515,6 +754,7 @@ STORIES = (
                 ),
                 arguments=("0.6",),
                 runs=("httpx sync", "httpx asyncio"),
+                finds=1,
             ),
         ),
         (
@@ -535,6 +775,27 @@ STORIES = (
                 runs=("httpx sync",),
             ),
         ),
+        guide=Guide(
+            (
+                "slow: calls stall for the connect timeout, or for 250 ms, and then work",
+                "slow: only where a host has IPv6 and IPv4 addresses",
+            ),
+            Search("network.type=ipv4", "http.connect", "fallback"),
+            (
+                _slowest(
+                    "traces_span_metrics_duration_seconds",
+                    "le",
+                    "$fallback",
+                    'span_name="http.connect", span_kind="SPAN_KIND_INTERNAL"',
+                ),
+            ),
+            "`http.connect` ended on an IPv4 address (`network.peer.address`) and took long. `dns.answers` of `http.dns` beside it "
+            "begins with an IPv6 address: that was tried first, and did not answer.",
+            "The host, or the network between, drops IPv6. asyncio and trio try the next address after 250 ms; the sync client only "
+            "after the connect timeout.",
+            "",
+            "PromQL does not know the family: a slow connect to a far or busy server is found too.",
+        ),
     ),
     Story(
         11,
@@ -552,6 +813,7 @@ STORIES = (
                 arguments=("5",),
                 thresholds=scaled(tls=0.3),
                 runs=SOME,
+                finds=1,
             ),
         ),
         (
@@ -564,6 +826,23 @@ STORIES = (
                 thresholds=scaled(tls=0.3),
                 runs=("httpx sync",),
             ),
+        ),
+        guide=Guide(
+            ("slow: since a certificate or a load balancer was changed, on new connections only",),
+            Search("", "http.tls", "tls"),
+            (
+                _slowest(
+                    "traces_span_metrics_duration_seconds",
+                    "le",
+                    "$tls",
+                    'span_name="http.tls", span_kind="SPAN_KIND_INTERNAL"',
+                ),
+            ),
+            "The child span `http.tls` is long, `http.connect` beside it is short: so it is not the network. "
+            "`tls.protocol.version`, `tls.cipher` and `tls.resumed` are what was agreed upon.",
+            "The server is short of CPU for handshakes, its chain got long or its key large, or it asks somebody else first "
+            "(OCSP, a client certificate).",
+            "Reused connections have no handshake: `http.conn.reused` = `true` on most requests makes this a matter of the first.",
         ),
     ),
     Story(
@@ -581,6 +860,7 @@ STORIES = (
                 Found("body_slow_server", 1, numbers={"read_wait": AtLeast(0.3)}),
                 thresholds=scaled(receive=0.3, wait=0.5),
                 runs=SOME,
+                finds=1,
             ),
             Case(
                 "The body is there at once, and our code takes 0.1 s for each part.",
@@ -591,6 +871,7 @@ STORIES = (
                 arguments=("0.1",),
                 thresholds=scaled(receive=0.3, wait=0.5),
                 runs=SOME,
+                finds=1,
             ),
         ),
         (
@@ -602,7 +883,32 @@ STORIES = (
                 Found("server_slow", 1, numbers={"longest": AtLeast(0.5)}),
                 thresholds=scaled(receive=0.3, wait=0.5),
                 runs=SOME,
+                also_searched=1,
+                also_counted=True,
             ),
+        ),
+        guide=Guide(
+            (
+                'slow: 30 s for a call; "the server is slow", and its owner denies it',
+                "slow: response headers come at once, and then it takes long",
+            ),
+            Search("httptrace.body.outcome=complete", "", "receive"),
+            (
+                _slowest(
+                    "traces_span_metrics_duration_seconds",
+                    "le",
+                    "$receive",
+                    'span_kind="SPAN_KIND_CLIENT", httptrace_body_outcome="complete"',
+                ),
+            ),
+            "`httptrace.time.receive` is from the headers to the end of the body, `httptrace.body.read_wait` its part spent waiting "
+            "for bytes. Nearly equal: the server or the network trickles. Much less: our own code reads slowly. "
+            "`httptrace.time.wait` is the time to the first byte.",
+            "A body that is made while it is sent, a narrow network; or a loop over `iter_bytes()` that does other work for "
+            "each part, or an event loop that is blocked.",
+            "A slow server: ask its owner, with the trace. Slow reading: take the body first, work on it after.",
+            "Jaeger and PromQL see the whole request, so a slow first byte is found too: look at `httptrace.time.wait`. With "
+            "`OTEL_PYTHON_HTTPTRACE_SPANS=all` there is a span `http.receive` to search for by its duration.",
         ),
     ),
     Story(
@@ -620,6 +926,7 @@ STORIES = (
                 Found("cancelled_in", 1, numbers={"phase": "receive", "connections_lost": 1}),
                 arguments=("--leaves-late",),
                 runs=ASYNC,
+                finds=1,
             ),
             Case(
                 "The user leaves before there is an answer.",
@@ -630,6 +937,8 @@ STORIES = (
                 arguments=("--leaves-early",),
                 runs=("httpx asyncio", "httpx2 trio"),
                 query='{ span.httptrace.failed_phase = "wait" && status != error }',
+                finds=1,
+                search=Search("httptrace.conn.close_reason=request_cancelled"),
             ),
         ),
         (
@@ -650,6 +959,25 @@ STORIES = (
                 runs=("httpx asyncio", "httpx2 trio"),
             ),
         ),
+        guide=Guide(
+            (
+                "fails: users gave up, and the trace shows a green 60 ms",
+                "load: new connections whenever users leave or deadlines strike",
+            ),
+            Search("httptrace.body.outcome=cancelled"),
+            (
+                'sum by (server_address) (rate(httptrace_connections_closed_total{job="$service", '
+                'httptrace_conn_close_reason="request_cancelled"}[5m]))',
+            ),
+            "Before the headers: `httptrace.failed_phase` without an error. In the body: `httptrace.body.outcome` = `cancelled`, "
+            "and `httptrace.body.bytes_read` how far it came. `httptrace.conn.close_reason` = `request_cancelled` where the "
+            "connection was lost with it.",
+            "The task was cancelled: the caller of the service left, or `asyncio.timeout` struck. That is nobody's failure, "
+            "so the span has no error.",
+            "Look at what took so long up to then: the phases are there.",
+            "Jaeger cannot ask for spans without an error; the close reason, which it can ask for, is there only where a connection "
+            "was lost: not over HTTP/2, and not while waiting for the pool.",
+        ),
     ),
     Story(
         14,
@@ -665,6 +993,7 @@ STORIES = (
                 "RemoteProtocolError after 500 bytes\n",
                 Found("body_failed", 1, numbers={"error": "RemoteProtocolError", "bytes_read": 500, "size": 1000}),
                 runs=SOME,
+                finds=1,
             ),
             Case(
                 "The connection is reset after half of the body.",
@@ -673,6 +1002,7 @@ STORIES = (
                 "ReadError after 500 bytes\n",
                 Found("body_failed", 1, numbers={"error": "ReadError", "bytes_read": 500, "size": 1000}),
                 runs=SOME,
+                finds=1,
             ),
         ),
         (
@@ -683,6 +1013,21 @@ STORIES = (
                 "all 1000 bytes\n",
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                'fails: the response broke off half-way, "peer closed connection without sending complete message body"',
+                "fails: the trace says 200 OK in 2 ms, the program says `ReadError` or `ReadTimeout`",
+            ),
+            Search("httptrace.body.outcome=failed"),
+            (
+                'sum by (server_address) (rate(httptrace_bodies_total{job="$service", httptrace_body_outcome="failed"}[5m]))',
+            ),
+            "`httptrace.body.bytes_read` of `http.response.body.size` bytes had come after `httptrace.time.receive`. `error.type`: "
+            "`RemoteProtocolError` was closed, `ReadError` reset, `ReadTimeout` came to nothing more.",
+            "The status was sent before the body was made. What makes or carries the body was ended: a worker killed or out of "
+            "time, a proxy's timeout, a deployment.",
+            "Is the time or the size always the same? Then it is somebody's limit.",
         ),
     ),
     Story(
@@ -699,6 +1044,7 @@ STORIES = (
                 "[200, 200, 200]\n" * 4,
                 Found("server_closes_idle", 3, numbers={"opened": 4, "because": 3, "gap": AtLeast(0.2)}),
                 runs=SOME,
+                finds=3,
             ),
         ),
         (
@@ -710,6 +1056,19 @@ STORIES = (
                 arguments=("0.2",),
                 runs=SOME,
             ),
+        ),
+        guide=Guide(
+            (
+                "load: each burst of requests begins with new connections",
+                "slow: the first calls after a pause",
+            ),
+            Search("httptrace.conn.open_reason=server_closed"),
+            (_opened("server_closed"),),
+            "Requests that opened a connection because the server had closed the idle one. How long it was idle is on no span: "
+            "look at the request before on the same server. The `http_client_connection_duration_seconds` of "
+            "`httptrace_conn_close_reason` = `server_closed` is how long such connections lived.",
+            "The server's keep-alive time is shorter than the pause between bursts.",
+            "Harmless in itself; but each is a chance for story 6, so set `keepalive_expiry` below the server's anyway.",
         ),
     ),
 )

@@ -1,0 +1,84 @@
+"""Every query in TraceQL that we hand out is TraceQL by Grafana's own grammar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from kit.programs import ROOT
+from kit.traceql import mistakes, queries
+from stories.told import STORIES
+
+from otel_httptrace.report.findings import Thresholds
+
+PAGES = sorted(
+    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("dashboards/*.json")]
+)
+
+
+def of(value: Any) -> Iterator[str]:
+    """The queries anywhere in the JSON of a dashboard: in texts, and in links that open Explore."""
+    if isinstance(value, str):
+        yield from queries(value)
+        for part in unquote(value).split('"queryType":"traceql","query":')[1:]:
+            query, _ = json.JSONDecoder().raw_decode(part)
+            yield query
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from of(inner)
+
+
+def found() -> dict[str, list[str]]:
+    """All queries, by page."""
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
+    return {
+        name: list(of(json.loads(text)) if name.endswith(".json") else queries(text)) for name, text in texts.items()
+    }
+
+
+def test_all_are_traceql() -> None:
+    """All pages are parsed, and those that have queries have them found."""
+    by_page = found()
+
+    assert mistakes(*(query for one in by_page.values() for query in one)) == []
+    # Nothing was overlooked where it is known that there is something.
+    told = sum(len(story.queries(Thresholds())) for story in STORIES)
+    assert len(by_page["docs/incidents.md"]) > len(by_page["docs/stories.md"]) == told >= 15
+    assert len(by_page["README.md"]) >= 1
+    assert len(by_page["dashboards/httptrace.json"]) > 20
+
+
+RIGHT = '{ span.a.b = "c" && duration > 0.25s && resource.service.name = "d" && status = error }'
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        ("=", "is", "{ span.a.b <here>is"),
+        ("&&", "and", '"c" <here>and'),
+        ("span.", "spam.", "{ <here>spam.a.b"),
+        ("0.25s", "", "duration >  <here>&&"),
+        ("0.25s", "0.25sec", "0.25s<here>ec"),
+        ('"d"', '"d', "<here>"),
+        (" }", "", "status = error<here>"),
+        (" }", " } more", "} <here>more"),
+    ],
+)
+def test_a_mistake_is_found(right: str, wrong: str, told: str) -> None:
+    """A query with a mistake in it is reported, with its place; one without is not."""
+    query = RIGHT.replace(right, wrong, 1)
+
+    (said,) = mistakes(RIGHT, query)
+
+    assert said.replace("<here>", "") == query
+    assert told in said
+
+
+def test_queries_in_texts() -> None:
+    """Queries are found in blocks and in running text; other code in braces is none of them."""
+    text = 'In Tempo `{ span.a = "b" }`, and `{job="shop"}`:\n\n```traceql\n{ kind = client }\n```\n\n```json\n{ "a": 1 }\n```\n'
+
+    assert list(queries(text)) == ["{ kind = client }", '{ span.a = "b" }']
