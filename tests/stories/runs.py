@@ -57,14 +57,25 @@ class Told:
         )
 
 
-def play(story: Story, case: Case, how: str) -> Told:
-    """Run *case* with the library and in the way that *how* says."""
+@dataclass
+class Ran:
+    """A program that has ended."""
+
+    process: subprocess.CompletedProcess[str]
+    #: Its text, and the name of its file.
+    text: str
+    name: str
+    origin: str
+    accepted: int | None
+
+
+def run(case: Case, how: str, **environ: str) -> Ran:
+    """Run *case* with the library and in the way that *how* says; *environ* says where it sends to."""
     library, mode = how.split()
     name = case.file(how)
     # As it would be written for that library, line by line.
     text = (_HERE / "programs" / name).read_text().replace("import httpx\n", f"import {library} as httpx\n")
-    received: list[Any] = []
-    with tempfile.TemporaryDirectory() as folder, Receiver(received.append) as receiver, case.world() as world:
+    with tempfile.TemporaryDirectory() as folder, case.world() as world:
         program = Path(folder) / name
         program.write_text(text)
         start = [str(program)]
@@ -72,7 +83,7 @@ def play(story: Story, case: Case, how: str) -> Told:
         if world.names is not None:
             start.insert(0, shutil.copy(_HERE / "resolver.py", folder))
             settings["RESOLVER"] = json.dumps(world.names)
-        ran = subprocess.run(
+        process = subprocess.run(
             [
                 str(Path(sys.executable).with_name("opentelemetry-instrument")),
                 sys.executable,
@@ -87,32 +98,38 @@ def play(story: Story, case: Case, how: str) -> Told:
                 "OTEL_TRACES_EXPORTER": "otlp",
                 "OTEL_METRICS_EXPORTER": "none",
                 "OTEL_LOGS_EXPORTER": "none",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
                 **settings,
                 **world.environ,
                 **dict(case.environ),
+                **environ,
             },
             capture_output=True,
             text=True,
             timeout=50,
             check=False,
         )
-        accepted = world.accepted
-        origin = re.sub(r"(?<=[^/:])/.*", "", world.urls[0])
+        return Ran(process, text, name, re.sub(r"(?<=[^/:])/.*", "", world.urls[0]), world.accepted)
+
+
+def play(story: Story, case: Case, how: str) -> Told:
+    """Run *case* with the library and in the way that *how* says, and take in what it sends."""
+    received: list[Any] = []
+    with Receiver(received.append) as receiver:
+        ran = run(case, how, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
     spans = [span for request in received for span in otlp.from_protobuf(request)]
     found = list(rows(spans))
     return Told(
         case,
-        ran.returncode,
-        ran.stdout,
-        ran.stderr,
+        ran.process.returncode,
+        ran.process.stdout,
+        ran.process.stderr,
         spans,
         found,
         analyze(found, case.thresholds),
-        origin,
-        accepted,
-        dict(_marked(name, text)),
+        ran.origin,
+        ran.accepted,
+        dict(_marked(ran.name, ran.text)),
     )
 
 

@@ -1,0 +1,171 @@
+"""Each query of docs/incidents.md, asked of the real programs, finds the requests of its story and no others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import pytest
+from kit.programs import Collector, Jaeger, Prometheus, backends, until
+from stories.runs import matches, run
+from stories.told import STORIES, Case, Search, Story
+
+from otel_httptrace.report.sources.jaeger import JaegerSource
+from otel_httptrace.report.spans import Span
+
+from .test_dashboards import SCRAPED
+
+#: The first test has to wait until all of them were played.
+pytestmark = pytest.mark.timeout(240)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A case, and the service that it was played as: of each there is one."""
+
+    story: Story
+    case: Case
+    service: str
+
+    @property
+    def how(self) -> str:
+        """One of the ways to run it. Over all stories, all of them come up."""
+        return self.case.runs[self.story.number % len(self.case.runs)]
+
+    @property
+    def search(self) -> Search:
+        """What is asked of Jaeger."""
+        return self.case.search or self.story.guide.search
+
+
+def _cases() -> Iterator[Played]:
+    for story in STORIES:
+        for kind, cases in (("told", story.cases), ("control", story.controls)):
+            for number, case in enumerate(cases, 1):
+                yield Played(story, case, f"{story.number}-{kind}{number}")
+                if story.number == 12:
+                    # As its section says: with all spans, Jaeger can tell.
+                    every = (("OTEL_PYTHON_HTTPTRACE_SPANS", "all"),)
+                    search = Search("", "http.receive", "receive")
+                    exact = replace(case, environ=every, search=search, also_searched=0)
+                    yield Played(story, exact, f"{story.number}-{kind}{number}-spans-all")
+
+
+PLAYED = list(_cases())
+
+
+@dataclass
+class Asked:
+    """The backends, with all that was played in them."""
+
+    jaeger: Jaeger
+    prometheus: Prometheus
+
+    def spans(self, service: str) -> list[Span]:
+        """All spans of a service."""
+        return list(JaegerSource(self.jaeger.url, service, environ={}))
+
+    def searched(self, service: str, search: Search, duration: str) -> set[str]:
+        """The traces that Jaeger finds, as its page would ask."""
+        tags = dict(tag.split("=", 1) for tag in search.tags.split())
+        query = {"tags": json.dumps(tags), "operation": search.operation, "minDuration": duration}
+        return {
+            trace["traceID"]
+            for trace in self.jaeger.traces(service, **{name: value for name, value in query.items() if value})
+        }
+
+
+@pytest.fixture(scope="module")
+def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
+    """Every case that is asked for has been played, as a service of its own, and all that it sent has arrived."""
+    items = [item for item in request.session.items if "asked" in item.fixturenames]
+    wanted = {item.callspec.params["played"].service for item in items if hasattr(item, "callspec")}
+    cases = [played for played in PLAYED if played.service in wanted]
+    jaeger = Jaeger()
+    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
+    prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
+
+    def play(played: Played) -> None:
+        ran = run(
+            played.case,
+            played.how,
+            OTEL_SERVICE_NAME=played.service,
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.otlp,
+            OTEL_METRICS_EXPORTER="otlp",
+            # What is open is said while it is; one program is killed, and says nothing at its end.
+            OTEL_METRIC_EXPORT_INTERVAL="200",
+        ).process
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, played.case.prints, ""), played.service
+
+    with backends(jaeger, collector, prometheus):
+        with ThreadPoolExecutor(3) as pool:
+            # They mostly wait.
+            list(pool.map(play, cases))
+        found = Asked(jaeger, prometheus)
+        sent = collector.own()["otelcol_receiver_accepted_spans_total"]
+
+        def arrived() -> bool:
+            here = sum(len(trace["spans"]) for played in cases for trace in jaeger.traces(played.service))
+            seen = prometheus.value("sum(traces_span_metrics_calls_total)")
+            client = prometheus.value('sum(traces_span_metrics_calls_total{span_kind="SPAN_KIND_CLIENT"})')
+            # Each request is counted once in its process, and has one span.
+            return sent == here == seen and client == prometheus.value("sum(httptrace_requests_total)")
+
+        until("all spans and metrics have arrived", arrived)
+        yield found
+
+
+@pytest.mark.parametrize("played", PLAYED, ids=lambda played: played.service)
+def test_jaeger(played: Played, asked: Asked) -> None:
+    """Jaeger's search finds the requests that the query in TraceQL is true of, as many as there must be, and no others."""
+    case = played.case
+    (query,) = played.story.queries(case.thresholds, case)
+    spans = asked.spans(played.service)
+    # Each request is a trace of its own.
+    expected = {span.trace_id for span in spans if matches(query, span)}
+    assert len(expected) == case.finds if case.finds is not None else expected
+
+    found = asked.searched(played.service, played.search, played.search.duration(case.thresholds))
+
+    assert expected <= found
+    assert len(found - expected) == case.also_searched
+
+
+def test_others_are_not_found(asked: Asked) -> None:
+    """In most stories the same program has sent requests which its search does not find."""
+    stories = set()
+    for played in PLAYED:
+        found = asked.searched(played.service, played.search, played.search.duration(played.case.thresholds))
+        if found and found < {span.trace_id for span in asked.spans(played.service)}:
+            stories.add(played.story.number)
+
+    assert stories == {1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 15}
+
+
+#: A rate, and what it is of.
+RATE = re.compile(r"(?:rate|increase)\((\w+\{[^}]*\})\[\w+\]\)")
+
+
+@pytest.mark.parametrize("played", PLAYED, ids=lambda played: played.service)
+def test_prometheus(played: Played, asked: Asked) -> None:
+    """A query in PromQL has data of a story, as many requests as there were, and of its control none."""
+    case = played.case
+    for query in played.story.guide.asked(case.thresholds, played.service):
+        # As it is: Prometheus takes it.
+        asked.prometheus.query(query)
+        # A program of a second is over before anyone has looked twice, so there is no rate of what it counted.
+        # But it counted from zero: its counters are what they increased by.
+        series = asked.prometheus.query(RATE.sub(r"\1", query))
+
+        if not case.finds and not case.also_counted and case.finds is not None:
+            assert series == [], query
+            continue
+        assert series, query
+        # Whatever it is summed by is there: a server, a name, a line.
+        for by in re.findall(r"by \(([^)]*)\)", query):
+            assert all(set(by.split(", ")) - {"le"} == set(one["metric"]) for one in series), query
+        if query.startswith("sum by") and case.finds is not None:
+            assert sum(float(one["value"][1]) for one in series) == case.finds + case.also_counted, query
