@@ -22,6 +22,7 @@ ROOT = HERE.parent.parent
 # Later ones are not one program any more (2.x); this has the API that they all have.
 JAEGER = "v1.62.0"
 BUILDER = "v0.150.0"
+KUSTOMIZE = "v5.7.1"
 #: What a Debian package holds, by the name of the program.
 PACKAGES = {"prometheus": "prometheus", "promtool": "prometheus", "dnsmasq": "dnsmasq-base"}
 
@@ -68,6 +69,19 @@ def otelcol(to: Path, work: Path) -> None:
     run("go", "build", "-mod=mod", *_SMALL, "-o", to / "bin/otelcol", ".", cwd=work / "otelcol")
 
 
+def kustomize(to: Path, work: Path) -> None:
+    """Kustomize, from its Go module."""
+    needs("go")
+    command = f"sigs.k8s.io/kustomize/kustomize/v5@{KUSTOMIZE}"
+    run("go", "install", *_SMALL, command, cwd=work, GOBIN=str(to / "bin"))
+
+
+def compose(to: Path, work: Path) -> None:
+    """What reads a compose file as Docker Compose does, from compose/ here."""
+    needs("go")
+    run("go", "build", *_SMALL, "-o", to / "bin/compose", ".", cwd=HERE / "compose")
+
+
 def debian(program: str) -> Callable[[Path, Path], None]:
     """How to get *program*, if need be out of a Debian package: unpacked, so that no service is set up."""
 
@@ -111,14 +125,20 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
     **{program: debian(program) for program in PACKAGES},
     "otelcol": otelcol,
     "jaeger": jaeger,
+    "kustomize": kustomize,
+    "compose": compose,
 }
 
 
 def _made_from(part: str) -> str:
     """What *part* is made from; from something else, it is made anew."""
-    files = {"otelcol": "otelcol.yaml", "traceql": "package-lock.json"}
-    versions = {"otelcol": BUILDER, "jaeger": JAEGER}
-    text = (HERE / files[part]).read_text() if part in files else ""
+    files = {
+        "otelcol": ("otelcol.yaml",),
+        "traceql": ("package-lock.json",),
+        "compose": ("compose/main.go", "compose/go.mod", "compose/go.sum"),
+    }
+    versions = {"otelcol": BUILDER, "jaeger": JAEGER, "kustomize": KUSTOMIZE}
+    text = "".join((HERE / file).read_text() for file in files.get(part, ()))
     return hashlib.sha256(f"{versions.get(part, PACKAGES.get(part))} {text}".encode()).hexdigest()
 
 

@@ -1,0 +1,162 @@
+"""What collector-config/ deploys is what the programs take that it is for: Compose's own reader, the collector, promtool."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, until
+
+#: What is sent: OTLP as JSON.
+SPAN = {
+    "traceId": "0af7651916cd43dd8448eb211c80319c",
+    "spanId": "b7ad6b7169203331",
+    "name": "GET",
+    "kind": "SPAN_KIND_CLIENT",
+    "attributes": [{"key": "http.conn.reused", "value": {"boolValue": True}}],
+}
+#: As a Prometheus of version 3 asks.
+ANY_NAME = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5"
+
+
+def said(program: str, *arguments: str | Path, **environ: str) -> tuple[int, str]:
+    """How *program* ended, and all that it said."""
+    ran = subprocess.run(
+        [str(BACKENDS / "bin" / program), *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+def composed(file: Path) -> dict[str, Any]:
+    """What Docker Compose makes of *file*."""
+    code, text = said("compose", file)
+    assert code == 0, text
+    project: dict[str, Any] = json.loads(text)
+    for name, service in project["services"].items():
+        for mount in service.get("volumes", ()):
+            # Docker would make a folder of what is not there.
+            assert mount["type"] != "bind" or Path(mount["source"]).is_file(), f"{name}: no file {mount['source']}"
+    return project
+
+
+def laid_out(service: Mapping[str, Any], folder: Path) -> None:
+    """Put into *folder* the files of the container."""
+    for mount in service["volumes"]:
+        if mount["type"] == "bind":
+            target = folder / mount["target"].lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(mount["source"], target)
+
+
+def inside(folder: Path, arguments: list[str]) -> list[str]:
+    """The container's *arguments*, with *folder* for its root."""
+    return [argument.replace("=/", f"=file:{folder}/") for argument in arguments]
+
+
+def sent(collector: Collector) -> None:
+    """One span has been sent, which began now."""
+    now = str(time.time_ns())
+    resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "deployed"}}]}
+    scope = {"spans": [{**SPAN, "startTimeUnixNano": now, "endTimeUnixNano": now}]}
+    spans = {"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}
+    collector.http.post(f"{collector.otlp}/v1/traces", json=spans).raise_for_status()
+
+
+def test_compose() -> None:
+    """Compose's own reader has nothing to say against compose.yaml, and every file that it mounts is there."""
+    assert set(composed(CONFIGS / "compose.yaml")["services"]) == {
+        "collector",
+        "jaeger",
+        "tempo",
+        "prometheus",
+        "grafana",
+    }
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "what"),
+    [
+        ("restart:", "restrat:", r"services\.collector\.restrat false schema"),
+        ("${GRAFANA_PORT:-3000}", "${GRAFANA_PORT}", r'The "GRAFANA_PORT" variable is not set'),
+        ("${GRAFANA_PORT:-3000}", "${GRAFANA_PORT:-3000", "invalid"),
+        ("depends_on: [collector]", "depends_on: [colector]", 'depends on undefined service "colector"'),
+        ("- prometheus:/prometheus", "- promeths:/prometheus", "refers to undefined volume promeths"),
+        ("./compose/tempo.yaml", "./compose/tempo.yml", "tempo: no file .*/compose/tempo.yml"),
+    ],
+)
+def test_mistake_in_compose(right: str, wrong: str, what: str, tmp_path: Path) -> None:
+    """A key that is misspelt, a variable without a value, a service, a volume or a file that is not there is found."""
+    configs = shutil.copytree(CONFIGS, tmp_path / "collector-config")
+    shutil.copytree(ROOT / "dashboards", tmp_path / "dashboards")
+    text = (CONFIGS / "compose.yaml").read_text()
+    assert right in text
+    (configs / "compose.yaml").write_text(text.replace(right, wrong, 1))
+
+    with pytest.raises(AssertionError, match=what):
+        composed(configs / "compose.yaml")
+
+
+def test_compose_s_collector(tmp_path: Path) -> None:
+    """The collector takes the two configs that compose.yaml mounts, with the variables that are set there."""
+    service = composed(CONFIGS / "compose.yaml")["services"]["collector"]
+    laid_out(service, tmp_path)
+
+    assert said("otelcol", "validate", *inside(tmp_path, service["command"]), **service["environment"]) == (0, "")
+
+
+def test_compose_s_prometheus(tmp_path: Path) -> None:
+    """Prometheus takes its config, and the files that are named in it are mounted."""
+    service = composed(CONFIGS / "compose.yaml")["services"]["prometheus"]
+    laid_out(service, tmp_path)
+    (config,) = [one.partition("=")[2] for one in service["command"] if one.startswith("--config.file=")]
+
+    code, text = said("promtool", "check", "config", f"{tmp_path}{config}")
+
+    assert code == 0, text
+
+
+def test_both_get_the_traces() -> None:
+    """With the second config laid over the first, each trace is in Jaeger and in the other backend."""
+    jaeger, other = Jaeger(), Jaeger()
+    overlay = yaml.safe_load((CONFIGS / "compose/collector.yaml").read_text())
+    collector = Collector(
+        "local.yaml", sets=overlay, TRACES_ENDPOINT=jaeger.grpc_address, TEMPO_ENDPOINT=other.grpc_address
+    )
+    with backends(jaeger, other, collector):
+        sent(collector)
+
+        for backend in (jaeger, other):
+            (trace,) = until("the trace", lambda: backend.traces("deployed"))
+            assert trace["traceID"] == SPAN["traceId"]
+
+
+def test_a_later_prometheus() -> None:
+    """A Prometheus 3, which takes names with dots, is given the same names as one that does not."""
+    with Collector("local.yaml", SPANMETRICS_INTERVAL="200ms") as collector:
+        sent(collector)
+
+        def page(accepted: str) -> tuple[str, set[str]]:
+            answer = collector.http.get(f"http://{collector.metrics_address}/metrics", headers={"Accept": accepted})
+            labels = re.findall(r'[{,]"?([^=,{}"]+)"?=', answer.text)
+            return answer.headers["content-type"], {*re.findall(r"^[^#{ ]+", answer.text, re.MULTILINE), *labels}
+
+        until("metrics of the span", lambda: "traces_span_metrics_calls_total" in page("text/plain")[1])
+        kind, names = page(ANY_NAME)
+
+        assert "escaping=allow-utf-8" in kind
+        assert {"http_conn_reused", "traces_span_metrics_duration_seconds_bucket"} <= names
+        assert [name for name in names if "." in name] == []

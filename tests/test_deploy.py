@@ -1,0 +1,144 @@
+"""What collector-config/ deploys agrees with itself: addresses, ports, data sources; tests/backends asks real programs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "collector-config"
+
+#: Ports that programs have by themselves, here as in their documentation.
+LISTENS = {
+    "collector": {8888},
+    "jaeger": {4317, 4318, 16686},
+    "tempo": set[int](),
+    "prometheus": {9090},
+    "grafana": {3000},
+}
+
+
+def loaded(path: Path) -> Any:
+    """A file of YAML."""
+    return yaml.safe_load(path.read_text())
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in what a file says, without its comments."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def addresses(value: Any) -> Iterator[tuple[str, int]]:
+    """Every host and port in it, but for those of the machine itself."""
+    for text in texts(value):
+        for host, port in re.findall(r"(?:^|//)([a-z][\w.-]*):(\d+)(?:/|$)", text):
+            yield host, int(port)
+
+
+def faults(configs: Path) -> list[str]:
+    """What in compose.yaml, and in the files that it mounts, does not fit together."""
+    services = loaded(configs / "compose.yaml")["services"]
+    tempo = loaded(configs / "compose/tempo.yaml")
+    listens = {name: set(ports) for name, ports in LISTENS.items()}
+    for variable, value in services["collector"]["environment"].items():
+        if variable.endswith("_ENDPOINT") and value.startswith("0.0.0.0:"):
+            listens["collector"].add(int(value.removeprefix("0.0.0.0:")))
+    listens["tempo"].add(tempo["server"]["http_listen_port"])
+    for protocol in tempo["distributor"]["receivers"]["otlp"]["protocols"].values():
+        listens["tempo"].add(int(protocol["endpoint"].removeprefix("0.0.0.0:")))
+
+    found = []
+    sources = [services, *(loaded(path) for path in sorted((configs / "compose").rglob("*.yaml")))]
+    for host, port in (address for source in sources for address in addresses(source)):
+        if port not in listens.get(host, ()):
+            found.append(f"nobody listens at {host}:{port}")
+    for name, service in services.items():
+        if not re.search(r":v?\d+\.\d+\.\d+$", service["image"]):
+            found.append(f"{name} is of no version: {service['image']}")
+        for port in service.get("ports", ()):
+            published = re.fullmatch(r"127\.0\.0\.1:\$\{[A-Z_]+_PORT:-(\d+)\}:(\d+)", port)
+            if published is None:
+                found.append(f"{name} is open to others, or its port is not to be set: {port}")
+            elif int(published[2]) not in listens[name]:
+                found.append(f"{name} does not listen at {published[2]}")
+    return found
+
+
+def test_compose() -> None:
+    """In compose.yaml every address is one where somebody listens, every port this machine's own, every image of a version."""
+    assert faults(CONFIGS) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "said"),
+    [
+        ("compose.yaml", "jaeger:4317", "jaeger:14317", "nobody listens at jaeger:14317"),
+        ("compose.yaml", "TEMPO_ENDPOINT: tempo", "TEMPO_ENDPOINT: temp0", "nobody listens at temp0:4317"),
+        ("compose.yaml", "all-in-one:1.62.0", "all-in-one:latest", "jaeger is of no version"),
+        ("compose.yaml", "127.0.0.1:${GRAFANA", "${GRAFANA", "grafana is open to others"),
+        ("compose.yaml", "-3200}:3200", "-3200}:3100", "tempo does not listen at 3100"),
+        ("compose/tempo.yaml", "0.0.0.0:4317", "0.0.0.0:4319", "nobody listens at tempo:4317"),
+        ("compose/prometheus.yaml", "collector:8889", "collector:8890", "nobody listens at collector:8890"),
+        ("compose/grafana/datasources.yaml", "tempo:3200", "tempo:3100", "nobody listens at tempo:3100"),
+    ],
+)
+def test_mistake_in_compose(name: str, right: str, wrong: str, said: str, tmp_path: Path) -> None:
+    """An address, a port or a version that is wrong is found."""
+    shutil.copytree(CONFIGS, tmp_path, dirs_exist_ok=True)
+    text = (CONFIGS / name).read_text()
+    assert right in text
+    (tmp_path / name).write_text(text.replace(right, wrong))
+
+    (found, *_) = faults(tmp_path)
+
+    assert said in found
+
+
+def test_grafana() -> None:
+    """Grafana's data sources are those that the dashboard asks for by itself, and each exemplar leads to one of them."""
+    dashboard = json.loads((ROOT / "dashboards/httptrace.json").read_text())
+    asked = {
+        one["current"]["value"]: one["query"] for one in dashboard["templating"]["list"] if one["type"] == "datasource"
+    }
+    sources = loaded(CONFIGS / "compose/grafana/datasources.yaml")["datasources"]
+
+    assert {one["uid"]: one["type"] for one in sources} == asked
+    (exemplars,) = [one["jsonData"]["exemplarTraceIdDestinations"] for one in sources if one["uid"] == "prometheus"]
+    assert [(one["name"], one["datasourceUid"]) for one in exemplars] == [("trace_id", "tempo"), ("trace_id", "jaeger")]
+
+
+def test_grafana_s_dashboard() -> None:
+    """The folder that Grafana looks for dashboards in is where compose.yaml mounts ours, and its first page is ours."""
+    (provider,) = loaded(CONFIGS / "compose/grafana/dashboards.yaml")["providers"]
+    grafana = loaded(CONFIGS / "compose.yaml")["services"]["grafana"]
+    mounted = f"{provider['options']['path']}/httptrace.json"
+
+    assert f"../dashboards/httptrace.json:{mounted}:ro" in grafana["volumes"]
+    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == mounted
+
+
+def test_prometheus() -> None:
+    """Prometheus keeps the application's own `job`, and scrapes as often as Grafana takes for granted."""
+    config = loaded(CONFIGS / "compose/prometheus.yaml")
+    (source,) = [
+        one for one in loaded(CONFIGS / "compose/grafana/datasources.yaml")["datasources"] if one["uid"] == "prometheus"
+    ]
+    applications = {one["job_name"]: one for one in config["scrape_configs"]}["applications"]
+
+    assert applications["honor_labels"] is True
+    assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
+    assert "--enable-feature=exemplar-storage" in loaded(CONFIGS / "compose.yaml")["services"]["prometheus"]["command"]
