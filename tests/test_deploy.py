@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -9,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+from otel_httptrace.version import __version__
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "collector-config"
+KUBERNETES = CONFIGS / "kubernetes"
 
 #: Ports that programs have by themselves, here as in their documentation.
 LISTENS = {
@@ -142,3 +148,76 @@ def test_prometheus() -> None:
     assert applications["honor_labels"] is True
     assert source["jsonData"]["timeInterval"] == config["global"]["scrape_interval"]
     assert "--enable-feature=exemplar-storage" in loaded(CONFIGS / "compose.yaml")["services"]["prometheus"]["command"]
+
+
+#: The fields of an Instrumentation that are used here, as in the operator's definition of the resource.
+FIELDS = {
+    "exporter": {"endpoint"},
+    "propagators": None,
+    "sampler": {"type"},
+    "python": {"image", "env", "resourceRequirements"},
+}
+
+
+def test_instrumentation() -> None:
+    """The Instrumentation has fields that the operator knows, the Dockerfile's image, and settings that somebody reads."""
+    resource = loaded(KUBERNETES / "python/instrumentation.yaml")
+    dockerfile = (KUBERNETES / "python/Dockerfile").read_text()
+
+    for field, fields in FIELDS.items():
+        assert fields is None or set(resource["spec"][field]) <= fields
+    assert set(resource["spec"]) == set(FIELDS)
+    assert f"docker build -t {resource['spec']['python']['image']} " in dockerfile
+    known = importlib.metadata.entry_points(group="opentelemetry_environment_variables")
+    names = {name for one in known for name in vars(one.load())}
+    assert {one["name"] for one in resource["spec"]["python"]["env"]} <= names
+
+
+def test_dockerfile() -> None:
+    """The image is the operator's with this version added, where the operator copies from, with what it needs there."""
+    dockerfile = (KUBERNETES / "python/Dockerfile").read_text()
+    (operator,) = re.findall(r"^ARG OPERATOR=\S+:(\S+)$", dockerfile, re.MULTILINE)
+    needed = [Requirement(one) for one in importlib.metadata.requires("otel-httptrace") or ()]
+    (httpx,) = [one for one in needed if one.name == "opentelemetry-instrumentation-httpx"]
+
+    assert re.findall(r"otel-httptrace(?:==|:)(\d[\w.]*)$", dockerfile, re.MULTILINE) == [__version__]
+    assert f"httptrace:{__version__} " in dockerfile
+    assert httpx.specifier.contains(operator, prereleases=True)
+    assert re.findall(r"^COPY --from=build /added (\S+)$", dockerfile, re.MULTILINE) == [
+        "/autoinstrumentation",
+        "/autoinstrumentation-musl",
+    ]
+
+
+def test_example() -> None:
+    """The example's annotation names the Instrumentation, and Kubernetes knows all its fields."""
+    example = loaded(KUBERNETES / "python/example.yaml")
+    resource = loaded(KUBERNETES / "python/instrumentation.yaml")["metadata"]
+
+    kubernetes_validate.validate(example, "1.35", strict=True)
+    assert example["spec"]["template"]["metadata"]["annotations"] == {
+        "instrumentation.opentelemetry.io/inject-python": f"{resource['namespace']}/{resource['name']}"
+    }
+
+
+def test_node() -> None:
+    """What is injected into applications sends to a port that the agent has on the node."""
+    endpoint = loaded(KUBERNETES / "python/instrumentation.yaml")["spec"]["exporter"]["endpoint"]
+    (agent,) = [
+        one for one in yaml.safe_load_all((KUBERNETES / "agent.yaml").read_text()) if one["kind"] == "DaemonSet"
+    ]
+    (container,) = agent["spec"]["template"]["spec"]["containers"]
+    opened = {port["name"]: port["hostPort"] for port in container["ports"] if "hostPort" in port}
+
+    # The operator's default protocol is OTLP over HTTP.
+    assert endpoint == f"http://$(OTEL_NODE_IP):{opened['otlp-http']}"
+    assert opened == {"otlp-grpc": 4317, "otlp-http": 4318}
+
+
+def test_one_collector() -> None:
+    """Wherever a collector is deployed, it is of the version that the tests run."""
+    (image,) = loaded(CONFIGS / "kustomization.yaml")["images"]
+    tested = loaded(ROOT / "tools/backends/otelcol.yaml")["dist"]["version"]
+
+    assert image["newTag"] == tested
+    assert loaded(CONFIGS / "compose.yaml")["services"]["collector"]["image"] == f"{image['name']}:{tested}"

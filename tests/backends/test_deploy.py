@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
+from kit import injected
+from kit.manifests import Deployment, configs, environment, named
 from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, until
 
 #: What is sent: OTLP as JSON.
@@ -24,6 +27,8 @@ SPAN = {
     "kind": "SPAN_KIND_CLIENT",
     "attributes": [{"key": "http.conn.reused", "value": {"boolValue": True}}],
 }
+#: The oldest and the newest that the manifests are for.
+KUBERNETES = ("1.29", "1.35")
 #: As a Prometheus of version 3 asks.
 ANY_NAME = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.5"
 
@@ -100,14 +105,14 @@ def test_compose() -> None:
 )
 def test_mistake_in_compose(right: str, wrong: str, what: str, tmp_path: Path) -> None:
     """A key that is misspelt, a variable without a value, a service, a volume or a file that is not there is found."""
-    configs = shutil.copytree(CONFIGS, tmp_path / "collector-config")
+    folder = shutil.copytree(CONFIGS, tmp_path / "collector-config")
     shutil.copytree(ROOT / "dashboards", tmp_path / "dashboards")
     text = (CONFIGS / "compose.yaml").read_text()
     assert right in text
-    (configs / "compose.yaml").write_text(text.replace(right, wrong, 1))
+    (folder / "compose.yaml").write_text(text.replace(right, wrong, 1))
 
     with pytest.raises(AssertionError, match=what):
-        composed(configs / "compose.yaml")
+        composed(folder / "compose.yaml")
 
 
 def test_compose_s_collector(tmp_path: Path) -> None:
@@ -160,3 +165,143 @@ def test_a_later_prometheus() -> None:
         assert "escaping=allow-utf-8" in kind
         assert {"http_conn_reused", "traces_span_metrics_duration_seconds_bucket"} <= names
         assert [name for name in names if "." in name] == []
+
+
+def deployed(folder: Path) -> Deployment:
+    """What kustomize makes of *folder*."""
+    code, text = said("kustomize", "build", folder)
+    assert code == 0, text
+    return Deployment(list(yaml.safe_load_all(text)))
+
+
+def test_kubernetes() -> None:
+    """Kustomize builds the manifests, and they fit together."""
+    found = deployed(CONFIGS)
+
+    assert found.faults() == []
+    assert sorted(named(one) for one in found.objects if one["kind"] != "ConfigMap") == [
+        "DaemonSet agent",
+        "Namespace observability",
+        "NetworkPolicy gateway",
+        "PodDisruptionBudget gateway",
+        "Service gateway",
+        "ServiceAccount agent",
+        "ServiceAccount gateway",
+        "StatefulSet gateway",
+    ]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_schemas(version: str) -> None:
+    """Every object is what its schema says, with no field that it does not know."""
+    for one in deployed(CONFIGS).objects:
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "what"),
+    [
+        ("agent.yaml", "readinessProbe:", "readynessProbe:", "'readynessProbe' was unexpected"),
+        ("gateway.yaml", "replicas: 2", 'replicas: "2"', "'2' is not of type 'integer'"),
+        ("gateway.yaml", "maxUnavailable: 1", "maxUnavailabel: 1", "'maxUnavailabel' was unexpected"),
+    ],
+)
+def test_mistake_against_a_schema(name: str, right: str, wrong: str, what: str) -> None:
+    """A field that is misspelt or of another type is found."""
+    text = (CONFIGS / "kubernetes" / name).read_text()
+    assert right in text
+
+    with pytest.raises(kubernetes_validate.ValidationError, match=what):
+        for one in yaml.safe_load_all(text.replace(right, wrong, 1)):
+            kubernetes_validate.validate(one, KUBERNETES[-1], strict=True)
+
+
+@pytest.mark.parametrize("name", ["agent", "gateway"])
+def test_kubernetes_collectors(name: str, tmp_path: Path) -> None:
+    """The collector takes the config of each pod with the pod's variables, and it is the very file of the tier."""
+    found = deployed(CONFIGS)
+    (workload,) = [one for one in found.workloads if one["metadata"]["name"] == name]
+    pod = workload["spec"]["template"]["spec"]
+    ((path, text),) = configs(pod, found.objects).items()
+    assert text == (CONFIGS / Path(path).name).read_text()
+    (tmp_path / path.lstrip("/")).parent.mkdir(parents=True)
+    (tmp_path / path.lstrip("/")).write_text(text)
+
+    assert said("otelcol", "validate", *inside(tmp_path, pod["containers"][0]["args"]), **environment(pod)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "what"),
+    [
+        ("kustomization.yaml", "files: [agent.yaml]", "files: [agnet.yaml]", "agnet.yaml"),
+        ("kustomization.yaml", "labels:", "lables:", 'unknown field "lables"'),
+        ("kustomization.yaml", "\nnamespace: observability", "", "is in no namespace that is made"),
+        (
+            "kubernetes/agent.yaml",
+            "            name: agent",
+            "            name: agnet",
+            "no file /etc/otelcol/agent.yaml",
+        ),
+        ("kubernetes/agent.yaml", "otelcol/agent.yaml", "otelcol/agents.yaml", "no file /etc/otelcol/agents.yaml"),
+        (
+            "kubernetes/agent.yaml",
+            "serviceAccountName: agent",
+            "serviceAccountName: agents",
+            "no service account agents",
+        ),
+        ("kubernetes/agent.yaml", "port: health", "port: metrics", "asks another port than health"),
+        (
+            "kubernetes/agent.yaml",
+            "value: 0.0.0.0:13133",
+            "value: 127.0.0.2:13134",
+            "HEALTH_ENDPOINT is 127.0.0.2:13134",
+        ),
+        ("kubernetes/agent.yaml", "GATEWAYS", "GATEWAY", "no config asks for GATEWAY"),
+        ("kubernetes/agent.yaml", 'value: "512"', 'value: "1024"', "680 MiB for a memory_limiter of 1024"),
+        ("kubernetes/agent.yaml", "410MiB", "700MiB", "GOMEMLIMIT is 700MiB"),
+        ("kubernetes/gateway.yaml", "replicas: 2", "replicas: 3", "and there are .*gateway-2.gateway:4317"),
+        ("kubernetes/gateway.yaml", "serviceName: gateway", "serviceName: gateways", "has no headless service"),
+        ("kubernetes/gateway.yaml", "clusterIP: None", "type: ClusterIP", "has no headless service"),
+        ("kubernetes/gateway.yaml", "port: 4317\n", "port: 4318\n", "Service gateway: .* has no otlp-grpc at 4318"),
+        ("kubernetes/gateway.yaml", "/name: agent\n", "/name: agents\n", "lets nobody in"),
+        ("kubernetes/gateway.yaml", "port: own-metrics", "port: ownmetrics", "no port ownmetrics"),
+    ],
+)
+def test_mistake_in_kubernetes(name: str, right: str, wrong: str, what: str, tmp_path: Path) -> None:
+    """A mistake is found by kustomize, or where two manifests do not fit together."""
+    folder = shutil.copytree(CONFIGS, tmp_path / "collector-config")
+    text = (CONFIGS / name).read_text()
+    assert right in text
+    (folder / name).write_text(text.replace(right, wrong, 1))
+
+    with pytest.raises(AssertionError, match=what):
+        assert deployed(folder).faults() == []
+
+
+def test_injected(tmp_path: Path) -> None:
+    """An application that has httpx and nothing else, injected into as by the operator, is seen in the backends."""
+    python = injected.application(tmp_path / "app", "httpx")
+    injected.image(tmp_path / "autoinstrumentation")
+    shutil.copytree(tmp_path / "autoinstrumentation", tmp_path / "volume", symlinks=True)
+    resource = yaml.safe_load((CONFIGS / "kubernetes/python/instrumentation.yaml").read_text())
+    jaeger = Jaeger()
+    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address)
+    with backends(jaeger, collector):
+        # The node's port is another one here.
+        resource["spec"]["exporter"]["endpoint"] = collector.otlp
+        ran = subprocess.run(
+            [python, "-c", f"import httpx\nprint(httpx.get({collector.health!r} + '/').status_code)"],
+            env={**injected.environment(resource, tmp_path / "volume", "127.0.0.1"), "OTEL_SERVICE_NAME": "shop"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "200\n", "")
+
+        (trace,) = until("the trace", lambda: jaeger.traces("shop", tags='{"http.conn.reused": "false"}'))
+        metrics = collector.http.get(f"http://{collector.metrics_address}/metrics").text
+
+    assert "http.getconn" in {span["operationName"] for span in trace["spans"]}
+    assert re.search(r'^httptrace_connections_opened_total\{.*job="shop".*\} 1$', metrics, re.MULTILINE)
+    (process,) = trace["processes"].values()
+    assert {"process.pid", "k8s.pod.name"} <= {tag["key"] for tag in process["tags"]}
