@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kit import injected
-from kit.manifests import Deployment, configs, environment, named
+from kit.manifests import Deployment, configs, environment, named, ports
 from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, until
 
 #: What is sent: OTLP as JSON.
@@ -189,6 +189,31 @@ def test_kubernetes() -> None:
         "ServiceAccount gateway",
         "StatefulSet gateway",
     ]
+
+
+def test_kubernetes_prometheus(tmp_path: Path) -> None:
+    """A Prometheus in the cluster takes the jobs, and each keeps the one port that it is for of every collector's pod."""
+    config = yaml.safe_load((CONFIGS / "kubernetes/prometheus.yaml").read_text())
+    found = deployed(CONFIGS)
+    (namespace,) = [one["metadata"]["name"] for one in found.of("Namespace")]
+
+    for job, port in zip(config["scrape_configs"], ("metrics", "own-metrics"), strict=True):
+        # Debian's Prometheus is built without it.
+        (discovery,) = job.pop("kubernetes_sd_configs")
+        assert (discovery["role"], discovery["namespaces"]["names"]) == ("pod", [namespace])
+        keep = job["relabel_configs"][0]
+        assert keep["source_labels"] == [
+            "__meta_kubernetes_pod_label_app_kubernetes_io_part_of",
+            "__meta_kubernetes_pod_container_port_name",
+        ]
+        for workload in found.workloads:
+            template = workload["spec"]["template"]
+            labels = template["metadata"]["labels"]["app.kubernetes.io/part-of"]
+            kept = [one for one in ports(template["spec"]) if re.fullmatch(keep["regex"], f"{labels};{one}")]
+            assert kept == [port], named(workload)
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    code, text = said("promtool", "check", "config", tmp_path / "prometheus.yaml")
+    assert code == 0, text
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
