@@ -42,6 +42,7 @@ import timeit
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 LIBRARIES = {"httpx": "httpcore", "httpx2": "httpcore2"}
@@ -336,8 +337,8 @@ def on_the_wire(send: Callable[[Any], bytes]) -> Callable[[Any], tuple[int, int]
     return both
 
 
-def worker(library: str, workload: str, setting: str, batches: int) -> dict[str, Any]:
-    """What is measured, in this process."""
+def worker(library: str, workload: str, setting: str, batches: int, folder: Path | None) -> dict[str, Any]:
+    """What is measured, in this process; a *folder* gets the export requests."""
     made, metrics = exports(library, workload, setting, batches)
 
     from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -345,6 +346,9 @@ def worker(library: str, workload: str, setting: str, batches: int) -> dict[str,
     from opentelemetry.trace import SpanKind
 
     sizes = [on_the_wire(lambda batch: encode_spans(batch).SerializePartialToString())(batch) for batch in made]
+    for number, batch in enumerate(made if folder is not None else ()):
+        assert folder is not None
+        (folder / f"{number:03}.pb").write_bytes(encode_spans(batch).SerializePartialToString())
     requests = sum(span.kind is SpanKind.CLIENT for batch in made for span in batch)
     points = [
         (metric.name, len(metric.data.data_points))
@@ -420,10 +424,11 @@ def main() -> None:
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         library, workload, setting = options.worker
-        print(json.dumps(worker(library, workload, setting, options.batches)))
+        print(json.dumps(worker(library, workload, setting, options.batches, options.save)))
         return
     found = measure_all(options.libraries, options.batches)
     print(json.dumps(found, indent=2) if options.json else table(found))
