@@ -338,7 +338,7 @@ STORIES = (
             Case(
                 "The same, and nobody waits longer than 0.3 s: PoolTimeout, but all responses are closed in the end.",
                 "fan_out",
-                partial(worlds.serving, worlds.after(1, answer())),
+                partial(worlds.serving, worlds.after(2, answer())),
                 "10 prices\n",
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 30}),
                 arguments=("10", "0.3"),
