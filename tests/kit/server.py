@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 #: Longer than anything here takes: a script that waits this long has failed.
-PATIENCE = 10
+PATIENCE = 30
 
 
 class Request(NamedTuple):

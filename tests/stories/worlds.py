@@ -287,7 +287,8 @@ def slow_to_accept(seconds: float) -> Iterator[World]:
     """A port that answers a connect only once there is room in its queue: then the kernel's next try succeeds."""
     with Blackhole() as hole, ExitStack() as stack:
         listener = hole._listener
-        listener.settimeout(PATIENCE)
+        # However long the program takes to start: the shutdown below ends it.
+        listener.settimeout(None)
 
         def serve() -> None:
             time.sleep(seconds)
