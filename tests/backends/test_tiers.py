@@ -54,8 +54,10 @@ NEED_NOT: dict[str, dict[str, Any]] = {
 EACH = 100
 #: Percent of what need not be kept.
 SHARE = 25
-#: How many times each of programs/culprits.py's.
+#: How many times each of programs/culprits.py's, and what requests it makes: for each as many that follow, and
+#: that have no story; and a first one of each client.
 TIMES = 10
+REQUESTS = 3 * 6 * TIMES + 2
 
 SCRAPED = """
 global:
@@ -233,17 +235,86 @@ def test_counts_are_of_all(sent: Sent) -> None:
     assert sent.counted == {"POST": total, "GET": total, "http.getconn": total}
 
 
-def test_late_span(sent: Sent) -> None:
+def half_reset(peer: Peer, request: Request) -> None:
+    """Half of a body, and no more."""
+    peer.send(head("Content-Length: 10") + b"first")
+    peer.reset()
+
+
+@pytest.fixture(scope="module")
+def observed(sent: Sent) -> list[Span]:
+    """What arrives of a real application's requests, after all the others."""
+    running = sent.tiers
+    with Server({"/half-reset-now": half_reset}) as server, running.settled(REQUESTS):
+        ran = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("opentelemetry-instrument")),
+                sys.executable,
+                str(ROOT / "tests/backends/programs/culprits.py"),
+                str(TIMES),
+                server.url(""),
+            ],
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+                "OTEL_SERVICE_NAME": "culprits",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": running.agent.otlp,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_METRICS_EXPORTER": "otlp",
+                "OTEL_LOGS_EXPORTER": "none",
+            },
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    spans = [one for store in running.stores for one in store.spans]
+    return [one for one in spans if any(pair.key == "http.url" for pair in one.attributes)]
+
+
+def test_link_leads_to_a_kept_trace(observed: list[Span]) -> None:
+    """A real application's request that lost a connection is kept, and so found by the link to it."""
+    linked = [
+        (pair.value.string_value, link.trace_id, link.span_id)
+        for one in observed
+        for link in one.links
+        for pair in link.attributes
+        if pair.key == "httptrace.conn.close_reason"
+    ]
+    ids = {(one.trace_id, one.span_id) for one in observed}
+
+    assert Counter(why for why, *_ in linked) == {
+        "body_not_read": TIMES,
+        "response_leaked": TIMES,
+        "request_failed": 2 * TIMES,
+        "request_cancelled": 2 * TIMES,
+    }
+    assert [why for why, *culprit in linked if tuple(culprit) not in ids] == []
+    # Each link leads to another trace; and of the requests without a story most are not there.
+    assert len({culprit for _, culprit, _ in linked} - {one.trace_id for one in observed if one.links}) == 6 * TIMES
+    assert len(observed) < (6 + 6 + 4) * TIMES
+
+
+def test_metrics_are_at_the_agent(running: Tiers, observed: list[Span]) -> None:
+    """What an application counts is for Prometheus to scrape from its agent, whatever became of the traces."""
+
+    def counted() -> float:
+        text = running.agent.http.get(f"http://{running.agent.metrics_address}/metrics").text
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return sum(sample.value for sample in samples if sample.name == "httptrace_requests_total")
+
+    assert until("its requests are counted", counted) == REQUESTS
+
+
+def test_late_span(sent: Sent, observed: list[Span]) -> None:
     """What comes after the decision about its trace: a kept one's is kept, and a leak is, whatever was decided."""
+    # The last trace that was not kept is remembered: that is one of the application's.
+    assert len(observed) < REQUESTS
     tiers = sent.tiers
     traces = [spans[0].trace_id for kind in NEED_NOT for spans in sent.traces[kind]]
     kept = [id for id in traces if id in sent.arrived][:20]
     dropped = [id for id in traces if id not in sent.arrived][:40]
-    # The last decision not to keep is remembered: let it be another's.
-    numbers = random.Random(7)
-    with tiers.settled(100):
-        tiers.send(shuffled([trace(numbers) for _ in range(100)], numbers))
-
     leaks, plain = dropped[:20], dropped[20:]
     late = [span(id, 9, parent=1) for id in (*kept, *plain)]
     late += [span(id, 9, parent=1, httptrace__body__outcome="never_closed") for id in leaks]
@@ -256,71 +327,23 @@ def test_late_span(sent: Sent) -> None:
     assert [sum(arrived.get(id, Counter())[nine] for id in some) for some in (kept, leaks, plain)] == [20, 20, 0]
 
 
-def half_reset(peer: Peer, request: Request) -> None:
-    """Half of a body, and no more."""
-    peer.send(head("Content-Length: 10") + b"first")
-    peer.reset()
+def test_ended_gateway_hands_on_what_waits() -> None:
+    """A gateway that is ended properly, as with every new version, decides about what waits and loses nothing."""
+    numbers = random.Random(10)
+    traces = [trace(numbers) for _ in range(500)]
+    with tiers(wait="600s") as found:
+        found.send(shuffled(traces, numbers))
 
+        def accepted() -> float:
+            return sum(gateway.own().get("otelcol_receiver_accepted_spans_total", 0) for gateway in found.gateways)
 
-def test_link_leads_to_a_kept_trace(running: Tiers) -> None:
-    """A real application's request that lost a connection is kept, and so found by the link to it."""
-    with Server({"/half-reset-now": half_reset}) as server:
-        ran = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("opentelemetry-instrument")),
-                sys.executable,
-                str(ROOT / "tests/backends/programs/culprits.py"),
-                str(TIMES),
-                server.url(""),
-            ],
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-                "OTEL_SERVICE_NAME": "culprits",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": running.agent.grpc,
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_TRACES_EXPORTER": "otlp",
-                "OTEL_METRICS_EXPORTER": "none",
-                "OTEL_LOGS_EXPORTER": "none",
-            },
-            capture_output=True,
-            text=True,
-            timeout=50,
-            check=False,
-        )
-    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+        until("all are with the gateways", lambda: accepted() == 3 * len(traces))
+        assert found.arrived() == {}
+        for gateway in found.gateways:
+            gateway.stop()
 
-    def found() -> list[Span]:
-        return [
-            one
-            for store in running.stores
-            for one in store.spans
-            if any(pair.key in ("http.url", "url.full") for pair in one.attributes)
-        ]
-
-    def linked(spans: Iterable[Span]) -> list[tuple[str, bytes, bytes]]:
-        return [
-            (pair.value.string_value, link.trace_id, link.span_id)
-            for one in spans
-            for link in one.links
-            for pair in link.attributes
-            if pair.key == "httptrace.conn.close_reason"
-        ]
-
-    until("those that found no connection have arrived", lambda: len(linked(found())) == 6 * TIMES)
-    # Their culprits were decided about before.
-    spans = found()
-    ids = {(one.trace_id, one.span_id) for one in spans}
-
-    assert Counter(why for why, *_ in linked(spans)) == {
-        "body_not_read": TIMES,
-        "response_leaked": TIMES,
-        "request_failed": 2 * TIMES,
-        "request_cancelled": 2 * TIMES,
-    }
-    assert [why for why, *culprit in linked(spans) if tuple(culprit) not in ids] == []
-    # Each link leads to another trace; and of the requests without a story most are gone.
-    assert len({culprit for _, culprit, _ in linked(spans)} - {one.trace_id for one in spans if one.links}) == 6 * TIMES
-    assert len(spans) < 12 * TIMES + 2 + 3 * TIMES
+        assert {tuple(sorted(spans.values())) for spans in found.arrived().values()} == {(1, 1, 1)}
+        assert len(found.arrived()) == len(traces)
 
 
 def test_killed_gateway_loses_nothing_queued() -> None:
