@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kit.command import environment
-from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, until
-from kit.server import Server, free_port
+from kit.programs import BACKENDS, CONFIGS, PATIENCE, ROOT, Collector, Prometheus, until
+from kit.server import Peer, Request, Server, answer, free_port, head
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -39,16 +39,17 @@ def instrumented(collector: Collector, service: str, program: str, *arguments: s
             *arguments,
         ],
         "env": environment(
-            PATH=f"{tools}{os.pathsep}{os.environ['PATH']}",
-            OTEL_SERVICE_NAME=service,
-            OTEL_EXPORTER_OTLP_ENDPOINT=collector.grpc,
-            OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
-            OTEL_TRACES_EXPORTER="otlp",
-            OTEL_METRICS_EXPORTER="otlp",
-            OTEL_LOGS_EXPORTER="none",
-            OTEL_METRIC_EXPORT_INTERVAL="200",
-            OTEL_BSP_SCHEDULE_DELAY="100",
-            **environ,
+            **{
+                "OTEL_SERVICE_NAME": service,
+                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_TRACES_EXPORTER": "otlp",
+                "OTEL_METRICS_EXPORTER": "otlp",
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_METRIC_EXPORT_INTERVAL": "200",
+                "OTEL_BSP_SCHEDULE_DELAY": "100",
+                **environ,
+            }
         ),
         "text": True,
     }
@@ -58,6 +59,33 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """What Prometheus' own tool says."""
     command = [str(BACKENDS / "bin/promtool"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+
+
+def quick(rules: str) -> str:
+    """The same rules in less time: rates over 4 s instead of 5 min, alerts after 1 s, responses leaked after 2 s."""
+    quicker = re.sub(r"for: \d+m\b", "for: 1s", rules.replace("[5m]", "[4s]")).replace("> 600\n", "> 2\n")
+    assert not re.search(r"\d+m\b(?!s)", re.sub("rate5m", "", quicker).partition("groups:")[2])
+    return quicker
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    """One as it is shipped; nobody takes its traces."""
+    with Collector("local.yaml", TRACES_ENDPOINT=f"127.0.0.1:{free_port()}", SPANMETRICS_INTERVAL="250ms") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def prometheus(collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """One as it is shipped, that scrapes several times a second; with the rules in less time."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "alerts.yaml").write_text(quick(ALERTS))
+    config = (CONFIGS / "prometheus.yaml").read_text().replace("15s", "250ms")
+    for port, address in (("127.0.0.1:8889", collector.metrics_address), ("127.0.0.1:8888", collector.own_address)):
+        assert port in config
+        config = config.replace(port, address)
+    with Prometheus(config, folder) as started:
+        yield started
 
 
 # The rules, as files.
@@ -138,13 +166,6 @@ def test_mistake_in_a_rule_is_found(tmp_path: Path) -> None:
 
 
 # Many processes of one service.
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    """One as it is shipped; nobody takes its traces."""
-    with Collector("local.yaml", TRACES_ENDPOINT=f"127.0.0.1:{free_port()}", SPANMETRICS_INTERVAL="2s") as started:
-        yield started
 
 
 def shown(collector: Collector, name: str, **labels: str) -> list[dict[str, Any]]:
@@ -239,3 +260,124 @@ def test_workers_add_up(how: str, collector: Collector) -> None:
     until("all were counted", lambda: found("httptrace_requests_total") == seen)
     calls = {"span_kind": "SPAN_KIND_CLIENT"}
     until("all spans were counted", lambda: found("traces_span_metrics_calls_total", **calls) == seen)
+
+
+# Numbers.
+
+
+def after(seconds: float) -> Callable[[Peer, Request], None]:
+    """An answer that takes *seconds*."""
+
+    def script(peer: Peer, request: Request) -> None:
+        time.sleep(seconds)
+        peer.send(answer())
+
+    return script
+
+
+def half_closed(peer: Peer, request: Request) -> None:
+    """Half of a body."""
+    peer.send(head("Content-Length: 10") + b"first")
+    peer.close()
+
+
+def leaving(peer: Peer, request: Request) -> None:
+    """A whole answer, and no more on this connection, of which it says nothing."""
+    peer.send(answer())
+    peer.close()
+
+
+ROUTES = {"/slow": after(0.1), "/slower": after(0.3), "/half-closed": half_closed, "/leaving": leaving}
+
+
+@pytest.mark.parametrize(("protocol", "library"), [("grpc", "httpx"), ("http/protobuf", "httpx2")])
+def test_numbers_are_the_servers(protocol: str, library: str, collector: Collector, prometheus: Prometheus) -> None:
+    """What Prometheus has in the end is what the server has seen, over either protocol, with either library."""
+    endpoint = collector.grpc if protocol == "grpc" else collector.otlp
+    settings = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    with Server(ROUTES) as server:
+        dead = f"http://127.0.0.1:{free_port()}"
+        arguments = [library, server.url("", host="localhost"), dead]
+        options = instrumented(collector, library, "counted.py", *arguments, **settings)
+        with subprocess.Popen(**options, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdin is not None and program.stdout is not None
+            assert program.stdout.readline() == "kept\n"
+            same(prometheus, library, server)
+            program.stdin.write("close\n")
+            program.stdin.flush()
+            same(prometheus, library, server)
+            program.stdin.close()
+        assert program.returncode == 0
+        same(prometheus, library, server)
+
+
+def same(prometheus: Prometheus, service: str, server: Server) -> None:
+    """Wait until both say the same."""
+    try:
+        until("both say the same", lambda: told(prometheus, service) == seen(server), PATIENCE / 2)
+    except AssertionError:
+        assert told(prometheus, service) == seen(server)
+        raise
+
+
+def told(prometheus: Prometheus, service: str) -> dict[str, dict[str, float]]:
+    """What Prometheus has of a service."""
+
+    def get(metric: str, by: str, **labels: str) -> dict[str, float]:
+        selected = ", ".join(f'{name}="{value}"' for name, value in {"job": service, **labels}.items())
+        found = prometheus.query(f"sum by ({by}) ({metric}{{{selected}}})")
+        return {one["metric"].get(by, ""): float(one["value"][1]) for one in found}
+
+    waits = "http_client_request_time_in_queue_seconds"
+    waited, briefly = get(f"{waits}_count", ""), get(f"{waits}_bucket", "", le="0.025")
+    return {
+        "reused": get("httptrace_requests_total", "http_conn_reused"),
+        "failed": get("httptrace_requests_total", "httptrace_failed_phase"),
+        "opened": get("httptrace_connections_opened_total", "httptrace_conn_open_reason"),
+        "closed": get("httptrace_connections_closed_total", "httptrace_conn_close_reason"),
+        "lifetimes": get("http_client_connection_duration_seconds_count", "httptrace_conn_close_reason"),
+        "bodies": get("httptrace_bodies_total", "httptrace_body_outcome"),
+        "lookups": get("dns_lookup_duration_seconds_count", "dns_question_name"),
+        "waits": {"": waited.get("", 0) - briefly.get("", 0)},
+        "connections": get("http_client_open_connections", "http_connection_state"),
+        "responses": get("httptrace_responses_open", "server_address"),
+        "spans": get("traces_span_metrics_calls_total", "", span_kind="SPAN_KIND_CLIENT"),
+    }
+
+
+def seen(server: Server) -> dict[str, dict[str, float]]:
+    """What the server has seen; two of the requests were never sent, and it could not see those."""
+    came = Counter(request.target for request in server.requests)
+    gone = Counter(peer.requests[-1].target for peer in server.peers if peer.closed_by is not None)
+    there = Counter(peer.requests[-1].target for peer in server.peers if peer.closed_by is None)
+    early = came["/big"] + came["/?unread"] + gone["/half"]
+    closed = {"body_not_read": early, "request_failed": came["/half-closed"], "client_closed": came["/?another"]}
+    if gone["/"]:
+        closed["client_closed"] += gone["/"]
+    assert sum(closed.values()) == gone.total()
+    # A request is counted once its response is over.
+    finished = len(server.requests) - there["/half"]
+    return {
+        "reused": {"false": server.accepted - there["/half"], "true": len(server.requests) - server.accepted, "": 2},
+        "failed": {"": finished, "pool": 1, "connect": 1},
+        "opened": {
+            "first_connection": 1,
+            "body_not_read": came["/big"],
+            "request_failed": came["/half-closed"],
+            # And that of three, of which two had to wait.
+            "new_client": came["/?another"] + 1,
+            "all_busy": came["/half"],
+        },
+        "closed": closed,
+        "lifetimes": closed,
+        "bodies": {
+            "complete": came["/"] + came["/?another"] + came["/slow"],
+            "closed_early": early,
+            "failed": came["/half-closed"],
+        },
+        "lookups": {"localhost": server.accepted},
+        "waits": {"": came["/slow"] - 1 + 1},
+        "connections": {"active": there["/half"], "idle": there["/"]},
+        "responses": {"localhost": there["/half"]},
+        "spans": {"": finished + 2},
+    }
