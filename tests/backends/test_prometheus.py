@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -28,16 +29,13 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def instrumented(collector: Collector, service: str, program: str, *arguments: str, **environ: str) -> dict[str, Any]:
+def instrumented(collector: Collector, service: str, *command: str | Path, **environ: str) -> dict[str, Any]:
     """How to run one of tests/backends/programs under opentelemetry-instrument: what subprocess takes."""
-    tools = Path(sys.executable).parent
+    instrument = Path(sys.executable).with_name("opentelemetry-instrument")
     return {
-        "args": [
-            tools / "opentelemetry-instrument",
-            sys.executable,
-            ROOT / "tests/backends/programs" / program,
-            *arguments,
-        ],
+        "args": [instrument, sys.executable, *command],
+        # Lines of code are told by where a program runs.
+        "cwd": ROOT / "tests/backends/programs",
         "env": environment(
             **{
                 "OTEL_SERVICE_NAME": service,
@@ -381,3 +379,64 @@ def seen(server: Server) -> dict[str, dict[str, float]]:
         "responses": {"localhost": there["/half"]},
         "spans": {"": finished + 2},
     }
+
+
+# Alarms.
+
+#: By alert, which of the troubles of the program it is about: label and value.
+TROUBLES = {
+    "HTTPConnectionsNotReused": ("server_address", "unread.test"),
+    "HTTPClientPerRequest": ("server_address", "clients.test"),
+    "HTTPKeepaliveLimit": ("server_address", "keepalive.test"),
+    "HTTPServerClosesIdle": ("server_address", "idle.test"),
+    "HTTPStaleConnections": ("severity", "ticket"),
+    "HTTPConnectsFail": ("server_address", "refused.test"),
+    "HTTPPoolTimeouts": ("server_address", "timeouts.test"),
+    "HTTPPoolWaits": ("server_address", "waits.test"),
+    "HTTPBodiesClosedEarly": ("httptrace_body_closed_at", "the marked line"),
+    "HTTPResponsesLeaked": ("server_address", "leaked.test"),
+    "HTTPBodiesFail": ("server_address", "broken.test"),
+    "HTTPRequestsCancelled": ("severity", "ticket"),
+    "DNSLookupsPerRequest": ("severity", "ticket"),
+    "DNSLookupsSlow": ("dns_question_name", "lookups.test"),
+}
+
+
+def firing(prometheus: Prometheus, service: str, ever: bool = False) -> set[tuple[str, str, str]]:
+    """The alerts that fire for a service now, or that *ever* have: name, and the label that says where."""
+    alerts = f'ALERTS{{alertstate="firing", job="{service}"}}'
+    found = [one["metric"] for one in prometheus.query(f"last_over_time({alerts}[1h])" if ever else alerts)]
+    return {(one["alertname"], where, one.get(where, "")) for one in found for where, _ in [TROUBLES[one["alertname"]]]}
+
+
+def test_alerts_fire_and_end(collector: Collector, prometheus: Prometheus) -> None:
+    """Each alert fires for the program that does wrong, ends as it does right, and never fires for its control."""
+    program = (ROOT / "tests/backends/programs/trouble.py").read_text().splitlines()
+    (line,) = [number for number, text in enumerate(program, 1) if "# <- closed here" in text]
+    troubles = {**TROUBLES, "HTTPBodiesClosedEarly": ("httptrace_body_closed_at", f"trouble.py:{line} in unread")}
+    expected = {(alert, *where) for alert, where in troubles.items()}
+    names = [*re.findall(r"^@trouble\ndef (\w+)", "\n".join(program), re.MULTILINE), "cancelled"]
+    # A lookup takes a while for one of them.
+    resolver = json.dumps({f"{name}.test": [1.2 if name == "lookups" else 0, ["127.0.0.1"]] for name in names})
+    with Server(ROUTES) as server:
+        command = [ROOT / "tests/stories/resolver.py", "trouble.py", str(server.port), str(free_port())]
+        shop, calm = (
+            subprocess.Popen(
+                **instrumented(collector, service, *command, *options, RESOLVER=resolver), stdin=subprocess.PIPE
+            )
+            for service, options in (("shop", []), ("calm", ["--right"]))
+        )
+        with shop, calm:
+            assert shop.stdin is not None
+            try:
+                until("all alerts fire", lambda: expected <= firing(prometheus, "shop", ever=True))
+                print("do it right", file=shop.stdin, flush=True)
+                until("no alert fires any more", lambda: not firing(prometheus, "shop"))
+                # It has sent as many requests meanwhile, or more.
+                assert prometheus.value('sum(httptrace_requests_total{job="calm"})') > 100
+                assert firing(prometheus, "calm", ever=True) == set()
+            finally:
+                print("never fired:", sorted(expected - firing(prometheus, "shop", ever=True)))
+                print("fire now:", sorted(firing(prometheus, "shop")))
+    assert (shop.returncode, calm.returncode) == (0, 0)
+    assert RULES.keys() == TROUBLES.keys()
