@@ -20,6 +20,8 @@ from otel_httptrace.version import __version__
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "collector-config"
 KUBERNETES = CONFIGS / "kubernetes"
+README = (CONFIGS / "README.md").read_text()
+DEFAULTS = re.compile(r"\$\{env:(\w+):-([^}]*)\}")
 
 #: Ports that programs have by themselves, here as in their documentation.
 LISTENS = {
@@ -53,6 +55,13 @@ def addresses(value: Any) -> Iterator[tuple[str, int]]:
     for text in texts(value):
         for host, port in re.findall(r"(?:^|//)([a-z][\w.-]*):(\d+)(?:/|$)", text):
             yield host, int(port)
+
+
+def rows(table: str) -> Iterator[list[str]]:
+    """The cells of each row that is about a name, without their marks."""
+    for line in table.splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip(" `") for cell in line.strip("|").split("|")]
 
 
 def faults(configs: Path) -> list[str]:
@@ -221,3 +230,29 @@ def test_one_collector() -> None:
 
     assert image["newTag"] == tested
     assert loaded(CONFIGS / "compose.yaml")["services"]["collector"]["image"] == f"{image['name']}:{tested}"
+
+
+def test_variables() -> None:
+    """The README's table has every variable of the collectors' configs, each with its default."""
+    table = README.partition("<!-- variables -->")[2].partition("\n\n")[0]
+    names = ("local.yaml", "agent.yaml", "gateway.yaml")
+    said = {
+        name: {row[0]: row[number + 1] for row in rows(table) if row[number + 1]} for number, name in enumerate(names)
+    }
+
+    assert said == {name: dict(DEFAULTS.findall((CONFIGS / name).read_text())) for name in names}
+    assert list(dict(DEFAULTS.findall((CONFIGS / "compose/collector.yaml").read_text()))) == ["TEMPO_ENDPOINT"]
+
+
+def test_compose_s_ports() -> None:
+    """The README has the variable of every port that compose.yaml opens, with its default."""
+    opened = re.findall(r"\$\{(\w+_PORT):-(\d+)\}", (CONFIGS / "compose.yaml").read_text())
+
+    assert sorted(re.findall(r"`([A-Z_]+_PORT)` \((\d+)\)", README)) == sorted(opened)
+
+
+def test_every_file_is_told_of() -> None:
+    """No config is without a word in the README."""
+    there = {path.name for path in CONFIGS.iterdir() if path.is_file()} - {"README.md"}
+
+    assert there <= set(re.findall(r"\]\(([\w.]+)\)", README))

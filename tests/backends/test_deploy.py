@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,12 +17,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from kit import injected
+from kit.backend import free_port
 from kit.manifests import Deployment, configs, environment, named, ports
 from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, until
 
 #: What is sent: OTLP as JSON.
 SPAN = {
-    "traceId": "0af7651916cd43dd8448eb211c80319c",
     "spanId": "b7ad6b7169203331",
     "name": "GET",
     "kind": "SPAN_KIND_CLIENT",
@@ -72,13 +73,13 @@ def inside(folder: Path, arguments: list[str]) -> list[str]:
     return [argument.replace("=/", f"=file:{folder}/") for argument in arguments]
 
 
-def sent(collector: Collector) -> None:
-    """One span has been sent, which began now."""
+def sent(collector: Collector, number: int = 1) -> None:
+    """The span of a trace of its own, which began now, has been sent."""
     now = str(time.time_ns())
+    span = {**SPAN, "traceId": f"{number:032x}", "startTimeUnixNano": now, "endTimeUnixNano": now}
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "deployed"}}]}
-    scope = {"spans": [{**SPAN, "startTimeUnixNano": now, "endTimeUnixNano": now}]}
-    spans = {"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]}
-    collector.http.post(f"{collector.otlp}/v1/traces", json=spans).raise_for_status()
+    spans = {"resource": resource, "scopeSpans": [{"spans": [span]}]}
+    collector.http.post(f"{collector.otlp}/v1/traces", json={"resourceSpans": [spans]}).raise_for_status()
 
 
 def test_compose() -> None:
@@ -142,11 +143,11 @@ def test_both_get_the_traces() -> None:
         "local.yaml", sets=overlay, TRACES_ENDPOINT=jaeger.grpc_address, TEMPO_ENDPOINT=other.grpc_address
     )
     with backends(jaeger, other, collector):
-        sent(collector)
+        sent(collector, 7)
 
         for backend in (jaeger, other):
             (trace,) = until("the trace", lambda: backend.traces("deployed"))
-            assert trace["traceID"] == SPAN["traceId"]
+            assert int(trace["traceID"], 16) == 7
 
 
 def test_a_later_prometheus() -> None:
@@ -330,3 +331,44 @@ def test_injected(tmp_path: Path) -> None:
     assert re.search(r'^httptrace_connections_opened_total\{.*job="shop".*\} 1$', metrics, re.MULTILINE)
     (process,) = trace["processes"].values()
     assert {"process.pid", "k8s.pod.name"} <= {tag["key"] for tag in process["tags"]}
+
+
+def test_own_metrics() -> None:
+    """What the README says to look at is what collectors say of themselves, once it has happened."""
+    table = (CONFIGS / "README.md").read_text().partition("<!-- own metrics -->")[2].partition("\n\n")[0]
+    told = re.findall(r"^\| `(otelcol_\w+)` \| ([\w, ]+) \|", table, re.MULTILINE)
+    away = f"127.0.0.1:{free_port()}"
+    local = Collector(
+        "local.yaml", sets={"exporters::otlp/traces::retry_on_failure::enabled": False}, TRACES_ENDPOINT=away
+    )
+    gateway = Collector(
+        "gateway.yaml",
+        # Each trace by itself, and a queue in which there is room for one.
+        sets={"processors::batch": {"timeout": 0, "send_batch_size": 0, "send_batch_max_size": 0}},
+        TRACES_ENDPOINT=local.grpc_address,
+        QUEUE_SPANS="1",
+        DECISION_WAIT="1s",
+        KEEP_PERCENT="100",
+    )
+    agent = Collector("agent.yaml", GATEWAYS=f"[{gateway.grpc_address}]")
+    full = Collector("agent.yaml", GATEWAYS=f"[{away}]", QUEUE_SPANS="1")
+    collectors = {"local": (local,), "agent": (agent, full), "gateway": (gateway,)}
+    expected = {
+        (name, where) for name, places in told for where in (collectors if places == "all" else places.split(", "))
+    }
+    assert {where for _, where in expected} == set(collectors)
+    metric = {"name": "one", "sum": {"aggregationTemporality": 2, "dataPoints": [{"asInt": "1"}]}}
+    metrics = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [metric]}]}]}
+
+    def missing() -> set[tuple[str, str]]:
+        for number in range(20):
+            sent(agent, number + 1)
+        sent(full)
+        for one in (local, agent):
+            one.http.post(f"{one.otlp}/v1/metrics", json=metrics).raise_for_status()
+        return expected - {(name, where) for where, some in collectors.items() for one in some for name in one.own()}
+
+    with backends(local, gateway, agent, full):
+        with contextlib.suppress(AssertionError):
+            until("all of them", lambda: not missing())
+        assert missing() == set()
