@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ import kubernetes_validate
 import pytest
 import yaml
 from kit import injected
-from kit.backend import free_port
 from kit.manifests import Deployment, configs, environment, named, ports
-from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, until
+from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, free_port, until
 
 #: What is sent: OTLP as JSON.
 SPAN = {
@@ -304,33 +303,60 @@ def test_mistake_in_kubernetes(name: str, right: str, wrong: str, what: str, tmp
         assert deployed(folder).faults() == []
 
 
-def test_injected(tmp_path: Path) -> None:
-    """An application that has httpx and nothing else, injected into as by the operator, is seen in the backends."""
-    python = injected.application(tmp_path / "app", "httpx")
-    injected.image(tmp_path / "autoinstrumentation")
-    shutil.copytree(tmp_path / "autoinstrumentation", tmp_path / "volume", symlinks=True)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Collector], None]:
+    """A request by an application that has httpx and nothing else, injected into as by the operator."""
+    folder = tmp_path_factory.mktemp("pod")
+    python = injected.application(folder / "app", "httpx")
+    injected.image(folder / "autoinstrumentation")
+    shutil.copytree(folder / "autoinstrumentation", folder / "volume", symlinks=True)
     resource = yaml.safe_load((CONFIGS / "kubernetes/python/instrumentation.yaml").read_text())
-    jaeger = Jaeger()
-    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address)
-    with backends(jaeger, collector):
+
+    def run(collector: Collector) -> None:
         # The node's port is another one here.
         resource["spec"]["exporter"]["endpoint"] = collector.otlp
         ran = subprocess.run(
             [python, "-c", f"import httpx\nprint(httpx.get({collector.health!r} + '/').status_code)"],
-            env={**injected.environment(resource, tmp_path / "volume", "127.0.0.1"), "OTEL_SERVICE_NAME": "shop"},
+            env={**injected.environment(resource, folder / "volume", "127.0.0.1"), "OTEL_SERVICE_NAME": "shop"},
             capture_output=True,
             text=True,
             timeout=30,
         )
         assert (ran.returncode, ran.stdout, ran.stderr) == (0, "200\n", "")
 
+    return run
+
+
+def test_injected(run: Callable[[Collector], None]) -> None:
+    """An application that was injected into is seen in Jaeger, with its pod, and no import of it fails."""
+    jaeger = Jaeger()
+    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address)
+    with backends(jaeger, collector):
+        run(collector)
         (trace,) = until("the trace", lambda: jaeger.traces("shop", tags='{"http.conn.reused": "false"}'))
-        metrics = collector.http.get(f"http://{collector.metrics_address}/metrics").text
 
     assert "http.getconn" in {span["operationName"] for span in trace["spans"]}
-    assert re.search(r'^httptrace_connections_opened_total\{.*job="shop".*\} 1$', metrics, re.MULTILINE)
     (process,) = trace["processes"].values()
-    assert {"process.pid", "k8s.pod.name"} <= {tag["key"] for tag in process["tags"]}
+    assert "k8s.pod.name" in {tag["key"] for tag in process["tags"]}
+
+
+def test_processes_of_a_pod(run: Callable[[Collector], None]) -> None:
+    """Two processes of one container, to which the operator gives one service.instance.id, are two series at the agent."""
+    agent = Collector("agent.yaml", GATEWAYS=f"[127.0.0.1:{free_port()}]")
+    opened = re.compile(r'^httptrace_connections_opened_total\{.*instance="(.*?)".*job="shop".*\} 1$', re.MULTILINE)
+    with agent:
+        run(agent)
+        run(agent)
+        found = until(
+            "both",
+            lambda: (
+                len(series := opened.findall(agent.http.get(f"http://{agent.metrics_address}/metrics").text)) == 2
+                and series
+            ),
+        )
+
+    assert len(set(found)) == 2
+    assert all(re.fullmatch(r"default\.shop-0\.shop:\d+", instance) for instance in found)
 
 
 def test_own_metrics() -> None:
