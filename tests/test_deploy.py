@@ -251,6 +251,12 @@ def test_compose_s_ports() -> None:
     assert sorted(re.findall(r"`([A-Z_]+_PORT)` \((\d+)\)", README)) == sorted(opened)
 
 
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!https?:)[^)#]+)", README))))
+def test_links(link: str) -> None:
+    """Each file that the README of the configs points to is there."""
+    assert (CONFIGS / link).exists()
+
+
 def test_every_file_is_told_of() -> None:
     """No config is without a word in the README."""
     there = {path.name for path in CONFIGS.iterdir() if path.is_file()} - {"README.md"}
