@@ -151,7 +151,7 @@ def test_both_get_the_traces() -> None:
 
 def test_a_later_prometheus() -> None:
     """A Prometheus 3, which takes names with dots, is given the same names as one that does not."""
-    with Collector("local.yaml", SPANMETRICS_INTERVAL="200ms") as collector:
+    with Collector("local.yaml", {"processors::batch::timeout": "100ms"}, SPANMETRICS_INTERVAL="200ms") as collector:
         sent(collector)
 
         def page(accepted: str) -> tuple[str, set[str]]:
@@ -255,6 +255,21 @@ def test_kubernetes_collectors(name: str, tmp_path: Path) -> None:
     assert said("otelcol", "validate", *inside(tmp_path, pod["containers"][0]["args"]), **environment(pod)) == (0, "")
 
 
+def test_kustomization_of_your_own(tmp_path: Path) -> None:
+    """The README's kustomization, in a folder beside this one, changes what it says and leaves the rest fitting together."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (CONFIGS / "README.md").read_text(), re.DOTALL)
+    shutil.copytree(CONFIGS, tmp_path / "collector-config")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/kustomization.yaml").write_text(block)
+
+    found = deployed(tmp_path / "mine")
+
+    assert found.faults() == []
+    (gateway,) = found.of("StatefulSet")
+    assert gateway["spec"]["replicas"] == 3
+    assert environment(gateway["spec"]["template"]["spec"])["TRACES_ENDPOINT"] == "tempo.tracing:4317"
+
+
 @pytest.mark.parametrize(
     ("name", "right", "wrong", "what"),
     [
@@ -308,8 +323,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Collector], None]
     """A request by an application that has httpx and nothing else, injected into as by the operator."""
     folder = tmp_path_factory.mktemp("pod")
     python = injected.application(folder / "app", "httpx")
-    injected.image(folder / "autoinstrumentation")
-    shutil.copytree(folder / "autoinstrumentation", folder / "volume", symlinks=True)
+    injected.image(folder / "volume")
     resource = yaml.safe_load((CONFIGS / "kubernetes/python/instrumentation.yaml").read_text())
 
     def run(collector: Collector) -> None:
@@ -342,7 +356,7 @@ def test_injected(run: Callable[[Collector], None]) -> None:
 
 def test_processes_of_a_pod(run: Callable[[Collector], None]) -> None:
     """Two processes of one container, to which the operator gives one service.instance.id, are two series at the agent."""
-    agent = Collector("agent.yaml", GATEWAYS=f"[127.0.0.1:{free_port()}]")
+    agent = Collector("agent.yaml", {"processors::batch::timeout": "100ms"}, GATEWAYS=f"[127.0.0.1:{free_port()}]")
     opened = re.compile(r'^httptrace_connections_opened_total\{.*instance="(.*?)".*job="shop".*\} 1$', re.MULTILINE)
     with agent:
         run(agent)
