@@ -1,0 +1,101 @@
+"""One of each kind of request, to the servers in the variable SERVERS; then it waits for its input to end.
+
+The names ``shop.test`` and ``nowhere.test`` are for the resolver to know, and some_sdk is installed.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import ssl
+import sys
+
+import httpx
+import some_sdk
+
+at = json.loads(os.environ["SERVERS"])
+trusted = ssl.create_default_context(cafile=at["ca"])
+
+
+def tried(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except httpx.HTTPError:
+        pass
+    else:
+        raise AssertionError(arguments)
+
+
+def streamed(client, url):
+    return client.send(client.build_request("GET", url), stream=True)  # <- forgotten
+
+
+def well(client):
+    client.get(f"{at['name']}/first")
+    client.get(f"{at['name']}/second")
+    client.get(f"{at['name']}/trickle")
+    client.post(f"{at['name']}/upload", content=bytes(8_000_000))
+
+
+def closed_early(client):
+    response = streamed(client, f"{at['name']}/left")
+    response.close()  # <- left
+    client.get(f"{at['name']}/after-left")
+    some_sdk.exists(client, f"{at['name']}/sdk")  # <- sdk
+
+
+def failed(client):
+    tried(client.get, f"{at['http']}/half")
+    tried(client.get, f"{at['http']}/no-answer")
+    tried(client.get, f"{at['dead']}/refused")
+    tried(client.get, f"{at['nowhere']}/no-such-name")
+    tried(client.get, f"{at['https']}/untrusted")
+
+
+def waited():
+    with httpx.Client(limits=httpx.Limits(max_connections=1)) as client:
+        holding = streamed(client, f"{at['http']}/holding")
+        tried(client.get, f"{at['http']}/too-late", timeout=httpx.Timeout(5, pool=0.05))
+        holding.read()
+
+
+async def cancelled():
+    async with httpx.AsyncClient() as client:
+        response = await client.send(client.build_request("GET", f"{at['http']}/cancelled"), stream=True)
+        try:
+            await asyncio.wait_for(response.aread(), 0.05)
+        except asyncio.TimeoutError:
+            return
+    raise AssertionError
+
+
+def otherwise():
+    with httpx.Client(http2=True, verify=trusted) as client:
+        client.get(f"{at['h2']}/h2-first")
+        client.get(f"{at['h2']}/h2-second")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=at["socket"])) as client:
+        client.get("http://localhost/unix")
+    with httpx.Client(proxy=at["proxy"], verify=trusted) as client:
+        client.get(f"{at['https']}/proxied")
+    with httpx.Client(proxy=at["refusing"], verify=trusted) as client:
+        tried(client.get, f"{at['https']}/refused-by-proxy")
+
+
+def forgotten(client):
+    streamed(client, f"{at['name']}/forgotten")
+
+
+with httpx.Client() as client:
+    well(client)
+    closed_early(client)
+    failed(client)
+    waited()
+    asyncio.run(cancelled())
+    otherwise()
+    forgotten(client)
+    gc.collect()
+    client.get(f"{at['name']}/after-forgotten")
+    kept = streamed(client, f"{at['name']}/kept")
+    print("open", flush=True)
+    sys.stdin.read()
+    kept.read()
