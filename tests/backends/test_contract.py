@@ -77,7 +77,7 @@ LEFT, FORGOTTEN = line("left", "closed_early"), line("forgotten", "streamed")
 SDK_LEFT, SDK_LINE = line("sdk", "closed_early"), "some_sdk.py:7 in exists"
 
 
-def opened(reason: str, **more: Any) -> dict[str, Any]:
+def opened(reason: str) -> dict[str, Any]:
     """On a new connection."""
     return {
         names.CONN_REUSED: False,
@@ -194,7 +194,7 @@ def dialled(address: str = "127.0.0.1") -> dict[str, Any]:
     }
 
 
-def handshake(**more: Any) -> dict[str, Any]:
+def handshake() -> dict[str, Any]:
     """A handshake."""
     return {
         names.TLS_PROTOCOL_NAME: "tls",
@@ -205,7 +205,7 @@ def handshake(**more: Any) -> dict[str, Any]:
     }
 
 
-def received(outcome: str, **more: Any) -> dict[str, Any]:
+def received(outcome: str) -> dict[str, Any]:
     """All that every request does."""
     said = {names.BODY_OUTCOME: outcome, names.BODY_READ_WAIT: SECONDS}
     return {names.SPAN_SEND: {}, names.SPAN_WAIT: {}, names.SPAN_RECEIVE: said}
