@@ -47,8 +47,11 @@ def test_mistake_is_found(name: str, right: str, wrong: str, said: str, tmp_path
     assert said in found.stderr
 
 
-def test_gateways_count_alike() -> None:
-    """What becomes a metric is the same in front of one collector and of many: dashboards and alerts fit both."""
-    local, gateway = (yaml.safe_load((CONFIGS / name).read_text()) for name in ("local.yaml", "gateway.yaml"))
+def test_series_are_alike() -> None:
+    """What becomes a metric, and of whom, is the same at one collector and at many: dashboards and alerts fit both."""
+    local, agent, gateway = (yaml.safe_load((CONFIGS / name).read_text()) for name in COLLECTORS)
+    process = "transform/process"
 
     assert gateway["connectors"] == local["connectors"]
+    assert agent["processors"][process] == gateway["processors"][process] == local["processors"][process]
+    assert all(process in config["service"]["pipelines"]["metrics"]["processors"] for config in (local, agent, gateway))

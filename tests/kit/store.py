@@ -89,12 +89,13 @@ def span(trace: bytes, number: int, name: str = "GET", *, parent: int = 0, statu
 
 
 def export(address: str, spans: Sequence[Span], size: int = 512) -> None:
-    """Send *spans* to *address*, so many in a request, as one process of ``by-hand``; an error if one is refused."""
+    """Send *spans* to *address*, so many in a request, as two processes of one host; an error if one is refused."""
     with grpc.insecure_channel(address) as channel:
         stub = TraceServiceStub(channel)
         for start in range(0, len(spans), size):
             request = ExportTraceServiceRequest()
             resource = request.resource_spans.add()
-            resource.resource.attributes.extend(pairs({"service.name": "by-hand", "service.instance.id": "one"}))
+            process = {"service.name": "by-hand", "service.instance.id": "one", "process.pid": 1 + start // size % 2}
+            resource.resource.attributes.extend(pairs(process))
             resource.scope_spans.add().spans.extend(spans[start : start + size])
             stub.Export(request, timeout=PATIENCE)
