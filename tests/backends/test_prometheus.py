@@ -300,9 +300,12 @@ def test_numbers_are_the_servers(protocol: str, library: str, collector: Collect
         with subprocess.Popen(**options, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
             assert program.stdin is not None and program.stdout is not None
             assert program.stdout.readline() == "kept\n"
+            assert seen(server)["responses"] == {"localhost": 2}
             same(prometheus, library, server)
-            program.stdin.write("close\n")
-            program.stdin.flush()
+            print("close them", file=program.stdin, flush=True)
+            # Now the server goes on with those two, and sees that nobody is there.
+            server.go.set()
+            until("the server has seen the last of them", lambda: seen(server)["responses"] == {"localhost": 0})
             same(prometheus, library, server)
             program.stdin.close()
         assert program.returncode == 0
