@@ -140,7 +140,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
     jaeger = Jaeger()
-    collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
+    # What is exported has the exemplars since the export before. Of several in one batch the exporter keeps the last,
+    # and what is scraped less often than it is exported is lost: so batches are shorter, and scrapes more frequent.
+    batches = {"processors::batch::timeout": "100ms"}
+    collector = Collector("local.yaml", batches, TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
     prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
     http, https = Server({"/slow": slow, "/half-closed": half_closed}), Server(tls=tls)
     with http, https, backends(jaeger, collector, prometheus):
@@ -164,7 +167,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
                 "OTEL_TRACES_EXPORTER": "otlp",
                 "OTEL_METRICS_EXPORTER": "otlp",
                 "OTEL_LOGS_EXPORTER": "none",
-                "OTEL_METRIC_EXPORT_INTERVAL": "200",
+                "OTEL_METRIC_EXPORT_INTERVAL": "600",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",
                 "RESOLVER": json.dumps({"shop.test": [0.02, ["127.0.0.1"]], "nowhere.test": [0.01, -2]}),
             },
