@@ -673,9 +673,9 @@ STORIES = (
                 'error_type=~"ConnectTimeout|ReadTimeout"}[5m]))',
             ),
             "`httptrace.failed_phase` says where it struck: `dns`, `connect`, `proxy` or `tls`. The times of the phases before are "
-            "there too; the failed one is as long as the timeout that was left.",
-            "httpx's connect timeout covers the lookup, the connect and the TLS handshake. Which one it was is not in the "
-            "exception.",
+            "there too; the failed one is about as long as the timeout.",
+            "httpx has one timeout for all that it takes to connect, and the exception does not say which part it was. Async "
+            "clients apply it to the lookup too; a sync client waits for the resolver, however long that takes (story 7).",
             "The same timeout in all phases of all servers: look at this host's CPU first.",
         ),
     ),
@@ -728,7 +728,7 @@ STORIES = (
             Search("httptrace.conn.open_reason=new_client"),
             (_opened("new_client"),),
             "Requests that opened a connection in a new pool, while another client of the same process had already connected to "
-            "that server. `httptrace.time.connect` and `.tls` is what each paid; building a client costs some 20 ms of CPU "
+            "that server. `httptrace.time.connect` and `.tls` is what each paid; building a client costs some 25 ms of CPU "
             "for certificates on top, which no span shows.",
             "A client for each call: `httpx.get(...)`, or `with httpx.Client()` inside the function that is called.",
             "One `httpx.Client` for the process, or one `AsyncClient` for the event loop, made at start and handed around.",
@@ -795,7 +795,8 @@ STORIES = (
             "The host, or the network between, drops IPv6. asyncio and trio try the next address after 250 ms; the sync client only "
             "after the connect timeout.",
             "",
-            "PromQL does not know the family: a slow connect to a far or busy server is found too.",
+            "A slow connect to a far or busy server over IPv4 is found too, hence the look at `dns.answers`. PromQL does not even "
+            "know the family.",
         ),
     ),
     Story(
@@ -970,7 +971,7 @@ STORIES = (
                 'sum by (server_address) (rate(httptrace_connections_closed_total{job="$service", '
                 'httptrace_conn_close_reason="request_cancelled"}[5m]))',
             ),
-            "Before the headers: `httptrace.failed_phase` without an error. In the body: `httptrace.body.outcome` = `cancelled`, "
+            "Before the headers: `httptrace.failed_phase` (`wait` in the query, but any phase can be) without an error. In the body: `httptrace.body.outcome` = `cancelled`, "
             "and `httptrace.body.bytes_read` how far it came. `httptrace.conn.close_reason` = `request_cancelled` where the "
             "connection was lost with it.",
             "The task was cancelled: the caller of the service left, or `asyncio.timeout` struck. That is nobody's failure, "
