@@ -427,13 +427,13 @@ STORIES = (
             Search("httptrace.failed_phase=pool"),
             (
                 'sum by (server_address) (rate(httptrace_requests_total{job="$service", httptrace_failed_phase="pool"}[5m]))',
-                'min_over_time(httptrace_responses_open{job="$service"}[15m]) > 0',
+                _lines('httptrace_body_outcome="never_closed"'),
             ),
             "The links `pool_held_by` lead to the requests that hold the pool, at most 8, oldest first. The span of such a request "
             "is sent only when its response is over: collected as garbage, or at the end of the process. Then it has "
             "`httptrace.body.outcome` = `never_closed`, and `httptrace.body.closed_at` is the line that made the request. "
-            "Until then the metric knows: so many have been open all the time, and for how long is "
-            "`httptrace_responses_open_max_age_seconds`.",
+            "Until then only metrics know: `httptrace_responses_open`, and `httptrace_responses_open_max_age_seconds`, "
+            "which grows with the clock.",
             "A response that was asked for with `stream=True` is never closed on some path: an early return, an exception, a cache "
             "hit. It keeps its connection; when all are kept, every request waits in vain.",
             "Restarting helps until the pool is full again. All open, none old, and `PoolTimeout`: then it is story 3.",
