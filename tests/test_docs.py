@@ -117,12 +117,15 @@ def test_broken_links() -> None:
 
 
 def test_incidents_are_linked() -> None:
-    """The guide's table leads to each of the fifteen, and what is linked to is before a heading."""
+    """The guide's table leads to each of the fifteen, what is linked to is before a heading, and alerts are there."""
     text = (ROOT / "docs/incidents.md").read_text()
 
     sections = re.findall(r'^<a id="story-(\d+)"></a>\n\n## (\d+)\. ', text, re.MULTILINE)
     assert sections == [(str(number), str(number)) for number in range(1, 16)]
     assert set(re.findall(r"\(#story-(\d+)\)", text.partition("## How to ask")[0])) == {one for one, _ in sections}
+    alerts = re.findall(r"- alert: (\w+)", (ROOT / "collector-config/alerts.yaml").read_text())
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\*\*Alerts\.\*\* (.*)$", text, re.MULTILINE)))
+    assert sorted(named) == sorted(alerts)
 
 
 def test_the_report_s_fields() -> None:

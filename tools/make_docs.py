@@ -18,6 +18,7 @@ from otel_httptrace.telemetry import described
 from otel_httptrace.telemetry.described import Attribute, Described
 
 ROOT = Path(__file__).parent.parent
+ALERTS = ROOT / "collector-config" / "alerts.yaml"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -227,6 +228,12 @@ def incidents() -> str:
     _tests()
     from stories.told import KINDS, STORIES  # noqa: PLC0415
 
+    alerts = re.findall(
+        r"- alert: (\w+)$.*?runbook: docs/incidents\.md#story-(\d+)$",
+        ALERTS.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+
     def told(story: Any) -> Iterator[str]:
         guide = story.guide
         yield f'<a id="story-{story.number}"></a>'
@@ -261,6 +268,7 @@ def incidents() -> str:
             ("Fix", f"{story.advice} {guide.fix}".strip()),
             ("Also found", guide.but),
             ("In the report", f"{', '.join(verdicts)}."),
+            ("Alerts", _codes(name for name, number in alerts if int(number) == story.number)),
         ):
             if text:
                 yield from (f"**{name}.** {text}", "")
