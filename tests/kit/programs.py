@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -72,7 +72,8 @@ class Program:
     def __init__(self, program: str, *arguments: str | Path, **environ: str) -> None:
         self._command = [str(BACKENDS / "bin" / program), *map(str, arguments)]
         self._environ = environ
-        self._log: IO[bytes] = tempfile.TemporaryFile()
+        self._files = ExitStack()
+        self._log: IO[bytes] = self._files.enter_context(tempfile.TemporaryFile())
         self.process: subprocess.Popen[bytes] | None = None
         #: Asks the program's own pages.
         self.http = httpx.Client(trust_env=False, timeout=PATIENCE)
@@ -140,14 +141,18 @@ class Program:
             self.start()
         except BaseException:
             self.stop(signal.SIGKILL)
+            self._close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         """End it."""
         self.stop()
+        self._close()
+
+    def _close(self) -> None:
         self.http.close()
-        self._log.close()
+        self._files.close()
 
 
 class Collector(Program):
@@ -172,7 +177,6 @@ class Collector(Program):
         super().__init__(
             "otelcol",
             f"--config=file:{CONFIGS / config}",
-            *([f"--config=file:{self._changed(sets)}"] if sets else []),
             **{
                 "OTLP_GRPC_ENDPOINT": grpc,
                 "OTLP_HTTP_ENDPOINT": http,
@@ -183,6 +187,8 @@ class Collector(Program):
                 **environ,
             },
         )
+        if sets:
+            self._command.append(f"--config=file:{self._changed(sets)}")
 
     def _changed(self, sets: Mapping[str, Any]) -> str:
         """A second config, laid over the first: ``--set`` would need a provider that this build has not."""
@@ -193,10 +199,10 @@ class Collector(Program):
             for key in path:
                 inner = inner.setdefault(key, {})
             inner[last] = value
-        self._sets = tempfile.NamedTemporaryFile("w", suffix=".yaml")
-        json.dump(changes, self._sets)  # JSON is YAML
-        self._sets.flush()
-        return self._sets.name
+        file = self._files.enter_context(tempfile.NamedTemporaryFile("w", suffix=".yaml"))
+        json.dump(changes, file)  # JSON is YAML
+        file.flush()
+        return file.name
 
     def own(self) -> dict[str, float]:
         """What it says of itself: the sum of the values of each metric by its full name, as ``otelcol_x_total``."""

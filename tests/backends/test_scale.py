@@ -1,0 +1,58 @@
+"""What must hold of the shipped configs where there are thousands of processes."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import httpx
+from kit.otlp import pairs
+from kit.programs import Collector, until
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+#: More than the thousand for which spanmetrics has counters by default.
+PROCESSES = 1100
+
+
+def one_of_each() -> bytes:
+    """A span of each process of a service."""
+    request = ExportTraceServiceRequest()
+    for number in range(PROCESSES):
+        found = request.resource_spans.add()
+        found.resource.attributes.extend(
+            pairs({"service.name": "checkout", "service.namespace": "shop", "service.instance.id": f"process-{number}"})
+        )
+        found.scope_spans.add().spans.add(
+            name="GET",
+            trace_id=os.urandom(16),
+            span_id=os.urandom(8),
+            kind=Span.SPAN_KIND_CLIENT,
+            start_time_unix_nano=1_790_000_000_000_000_000,
+            end_time_unix_nano=1_790_000_000_010_000_000,
+        )
+    return request.SerializeToString()
+
+
+def test_a_gateway_counts_the_spans_of_any_number_of_processes() -> None:
+    """The series of a gateway are those of a service, however many processes it has, and no count is lost."""
+    with Collector("gateway.yaml", KEEP_PERCENT="0", SPANMETRICS_INTERVAL="200ms") as gateway:
+
+        def counted() -> list[tuple[str, float]]:
+            text = gateway.http.get(f"http://{gateway.metrics_address}/metrics").text
+            calls = re.findall(r"^traces_span_metrics_calls_total\{(.*)\} (\S+)", text, re.MULTILINE)
+            return [(labels, float(value)) for labels, value in calls]
+
+        for times in (1, 2):
+            sent = gateway.http.post(
+                f"{gateway.otlp}/v1/traces",
+                content=one_of_each(),
+                headers={"Content-Type": "application/x-protobuf"},
+            )
+            assert sent.status_code == httpx.codes.OK
+            until("all are counted", lambda: sum(value for _, value in counted()) >= times * PROCESSES, 20)
+
+        ((labels, value),) = counted()
+        assert value == 2 * PROCESSES
+        assert 'job="shop/checkout"' in labels
+        assert "instance=" not in labels.replace("collector_instance_id=", "")
