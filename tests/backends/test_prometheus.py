@@ -125,6 +125,7 @@ def test_alert_helps(alert: str) -> None:
     assert "$labels.job" in rule["annotations"]["summary"]
     assert anchor is not None
     assert 1 <= int(anchor[1]) <= 15
+    assert f'<a id="story-{anchor[1]}">' in (ROOT / "docs/incidents.md").read_text()
     row = f"| `{alert}` | .* | {rule['labels']['severity']} | .*story-{anchor[1]}\\) \\|"
     assert re.search(row.replace("| ", r"\| "), (CONFIGS / "README.md").read_text())
 
