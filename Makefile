@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests backends test-backends bench foreign wheel lock docs dashboards clean
+.PHONY: help demo test check types tests backends test-backends bench scale foreign wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -39,6 +39,11 @@ bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/report.py
+
+scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in half an hour on a quiet machine
+	$(BIN)/python benchmarks/exports.py --write
+	$(BIN)/python benchmarks/fleet.py --write
+	$(BIN)/python tools/make_docs.py
 
 foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
 	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")

@@ -61,6 +61,8 @@ SETTINGS: dict[str, dict[str, Any] | None] = {
 }
 #: The SDK's own (OTEL_BSP_MAX_EXPORT_BATCH_SIZE).
 BATCH = 512
+#: Others, for comparison.
+SIZES = (32, 128, 512, 2048)
 ORIGINS = ("orders.shop.example.com", "customers.shop.example.com", "search.example.com", "billing.example.com")
 WORKERS = 10
 #: With their hosts some 60 characters.
@@ -223,8 +225,10 @@ def handling(chance: random.Random, workload: str) -> Iterator[None]:
         context.detach(token)
 
 
-async def traffic(library: str, workload: str, chance: random.Random, enough: Callable[[], bool]) -> None:
-    """Requests, until there are enough of them."""
+async def traffic(
+    library: str, workload: str, chance: random.Random, enough: Callable[[], bool], look: Callable[[], None]
+) -> None:
+    """Requests, until there are *enough* of them; then, while there are still connections, a *look*."""
     package: Any = importlib.import_module(library)
     transport = package.AsyncHTTPTransport(
         verify=False, limits=package.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=None)
@@ -252,6 +256,7 @@ async def traffic(library: str, workload: str, chance: random.Random, enough: Ca
 
         await asyncio.gather(*(worker() for _ in range(WORKERS)))
         assert not kept or network.dialled == dialled, "a request dialled"
+        look()
 
 
 def instrument(library: str, setting: str, exporter: Any) -> Any:
@@ -318,13 +323,16 @@ def exports(library: str, workload: str, setting: str, batches: int) -> tuple[li
             spans.clear()
         return len(spans) >= batches * BATCH
 
+    metrics: list[Any] = []
     chance = random.Random(3)
     loop = Loop(clock, chance)
     try:
-        loop.run_until_complete(traffic(library, workload, chance, enough))
+        loop.run_until_complete(
+            traffic(library, workload, chance, enough, lambda: metrics.append(reader.get_metrics_data()))
+        )
     finally:
         loop.close()
-    return [spans[first : first + BATCH] for first in range(0, batches * BATCH, BATCH)], reader.get_metrics_data()
+    return [spans[first : first + BATCH] for first in range(0, batches * BATCH, BATCH)], metrics[0]
 
 
 def on_the_wire(send: Callable[[Any], bytes]) -> Callable[[Any], tuple[int, int]]:
@@ -350,12 +358,25 @@ def worker(library: str, workload: str, setting: str, batches: int, folder: Path
         assert folder is not None
         (folder / f"{number:03}.pb").write_bytes(encode_spans(batch).SerializePartialToString())
     requests = sum(span.kind is SpanKind.CLIENT for batch in made for span in batch)
-    points = [
-        (metric.name, len(metric.data.data_points))
-        for resource in (metrics.resource_metrics if metrics else ())
+    series = {
+        metric.name: sum(
+            # As Prometheus has a histogram: its buckets, a sum and a count.
+            len(point.bucket_counts) + 2 if hasattr(point, "bucket_counts") else 1
+            for point in metric.data.data_points
+        )
+        for resource in metrics.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
-    ]
+    }
+    spans = [span for batch in made for span in batch]
+    by_size = {}
+    for size in (size for size in SIZES if size <= len(spans)):
+        whole = spans[: len(spans) // size * size]
+        zipped = sum(
+            len(gzip.compress(encode_spans(whole[first : first + size]).SerializePartialToString()))
+            for first in range(0, len(whole), size)
+        )
+        by_size[str(size)] = zipped / len(whole) * len(spans) / requests
     raw, zipped = on_the_wire(lambda data: encode_metrics(data).SerializePartialToString())(metrics)
     return {
         "requests": requests,
@@ -365,7 +386,8 @@ def worker(library: str, workload: str, setting: str, batches: int, folder: Path
         "attributes": statistics.fmean(
             len(span.attributes) for batch in made for span in batch if span.kind is SpanKind.CLIENT
         ),
-        "metrics": {"points": dict(points), "raw": raw, "gzip": zipped},
+        "gzip by batch size": by_size,
+        "metrics": {"series": series, "raw": raw, "gzip": zipped},
     }
 
 
@@ -386,13 +408,16 @@ def measure(library: str, workload: str, setting: str, conventions: str, *, batc
 
 
 def measure_all(libraries: Sequence[str], batches: int) -> list[dict[str, Any]]:
-    """Every setting under the default conventions, upstream and the default setting under all; with the ratios."""
+    """Every setting; conventions where a request is one span; of other libraries than the first, the default."""
     cases = [
         (library, workload, setting, conventions)
         for library in libraries
         for workload in WORKLOADS
         for setting in SETTINGS
-        for conventions in (CONVENTIONS if setting in ("upstream", "default") else ("default",))
+        for conventions in CONVENTIONS
+        if setting in ("upstream", "default") or (library == libraries[0] and not workload.startswith("keepalive-"))
+        if conventions == "default"
+        or (library == libraries[0] and workload.startswith("keepalive") and setting in ("upstream", "default"))
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found = list(pool.map(lambda case: measure(*case, batches=batches), cases))
@@ -423,6 +448,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="to docs/scale.json, for docs/scale.md")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--save", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -431,6 +457,10 @@ def main() -> None:
         print(json.dumps(worker(library, workload, setting, options.batches, options.save)))
         return
     found = measure_all(options.libraries, options.batches)
+    if options.write:
+        import figures
+
+        figures.write("exports", found)
     print(json.dumps(found, indent=2) if options.json else table(found))
 
 

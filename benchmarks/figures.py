@@ -50,9 +50,9 @@ def write(name: str, found: Any) -> None:
     FILE.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: bool = True) -> Iterator[str]:
     yield f"| {' | '.join(header)} |"
-    yield "|" + "|".join(" --- " if not number else " ---: " for number in range(len(header))) + "|"
+    yield "|" + "|".join(" ---: " if numbers and column else " --- " for column in range(len(header))) + "|"
     for row in rows:
         yield f"| {' | '.join(map(str, row))} |"
 
@@ -62,6 +62,11 @@ def _bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} B"
+
+
+def _cores(microseconds: float) -> str:
+    # Microseconds of CPU for a span are cores for a million a second.
+    return f"{microseconds / 1000:.3f}"
 
 
 class Figures:
@@ -125,7 +130,7 @@ class Figures:
 
     def batches(self) -> Iterator[str]:
         """Bytes by the size of a batch."""
-        sizes = self._export("keepalive")["gzip by batch size"]
+        sizes = dict(sorted(self._export("keepalive")["gzip by batch size"].items(), key=lambda item: int(item[0])))
         yield from _table(
             ("spans in an export", *sizes),
             [("gzip, a keep-alive request", *(f"{size:.0f}" for size in sizes.values()))],
@@ -143,11 +148,15 @@ class Figures:
                     title,
                     f"{one['fastest']['rate']:,.0f} ({rates[0]} to {rates[-1]})",
                     f"{one['ratio']:.2f}",
-                    f"{cpu['agent'] / 1000:.3f}",
-                    f"{cpu['gateways'] / 1000:.3f}",
+                    f"{one['fastest']['rate'] / one['spans_per_request']:,.0f}",
+                    _cores(cpu["agent"]),
+                    _cores(cpu["gateways"]),
                 )
 
-        header = ("spans", "spans/s without loss", "ratio", "agents: cores per 1,000 spans/s", "gateways")
+        header = (
+            "spans", "spans/s without loss", "ratio", "that is, requests/s", "agent: cores per 1,000 spans/s",
+            "gateways",
+        )  # fmt: skip
         yield from _table(header, rows())
 
     def memory(self) -> Iterator[str]:
@@ -164,16 +173,14 @@ class Figures:
                     f"{self._agent_mib(kind):.0f}",
                     f"{idle['gateway']:.0f} → {peak['gateway']:.0f}",
                     f"{self._gateway_mib(kind):.0f}",
+                    _cores(one["cpu"]["agent"]),
+                    _cores(one["cpu"]["gateways"]),
                 )
 
         header = (
-            "spans",
-            "spans/s",
-            "agent: MiB",
-            "more per 1,000 spans/s",
-            "a gateway: MiB",
-            "more per 1,000 spans/s",
-        )
+            "spans", "spans/s", "agent: MiB", "more per 1,000 spans/s", "each gateway: MiB", "more per 1,000 spans/s",
+            "agent: cores per 1,000 spans/s", "gateways",
+        )  # fmt: skip
         yield from _table(header, rows())
 
     def _agent_mib(self, kind: str) -> float:
@@ -248,19 +255,20 @@ class Figures:
         small = keep["gzip by batch size"]
 
         def less(now: float, then: float) -> str:
-            return f"{(then - now) / now:+.0%}"
+            change = f"{100 * (then - now) / now:+.0f} %"
+            return "nothing" if change in ("+0 %", "-0 %") else change
 
         rows = [
             (
                 "`OTEL_TRACES_SAMPLER=parentbased_traceidratio`, `OTEL_TRACES_SAMPLER_ARG=0.1`",
-                "-90 % of everything: wire, collectors, storage",
+                "-90 % of all: wire, collectors, storage, as nine of ten requests have no span",
                 "nine of ten early closes, leaks and failures as spans, and links to requests that were not"
                 " sampled. Not the metrics: they count every request, connection, lookup and body",
             ),
             (
                 "`KEEP_PERCENT` of the gateways",
-                f"storage: 10 instead of 100 {less(1, SHARE * (1 - NOTABLE) + NOTABLE)}"
-                f" with {NOTABLE:.0%} notable; wire, agents and gateways: nothing",
+                f"storage {less(1, SHARE * (1 - NOTABLE) + NOTABLE)} at 10, with {NOTABLE:.0%} notable; wire, agents"
+                " and gateways nothing",
                 "traces in which nothing happened",
             ),
             (
@@ -281,13 +289,19 @@ class Figures:
                 "the resolver's answers, local addresses, TLS version and cipher",
             ),
             (
+                "off: `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=httptrace`",
+                f"wire {less(keep['gzip'], alone['gzip'])} of a keep-alive request: what is left is upstream's",
+                "all of it",
+            ),
+            (
                 "`OTEL_SEMCONV_STABILITY_OPT_IN=http` instead of `http/dup`",
                 f"wire {less(both['gzip'], new['gzip'])} after gzip, {less(both['raw'], new['raw'])} before",
                 "upstream's old names",
             ),
             (
                 "`OTEL_BSP_MAX_EXPORT_BATCH_SIZE`: leave it at 512",
-                f"32: {less(small['512'], small['32'])} wire after gzip; 2048: {less(small['512'], small['2048'])}",
+                f"wire after gzip: 32 would be {less(small['512'], small['32'])},"
+                f" 2048 {less(small['512'], small['2048'])}",
                 "",
             ),
             (
@@ -296,14 +310,13 @@ class Figures:
                 f" ({less(unread['raw'], location['raw'])} before gzip); of others nothing",
                 "the line to be mended",
             ),
-            ("`span_end=headers`", f"wire {less(unread['gzip'], headers['gzip'])}: it moves a timestamp", ""),
             (
-                "off: `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=httptrace`",
-                f"wire {less(keep['gzip'], alone['gzip'])} of a keep-alive request: what is left is upstream's",
-                "all of it",
+                "`span_end=headers`",
+                f"wire {less(unread['gzip'], headers['gzip'])}: it moves a timestamp",
+                "the body's time in the span's duration",
             ),
         ]
-        yield from _table(("what", "what it saves", "what is lost"), rows)
+        yield from _table(("what", "what it saves", "what is lost"), rows, numbers=False)
 
     def series(self) -> Iterator[str]:
         """Series of metrics that were counted."""
@@ -365,7 +378,8 @@ class Figures:
         machine = self._fleet["machine"]
         yield (
             f"Measured on a shared virtual machine with {machine['processors']} processors ({machine['machine']}), all"
-            f" programs and senders on it, {self._fleet['rounds']} rounds of each kind in turn, medians."
+            f" programs and senders on it. Rounds of each kind, in turn: {self._fleet['rounds']}; medians, and from the"
+            " lowest to the highest."
         )
 
     def blocks(self) -> dict[str, Callable[[], Iterator[str]]]:

@@ -24,11 +24,13 @@ Needs `make backends`. Linux only, as /proc says what a process has used.
 from __future__ import annotations
 
 import argparse
+import gzip
 import importlib
 import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import figures
 import grpc  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -55,7 +58,6 @@ KINDS = {
     "upstream": ("keepalive", "upstream"),
     "ours": ("keepalive", "default"),
     "unread": ("unread", "default"),
-    "unread, upstream": ("unread", "upstream"),
 }
 BATCH = 512
 SENDERS = 6
@@ -103,6 +105,17 @@ service:
 """
 
 
+def gzip_cost(template: Template) -> float:
+    """Microseconds of CPU that gzip takes for a request, as the exporter over HTTP does it: the least of several."""
+    spent = []
+    for number in range(20):
+        data = template.fresh(number)
+        begun = time.process_time()
+        gzip.compress(data)
+        spent.append(time.process_time() - begun)
+    return min(spent) / (BATCH / template.spans_per_request) * 1e6
+
+
 class Template:
     """Batches of one kind, and where in them the trace ids are."""
 
@@ -126,11 +139,11 @@ class Template:
         (instance,) = (match.start() for match in re.finditer(rb"12461068-aa5c-45c3-8b51-0f8a6eb19d01", data))
         return data, instance, found, sum(span.kind == span.SPAN_KIND_CLIENT for span in spans)
 
-    def fresh(self, number: int) -> bytes:
+    def fresh(self, number: int, processes: int = PROCESSES) -> bytes:
         """A batch with ids that no other has, of one of the processes."""
         data, instance, found, _ = self._batches[number % len(self._batches)]
         copy = bytearray(data)
-        copy[instance : instance + 36] = b"12461068-aa5c-45c3-8b51-0f8a6eb1%04d" % (number % PROCESSES)
+        copy[instance : instance + 36] = b"12461068-aa5c-45c3-8b51-0f8a6eb1%04d" % (number % processes)
         ids = os.urandom(16 * (found[-1][1] + 1) if found else 0)
         for offset, one in found:
             copy[offset : offset + 16] = ids[16 * one : 16 * one + 16]
@@ -147,18 +160,25 @@ def said(program: Any, *names: str) -> dict[str, float]:
     return found
 
 
+def exposed(program: Any) -> str:
+    """What Prometheus would find at a collector's prometheus exporter."""
+    text: str = program.http.get(f"http://{program.metrics_address}/metrics").text
+    return text
+
+
 class Tiers:
     """An agent, two gateways and what stands for the backend, and the senders."""
 
-    def __init__(self, template: Template, folder: Path, **settings: str) -> None:
+    def __init__(self, template: Template, folder: Path, processes: int = PROCESSES, **settings: str) -> None:
         self.template = template
+        self._processes = processes
         (folder / "sink.yaml").write_text(_SINK)
         self.sink = programs.Collector(folder / "sink.yaml")
-        memory = settings.pop("sets", None)
-        shipped: dict[str, Any] = {"processors::tail_sampling::num_traces": 5_000_000} if memory else {}
+        # Beyond what memory_limiter lets in; see gateway.yaml.
+        sets = {"processors::tail_sampling::num_traces": 5_000_000} if "MEMORY_LIMIT_MIB" in settings else None
         self.gateways = [
             programs.Collector(
-                "gateway.yaml", shipped, TRACES_ENDPOINT=self.sink.grpc_address, GATEWAY_NAME=name, **settings
+                "gateway.yaml", sets, TRACES_ENDPOINT=self.sink.grpc_address, GATEWAY_NAME=name, **settings
             )
             for name in ("gateway-0", "gateway-1")
         ]
@@ -200,7 +220,7 @@ class Tiers:
             export = channel.unary_unary("/opentelemetry.proto.collector.trace.v1.TraceService/Export")
             try:
                 while (number := self._take()) is not None:
-                    answer = export(self.template.fresh(number), timeout=30)
+                    answer = export(self.template.fresh(number, self._processes), timeout=30)
                     if ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans:
                         raise RuntimeError(f"not all was accepted: {answer!r}")
             except Exception as error:
@@ -260,12 +280,8 @@ class Tiers:
 
     def counted(self) -> int:
         """Spans that the gateways' metrics of spans have counted."""
-        found = 0.0
-        for gateway in self.gateways:
-            text = gateway.http.get(f"http://{gateway.metrics_address}/metrics").text
-            for value in re.findall(r"^traces_span_metrics_calls(?:_total)?\{[^}]*\} (\S+)", text, re.MULTILINE):
-                found += float(value)
-        return int(found)
+        pattern = re.compile(r"^traces_span_metrics_calls(?:_total)?\{[^}]*\} (\S+)", re.MULTILINE)
+        return int(sum(float(value) for gateway in self.gateways for value in pattern.findall(exposed(gateway))))
 
     def arrive(self) -> None:
         """Wait until all that was sent is counted, and what was kept is where it is stored; complain of losses."""
@@ -314,7 +330,6 @@ def fastest(template: Template, seconds: float) -> dict[str, Any]:
         tiers = Tiers(
             template,
             Path(folder),
-            sets="all",
             DECISION_WAIT="2s",
             MEMORY_LIMIT_MIB="6000",
             MEMORY_SPIKE_MIB="1000",
@@ -367,6 +382,65 @@ def steady(template: Template, pace: float, seconds: float) -> dict[str, Any]:
     }
 
 
+def series(template: Template, processes: int = 200) -> dict[str, Any]:
+    """How many series one gateway makes of the spans of many processes, all of which make the same kind of request."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiers = Tiers(template, Path(folder), processes, DECISION_WAIT="2s", SPANMETRICS_INTERVAL="2s")
+        with tiers.running():
+            with tiers.sending():
+                programs.until("all processes have sent", lambda: tiers.sent >= processes * BATCH)
+            tiers.arrive()
+            text = exposed(tiers.gateways[0])
+    return {"processes": processes, "series": len(re.findall(r"^traces_span_metrics_", text, re.MULTILINE))}
+
+
+#: Whose series one is, by the beginning of its name.
+_OWNERS = {
+    "spanmetrics": ("traces_span_metrics_",),
+    "ours": (
+        "httptrace_",
+        "dns_lookup_duration_",
+        "http_client_open_connections",
+        "http_client_connection_duration_",
+        "http_client_request_time_in_queue_",
+    ),
+    "upstream": ("http_client_duration_", "http_client_request_duration_"),
+}
+
+
+def demo_series() -> dict[str, dict[str, int]]:
+    """How many series the demo's service has behind local.yaml, with bodies unread and read."""
+    demo = importlib.import_module("otel_httptrace.demo")
+    server: Any = importlib.import_module("otel_httptrace.demo.server").Server
+    found = {}
+    for name, arguments in (("unread", []), ("read", ["--read"])):
+        sink = programs.Jaeger()
+        collector = programs.Collector("local.yaml", TRACES_ENDPOINT=sink.grpc_address, SPANMETRICS_INTERVAL="1s")
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            programs.backends(sink, collector),
+            server() as served,
+        ):
+            program = shutil.copy(Path(str(demo.__file__)).with_name("status_page.py"), folder)
+            command = [Path(sys.executable).with_name("opentelemetry-instrument"), sys.executable, program, served.url]
+            settings = {
+                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
+                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_LOGS_EXPORTER": "none",
+                "OTEL_SERVICE_NAME": "demo",
+            }
+            subprocess.run([*command, *arguments], env=settings, check=True)
+            calls = re.compile(r'^traces_span_metrics_calls_total\{.*span_name="GET".*\} (\S+)', re.MULTILINE)
+            programs.until(
+                "all requests are counted",
+                lambda: sum(map(float, calls.findall(exposed(collector)))) == 20,  # noqa: B023 - called here
+            )
+            lines = exposed(collector).splitlines()
+        found[name] = {owner: sum(line.startswith(prefixes) for line in lines) for owner, prefixes in _OWNERS.items()}
+    return found
+
+
 def middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Medians over runs, of all numbers in them."""
     found: dict[str, Any] = {}
@@ -378,7 +452,7 @@ def middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All kinds, taking turns."""
-    templates = {kind: Template(kind) for kind in options.kinds}
+    templates = {kind: Template(kind) for kind in KINDS}
     fast: dict[str, list[dict[str, Any]]] = {kind: [] for kind in templates}
     slow: dict[str, list[dict[str, Any]]] = {kind: [] for kind in templates}
     for number in range(options.rounds):
@@ -389,7 +463,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for kind, template in templates.items():
             slow[kind].append(run := steady(template, options.pace, options.seconds))
             print(f"steady {kind:18}{run['rate']:9,.0f} spans/s  {run}", file=sys.stderr)
-    return {
+    found: dict[str, Any] = {
         "machine": {"processors": os.cpu_count(), "machine": platform.machine()},
         "rounds": options.rounds,
         "kinds": {
@@ -397,23 +471,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 "spans_per_request": template.spans_per_request,
                 "bytes_per_span": template.bytes_per_span,
                 "fastest": {**middle(fast[kind]), "rates": [run["rate"] for run in fast[kind]]},
-                "steady": middle(slow[kind]) if slow[kind] else None,
+                "steady": middle(slow[kind]),
             }
             for kind, template in templates.items()
         },
+        "gzip": gzip_cost(templates["ours"]),
+        "series": {"gateway": series(templates["ours"]), "demo": demo_series()},
     }
+    for one in found["kinds"].values():
+        one["ratio"] = one["fastest"]["rate"] / found["kinds"]["upstream"]["fastest"]["rate"]
+    return found
 
 
 def table(found: dict[str, Any]) -> str:
     """The results for people."""
     lines = [f"{'':18}{'spans/s':>9}{'ratio':>7}{'CPU us/span: agent':>20}{'gateways':>10}{'senders':>9}{'kept':>7}"]
-    base = found["kinds"].get("upstream", next(iter(found["kinds"].values())))["fastest"]
     for kind, one in found["kinds"].items():
         fast = one["fastest"]
         lines.append(
-            f"{kind:18}{fast['rate']:9,.0f}{fast['rate'] / base['rate']:7.2f}{fast['cpu']['agent']:20.1f}"
+            f"{kind:18}{fast['rate']:9,.0f}{one['ratio']:7.2f}{fast['cpu']['agent']:20.1f}"
             f"{fast['cpu']['gateways']:10.1f}{fast['cpu']['senders']:9.1f}{fast['kept']:7.1%}"
         )
+    lines.append(f"{'':18}{'spans/s':>9}{'MiB idle: agent':>17}{'gateway':>9}{'MiB then: agent':>17}{'gateway':>9}")
+    for kind, one in found["kinds"].items():
+        steady = one["steady"]
+        memory = "".join(f"{steady[when]['agent']:17.0f}{steady[when]['gateway']:9.0f}" for when in ("idle", "peak"))
+        lines.append(f"{kind:18}{steady['rate']:9,.0f}{memory}")
+    lines.append(f"series: {found['series']}")
     return "\n".join(lines)
 
 
@@ -424,10 +508,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="measured, of each run")
     parser.add_argument("--steady-rounds", type=int, default=1)
     parser.add_argument("--pace", type=float, default=4000.0, help="spans a second, where memory is measured")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["upstream", "ours", "unread"])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="to docs/scale.json, for docs/scale.md")
     options = parser.parse_args()
     found = measure(options)
+    if options.write:
+        figures.write("fleet", found)
     print(json.dumps(found, indent=2) if options.json else table(found))
 
 

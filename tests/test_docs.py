@@ -34,7 +34,7 @@ def make_docs() -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", ["attributes", "reasons", "report", "stories", "incidents"])
+@pytest.mark.parametrize("name", ["attributes", "reasons", "report", "stories", "incidents", "scale"])
 def test_generated(name: str) -> None:
     """The committed documents are what `make docs` writes."""
     assert (ROOT / "docs" / f"{name}.md").read_text() == getattr(make_docs(), name)()
@@ -47,6 +47,9 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
     stale = (ROOT / "docs" / "report.md").read_text().replace("| `dns` | 1.0 |", "| `dns` | 9.0 |")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "report.md").write_text(stale)
+    measured = (ROOT / "docs" / "scale.json").read_text()
+    (tmp_path / "docs" / "scale.json").write_text(measured.replace('"rounds": ', '"rounds": 9'))
+    (tmp_path / "docs" / "scale.md").write_text((ROOT / "docs" / "scale.md").read_text())
 
     assert docs.main(["--check"]) == 1
     assert capsys.readouterr().err.splitlines() == [
@@ -55,6 +58,7 @@ def test_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: 
         "docs/report.md is out of date: make docs",
         "docs/stories.md is out of date: make docs",
         "docs/incidents.md is out of date: make docs",
+        "docs/scale.md is out of date: make docs",
     ]
     assert (docs.main([]), docs.main(["--check"])) == (0, 0)
 

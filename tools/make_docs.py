@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -142,6 +143,20 @@ def report() -> str:
         for one in dataclasses.fields(Thresholds)
     ]
     return before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+
+
+def scale() -> str:
+    """The text of docs/scale.md: written by hand, but for the tables, which are made of docs/scale.json."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+    from figures import Figures  # noqa: PLC0415
+
+    found = Figures(json.loads((ROOT / "docs" / "scale.json").read_text()))
+    text = (ROOT / "docs" / "scale.md").read_text()
+    for name, made in found.blocks().items():
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = before + begin + "".join(f"{line}\n" for line in made()) + end + after
+    return text
 
 
 def stories() -> str:
@@ -305,7 +320,14 @@ def _first(story: Any) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Write or check; exit status 1 if something was out of date."""
     stale = 0
-    pages = {"attributes": attributes, "reasons": reasons, "report": report, "stories": stories, "incidents": incidents}
+    pages = {
+        "attributes": attributes,
+        "reasons": reasons,
+        "report": report,
+        "stories": stories,
+        "incidents": incidents,
+        "scale": scale,
+    }
     for name, text in ((f"{name}.md", write()) for name, write in pages.items()):
         path = ROOT / "docs" / name
         if "--check" not in arguments:
