@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 from kit.otlp import pairs
 from kit.programs import Collector, until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -56,3 +60,16 @@ def test_a_gateway_counts_the_spans_of_any_number_of_processes() -> None:
         assert value == 2 * PROCESSES
         assert 'job="shop/checkout"' in labels
         assert "instance=" not in labels.replace("collector_instance_id=", "")
+
+
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_at_the_highest_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of as many spans as the two tiers take, the gateways count each one and keep the share that they should."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    fleet: Any = importlib.import_module("fleet")
+
+    # It complains itself of what was refused, dropped or not counted.
+    found = fleet.fastest(fleet.Template("ours", batches=1), seconds=1.0)
+
+    assert found["sent"] > fleet.WINDOW
+    assert 0.08 < found["kept"] < 0.12
