@@ -40,7 +40,7 @@ bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/report.py
 
-scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in half an hour on a quiet machine
+scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in a quarter of an hour on a quiet machine
 	$(BIN)/python benchmarks/exports.py --write
 	$(BIN)/python benchmarks/fleet.py --write
 	$(BIN)/python tools/make_docs.py

@@ -445,7 +445,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--write", action="store_true", help="to docs/scale.json, for docs/scale.md")
