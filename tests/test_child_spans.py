@@ -139,7 +139,8 @@ async def test_durations_agree_with_the_attributes(
     for name in ("dns", "connect", "tls", "wait", "receive"):
         span = telemetry.child(f"http.{name}", first)
         took = (span.end_time or 0) - (span.start_time or 0)
-        assert took == round(attributes(first)[f"httptrace.time.{name}"] * 1e9)
+        # The attribute's last step is a microsecond.
+        assert 0 <= took - attributes(first)[f"httptrace.time.{name}"] * 1e9 < 1000
 
 
 @pytest.mark.modes(*MODES)

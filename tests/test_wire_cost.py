@@ -22,7 +22,7 @@ def exports() -> Any:
     return module
 
 
-@pytest.mark.parametrize("workload", ["keepalive"])
+@pytest.mark.parametrize("workload", ["keepalive", "keepalive-3", "keepalive-root"])
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
 def test_bytes_of_a_keepalive_request(library: str, workload: str) -> None:
     """A keep-alive request costs at most 2.9 times the bytes of upstream's alone, after gzip 1.8 times."""
