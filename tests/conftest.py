@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
 from opentelemetry import context as context_api
@@ -26,6 +27,10 @@ from kit.server import Answer, Server  # noqa: E402
 from kit.telemetry import Telemetry, collect, patchable, replaced, restore  # noqa: E402
 
 from otel_httptrace.guard import Guard  # noqa: E402
+
+# How long an example takes is the machine's business.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 FLAVOURS = [Flavour(library, mode) for library in LIBRARIES for mode in MODES]
 

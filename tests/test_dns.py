@@ -175,9 +175,9 @@ async def test_a_lookup_that_outlives_the_timeout(flavour: Flavour, resolver: Re
     async with flavour.client() as client:
         with pytest.raises(flavour.httpx.ConnectTimeout):
             # trio waits for the thread unless told otherwise: open the gate a while later.
-            timer = threading.Timer(0.5, gate.set)
+            timer = threading.Timer(1.5, gate.set)
             timer.start()
-            await client.get("http://origin.test/", timeout=0.1)
+            await client.get("http://origin.test/", timeout=0.5)
     gate.set()
     timer.join()
 

@@ -192,7 +192,7 @@ async def test_other_failures_name_no_holders(flavour: Flavour, server: Server, 
     """A read timeout, or a cancelled wait for the pool, links to no holder."""
     async with flavour.client(limits=flavour.httpx.Limits(max_connections=1)) as client:
         with pytest.raises(flavour.httpx.ReadTimeout):
-            await client.get(server.url("/held"), timeout=0.02)
+            await client.get(server.url("/held"), timeout=flavour.httpx.Timeout(10, read=0.2))
         server.go.set()
         response = await client.open("GET", server.url())
         await flavour.cancelled(client.get, server.url(), when=lambda: len(client.pool._requests) == 2)

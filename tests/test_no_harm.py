@@ -87,7 +87,7 @@ async def test_a_users_trace_callback(
             async with client.stream("GET", server.url(), **options):
                 pass
             with pytest.raises(flavour.httpx.ReadTimeout):
-                await client.get(server.url("/half"), timeout=0.02, **options)
+                await client.get(server.url("/half"), timeout=flavour.httpx.Timeout(10, read=0.2), **options)
             server.go.set()
             with pytest.raises(flavour.httpx.ConnectError):
                 await client.get(f"https://127.0.0.1:{free_port()}/", **options)
@@ -354,7 +354,7 @@ async def test_no_context_is_left_behind(flavour: Flavour, server: Server, telem
                 assert nothing()
         assert nothing()
         with pytest.raises(flavour.httpx.ReadTimeout):
-            await client.get(server.url("/held"), timeout=0.02)
+            await client.get(server.url("/held"), timeout=flavour.httpx.Timeout(10, read=0.2))
         assert nothing()
         await flavour.cancelled(client.get, server.url("/held"), when=lambda: len(server.requests) == 3)
         assert nothing()

@@ -257,7 +257,7 @@ async def _(world: World) -> None:
 async def _(world: World) -> None:
     """Two connections are lost in different ways: the newest loss explains the first new one."""
     client, server = world.client(), world.server
-    first = await client.open("GET", server.url("/half"), timeout=0.05)
+    first = await client.open("GET", server.url("/half"), timeout=world.flavour.httpx.Timeout(10, read=0.2))
     await world.unread(client, server.url())
     with pytest.raises(world.flavour.httpx.ReadTimeout):
         await first.read()
@@ -653,7 +653,7 @@ async def _(world: World) -> None:
     """The rest of the body does not come in time."""
     client = world.client()
     with pytest.raises(world.flavour.httpx.ReadTimeout):
-        await client.get(world.server.url("/half"), timeout=0.05)
+        await client.get(world.server.url("/half"), timeout=world.flavour.httpx.Timeout(10, read=0.2))
     world.server.go.set()
     await client.get(world.server.url())
 
@@ -669,7 +669,7 @@ async def _(world: World) -> None:
     """The answer does not come in time."""
     client = world.client()
     with pytest.raises(world.flavour.httpx.ReadTimeout):
-        await client.get(world.server.url("/held"), timeout=0.05)
+        await client.get(world.server.url("/held"), timeout=world.flavour.httpx.Timeout(10, read=0.2))
     world.server.go.set()
     await client.get(world.server.url())
 

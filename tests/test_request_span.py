@@ -338,7 +338,7 @@ async def test_a_body_that_times_out(flavour: Flavour, server: Server, telemetry
     async with flavour.client() as client:
         await client.get(server.url())
         with pytest.raises(flavour.httpx.ReadTimeout):
-            await client.get(server.url("/half"), timeout=0.05)
+            await client.get(server.url("/half"), timeout=flavour.httpx.Timeout(10, read=0.2))
 
     _, span = telemetry.requests()
     assert telemetry.told(span, "httptrace.body.read_wait") == on_reused(

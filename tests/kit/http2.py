@@ -147,6 +147,8 @@ class H2Server:
         #: Accept connections, but let them wait for their handshake.
         self.admit = threading.Event()
         self.admit.set()
+        #: How many clients have begun theirs.
+        self.greeted = 0
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
@@ -182,6 +184,8 @@ class H2Server:
             self.peers.append(peer)
 
             def run(peer: H2Peer = peer) -> None:
+                if not self.admit.is_set() and socket.socket.recv(peer.sock, 1, socket.MSG_PEEK):
+                    self.greeted += 1
                 self.admit.wait(PATIENCE)
                 peer.run()
 

@@ -326,9 +326,9 @@ STORIES = (
         "Raise max_connections, or cut concurrency.",
         (
             Case(
-                "Forty at once through a pool of ten; the first ten answers take 0.5 s, the others 50 ms.",
+                "Forty at once through a pool of ten; the first ten answers take 1.5 s, the others 50 ms.",
                 "fan_out",
-                partial(worlds.serving, worlds.slow_at_first(10, 0.5, 0.05, answer())),
+                partial(worlds.serving, worlds.slow_at_first(10, 1.5, 0.05, answer())),
                 "40 prices\n",
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 0}),
                 arguments=("10",),
@@ -336,12 +336,12 @@ STORIES = (
                 finds=30,
             ),
             Case(
-                "The same, and nobody waits longer than 0.3 s: PoolTimeout, but all responses are closed in the end.",
+                "The same, and nobody waits longer than a second: PoolTimeout, but all responses are closed in the end.",
                 "fan_out",
-                partial(worlds.serving, worlds.after(2, answer())),
+                partial(worlds.serving, worlds.after(3, answer())),
                 "10 prices\n",
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 30}),
-                arguments=("10", "0.3"),
+                arguments=("10", "1"),
                 finds=30,
                 search=Search("httptrace.failed_phase=pool"),
             ),
