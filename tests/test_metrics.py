@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -20,6 +20,8 @@ from opentelemetry.instrumentation.utils import suppress_http_instrumentation, s
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Sum
 from test_no_harm import run_script
+
+from otel_httptrace.telemetry.metrics import _Lasting
 
 
 def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -346,6 +348,37 @@ def test_what_is_gone_is_capped(server: Server, resolver: Resolver, telemetry: T
             response.close()
         gone = dict.fromkeys(open_now, 0)
         assert gauges(telemetry.metrics()) == [gone, gone, gone]
+
+
+class _Walked(dict[Any, int]):
+    """How often all of it was gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_what_is_gone_is_forgotten_in_one_go() -> None:
+    """However many servers give way to others between two collections, what is there is gone through twice."""
+    lasting = _Lasting(0)
+    lasting({((("server.address", f"old{number}.test"),), ()): 1 for number in range(100)}, 100)
+    present = _Walked({((("server.address", f"new{number}.test"),), ()): 1 for number in range(100)})
+
+    assert len(lasting(present, 100)) == 100
+    assert present.times == 2
+
+
+async def test_a_connection_from_before(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
+    """What goes on over a connection that was there before us is its server's from the first collection on."""
+    async with flavour.client() as client:
+        await client.get(server.url())
+        bare_telemetry.instrument()
+        response = await client.open("GET", server.url("/half"))
+        assert gauges(bare_telemetry.metrics()) == [{"127.0.0.1": 1}, {"127.0.0.1": 1}, {"127.0.0.1": SECONDS}]
+        await response.close()
+    assert gauges(bare_telemetry.metrics()) == [{"127.0.0.1": 0}, {"127.0.0.1": 0}, {"127.0.0.1": 0}]
 
 
 # Cardinality.

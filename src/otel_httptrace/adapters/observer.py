@@ -242,7 +242,7 @@ class Observer:
         # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
         own = CURRENT.get()
         if own is not None and own.ledger is ledger and not own.waits_again:
-            conn.created_by = own
+            conn.entered_at = own.started
         self._note(conn, connection, seams.proxied(pool))
 
     def pool_closing(self, pool: Any) -> None:

@@ -137,10 +137,9 @@ class TraceEvents:
         # and a back-off is its own. If it was made on the way into the pool, there was no wait: what came before that
         # is the time of other threads or of the machine. One that was there before is another's dial, and was waited
         # for until now.
-        creator, conn.created_by = conn.created_by, None
         if not exchange.acquired_at:
             made_for_it = conn.created_at >= exchange.started
-            since = exchange.started if creator is exchange else conn.created_at
+            since = exchange.started if conn.entered_at == exchange.started else conn.created_at
             exchange.acquired_at = since if made_for_it else at
         path = info.get("path")
         if path is not None:

@@ -141,7 +141,7 @@ class Connection:
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
-        "carried", "close_reason", "counted", "created_at", "created_by", "described", "dialler", "doomed",
+        "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
         "explained_by", "id", "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at",
         "opened_by", "origin", "peer", "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
@@ -151,8 +151,9 @@ class Connection:
         self.origin = origin
         self.id = number
         self.created_at = at
-        #: Who entered the pool when it was made, until the dial begins.
-        self.created_by: Exchange | None = None
+        #: When whoever entered the pool as it was made had begun; no reference, as a
+        #: connection may outlive an exchange that was cancelled before it dialled.
+        self.entered_at = 0
         self.opened_at = 0
         self.state = State.DIALLING
         #: Requests it has carried; None where some may have gone unseen.

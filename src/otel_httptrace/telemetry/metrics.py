@@ -86,7 +86,9 @@ class _Lasting:
             for where, more in present:
                 self._seen.setdefault(where, {})[more] = None
                 self._seen.move_to_end(where)
-            while len(self._seen) > max(limit, len({where for where, _ in present})):
+            # A crawler may have met other origins altogether since the last collection.
+            most = max(limit, len({where for where, _ in present}))
+            while len(self._seen) > most:
                 self._seen.popitem(last=False)
             seen = [(where, more) for where, others in self._seen.items() for more in others]
         return [Observation(present.get((where, more), self._zero), dict(where + more)) for where, more in seen]
@@ -280,7 +282,8 @@ class Metrics:
 
     def _where(self, origin: Origin | None, *, scheme: bool) -> _Said:
         with self._lock:
-            known = origin in self._counts
+            # There is room for one of which nothing has been counted yet.
+            known = origin in self._counts or len(self._counts) < self._max_origins
         return tuple((_address(origin, scheme=scheme) if known else {names.SERVER_ADDRESS: _OTHER}).items())
 
     def _with_zeros(self, metric: str, present: Mapping[tuple[_Said, _Said], float]) -> Iterable[Observation]:
