@@ -269,8 +269,8 @@ class Figures:
                 "`OTEL_TRACES_SAMPLER=parentbased_traceidratio`, `OTEL_TRACES_SAMPLER_ARG=0.1`",
                 "-90 % of all: wire, collectors, storage, as nine of ten requests have no span",
                 "nine of ten early closes, leaks and failures as spans, and links to requests that were not"
-                " sampled. Span metrics and the alerts on them see a tenth. Not our own metrics: they count every request,"
-                " connection, lookup and body",
+                " sampled. Span metrics and the alerts on them see a tenth. Not our own metrics: they count every"
+                " request, connection, lookup and body",
             ),
             (
                 "`KEEP_PERCENT` of the gateways",
