@@ -8,6 +8,8 @@
 #         "Reuse by service" is for finding the service.
 # Rule 3: nothing is filled in that was not measured: 0 where there were requests and
 #         none of the kind, no data where there were no requests.
+# Rule 4: the numbers at the top are of now, and asked for now only. Of a range, Grafana's
+#         last value that is a number is of any time in it: a trouble long over.
 
 """The Grafana dashboard, as code: `python dashboards/httptrace.py` writes httptrace.json beside this file.
 
@@ -197,18 +199,30 @@ class Page:
         self._number += 1
         self.built.with_row(dashboard.Row(title).id(self._number))
 
-    def add(self, panel: Any, title: str, description: str, queries: Sequence[Query], size: tuple[int, int]) -> Any:
-        """A panel with *queries*, each a query and a legend, of *size*, width (of 24) and height."""
+    def add(
+        self,
+        panel: Any,
+        title: str,
+        description: str,
+        queries: Sequence[Query],
+        size: tuple[int, int],
+        *,
+        now: bool = False,
+    ) -> None:
+        """A panel with *queries*, each a query and a legend, of *size*, width (of 24) and height.
+
+        With *now* they are asked for the end of the time shown only.
+        """
         self._number += 1
         panel.id(self._number).title(title).description(description).datasource(PROMETHEUS).span(size[0]).height(
             size[1]
         )
         for letter, (query, legend) in zip("ABCDE", queries, strict=False):
-            target = prometheus.Dataquery().expr(promql(query)).legend_format(legend).ref_id(letter).range()
+            target = prometheus.Dataquery().expr(promql(query)).legend_format(legend).ref_id(letter)
+            target = target.instant() if now else target.range()
             target.datasource(PROMETHEUS).editor_mode(promqls.QueryEditorMode.CODE).interval(EXPORTED)
             panel.with_target(target)
         self.built.with_panel(panel)
-        return panel
 
     def number(
         self,
@@ -230,11 +244,12 @@ class Page:
             .thresholds(_thresholds(steps))
             .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
             .color_mode(options.BigValueColorMode.BACKGROUND)
-            .graph_mode(options.BigValueGraphMode.AREA)
+            .graph_mode(options.BigValueGraphMode.NONE)
             .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).fields("").values(False))
             .data_links(list(links))
         )
-        self.add(panel, title, description, [(query, title)], (4, 5))
+        # Without requests a share is 0 / 0, and a quantile is of nothing: NaN, which no comparison lets pass.
+        self.add(panel, title, description, [(f"{query} >= 0", title)], (4, 5), now=True)
 
     def lines(
         self,
@@ -316,9 +331,7 @@ class Page:
         panel.decimals(0)
         if most is not None:
             panel.max(most)
-        self.add(panel, title, description, [query], (width, 9))
-        for target in panel.build().targets or []:
-            target.instant, target.range_val = True, False  # type: ignore[attr-defined]
+        self.add(panel, title, description, [query], (width, 9), now=True)
 
 
 def _thresholds(steps: Sequence[tuple[float | None, str]]) -> dashboard.ThresholdsConfig:
@@ -883,7 +896,7 @@ def lookups(page: Page) -> None:
         stacked=True,
     )
     page.lines(
-        "Lookups per request",
+        "Lookups per request over time",
         page.about(
             "DNS lookups for each request.",
             "close to 0.",

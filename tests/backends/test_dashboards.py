@@ -62,6 +62,9 @@ class Observed:
     jaeger: Jaeger
     prometheus: Prometheus
     start: float
+    #: The last moment at which the program did what it does.
+    busy: float
+    #: When all that it did was in the backends.
     end: float
 
     @property
@@ -80,14 +83,17 @@ class Observed:
             "__url_time_range": "from=now-1h&to=now",
         }
 
-    def series(self, target: Mapping[str, Any], **values: str) -> list[dict[str, Any]]:
-        """What Prometheus returns for a query, asked as Grafana asks: only the series that have a number."""
+    def series(self, target: Mapping[str, Any], at: float | None = None, **values: str) -> list[dict[str, Any]]:
+        """What Prometheus returns for a query, asked as Grafana asks: only the series that have a number.
+
+        What is shown ends *at* this time. Unless given, it is one at which there is what the query asks for.
+        """
         query = filled(target["expr"], {**self.values, **values})
         if target["range"]:
-            options: dict[str, Any] = {"start": self.start, "end": self.end, "step": 0.5}
+            options: dict[str, Any] = {"start": self.start, "end": at or self.end, "step": 0.5}
             path = "query_range"
         else:
-            options, path = {"time": self.end}, "query"
+            options, path = {"time": at or (self.end if "$__range]" in target["expr"] else self.busy)}, "query"
         found = self.prometheus.http.get(
             f"{self.prometheus.url}/api/v1/{path}", params={"query": query, **options}
         ).json()
@@ -97,6 +103,18 @@ class Observed:
             for one in found["data"]["result"]
             if any(math.isfinite(float(value)) for _, value in one.get("values", [one.get("value")]))
         ]
+
+    def shown(self, title: str, at: float | None = None) -> float | None:
+        """What a panel of one number shows: the last of what its query returns."""
+        (target,), reduced = PANELS[title]["targets"], PANELS[title]["options"]["reduceOptions"]
+        assert (reduced["calcs"], reduced["values"]) == (["lastNotNull"], False)
+        numbers = [
+            float(value)
+            for one in self.series(target, at)
+            for _, value in one.get("values", [one.get("value")])
+            if math.isfinite(float(value))
+        ]
+        return numbers[-1] if numbers else None
 
     def faults(self, target: Mapping[str, Any], *chosen: str) -> list[str]:
         """What is wrong with a query, with each of these chosen as servers."""
@@ -176,7 +194,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             timeout=50,
             check=False,
         )
-        assert (ran.returncode, ran.stdout) == (0, "3\n"), ran.stderr
+        assert ran.returncode == 0, ran.stderr
+        kept, busy = ran.stdout.split()
+        assert kept == "3"
 
         def arrived() -> bool:
             # Each request is one span, and is counted once.
@@ -185,7 +205,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             return counted is not None and counted == spans
 
         until("all requests are counted, and have their spans", arrived)
-        yield Observed(jaeger, prometheus, start, time.time())
+        yield Observed(jaeger, prometheus, start, float(busy), time.time())
 
 
 def targeted(title: str, letter: str) -> dict[str, Any]:
@@ -225,6 +245,23 @@ def test_misspelt_query_fails(title: str, letter: str, observed: Observed) -> No
             unnoticed.append(name)
 
     assert unnoticed == []
+
+
+NUMBERS = [title for title, panel in PANELS.items() if panel["type"] == "stat"]
+
+
+@pytest.mark.parametrize("title", NUMBERS)
+def test_number_is_of_now(title: str, observed: Observed) -> None:
+    """A trouble that is over is no longer shown at the top, nor is that of a service which is gone."""
+    assert (observed.shown(title) or 0) > 0
+
+    # Spans are counted later than requests are.
+    counted = "sum(rate(httptrace_requests_total[3s])) + sum(rate(traces_span_metrics_calls_total[3s]))"
+    until("nothing is counted any more", lambda: observed.prometheus.value(counted) == 0)
+    over = time.time()
+    assert observed.shown(title, over) in (None, 0)
+    # Prometheus looks back for a value for five minutes.
+    assert observed.shown(title, over + 310) is None
 
 
 @pytest.mark.parametrize("name", ["service", "server_address"])

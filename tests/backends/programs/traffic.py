@@ -83,7 +83,8 @@ async def main():
                 if len(kept) < 3:
                     kept.append(client.send(client.build_request("GET", f"{http}/big"), stream=True))
                 await cancelled(cancelling)
-    print(len(kept))
+            # They are open still.
+            print(len(kept), time.time())
 
 
 asyncio.run(main())
