@@ -39,7 +39,8 @@ JSON: Final = Path(__file__).with_suffix(".json")
 SCHEMA: Final = 42
 
 #: What stands in queries for the service chosen; its namespace, if it has one, is part of `job` only.
-SERVICE: Final = 'job=~"(.+/)?$service"'
+#: Grafana escapes it for a regular expression if told to; in quotes its backslashes would have to be doubled.
+SERVICE: Final = "job=~`(.+/)?${service:regex}`"
 #: And for the servers chosen.
 SELECTED: Final = f'{SERVICE}, server_address=~"$server_address"'
 #: Spans of requests that got a connection. Other libraries have CLIENT spans too, but without this label.
@@ -103,7 +104,8 @@ def _explore(source: str, kind: str, query: Mapping[str, Any]) -> str:
     # Grafana's variables stay as they are, for Grafana to fill in.
     parts = re.split(r"(\$\{[^}]+\})", text)
     encoded = "".join(part if part.startswith("${") else quote(part, safe="") for part in parts)
-    return f"/explore?schemaVersion=1&orgId=1&panes={encoded}"
+    # Without an orgId: Grafana stays in the organisation of who clicks. With one it would change to that.
+    return f"/explore?schemaVersion=1&panes={encoded}"
 
 
 def traces(

@@ -123,7 +123,8 @@ def test_names(expression: str) -> None:
         *re.findall(r"\w+(?=\{)", expression),
         *re.findall(r"label_values\((\w+),", expression),
     }
-    inside = ", ".join(re.findall(r"\{([^}]*)\}", expression))
+    # Braces of Grafana's variables are none of PromQL's.
+    inside = ", ".join(re.findall(r"(?<!\$)\{((?:\$\{\w+:\w+\}|[^}])*)\}", expression))
     labels = {
         *re.findall(r"(\w+)(?:=|!)", inside),
         *(label for found in re.findall(r"(?:by|on) \(([^)]*)\)", expression) for label in found.split(", ")),
@@ -193,6 +194,8 @@ def test_links(title: str) -> None:
     assert set(conditions) <= described_names() | {names.SERVER_ADDRESS}
     assert ("error" in tags) is ("status = error" in tempo)
     assert ("span.kind" in tags) is ("kind = client" in tempo)
+    # It stays in the organisation that it was clicked in.
+    assert all("orgId" not in link["url"] for link in links)
     # A click has no label that the series have not.
     labels = {label for link in links for label in re.findall(r"__field\.labels\.(\w+)", link["url"])}
     for target in PANELS[title]["targets"]:

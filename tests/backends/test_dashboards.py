@@ -51,6 +51,8 @@ def half_closed(peer: Peer, request: Request) -> None:
     peer.close()
 
 
+#: What it is called: its namespace, and a name that means something else in a regular expression.
+NAMESPACE, SERVICE = "shop", "traffic++"
 #: What Grafana writes into PromQL for all servers, and for several.
 ALL, SEVERAL = ".*", "(127\\\\.0\\\\.0\\\\.1|shop\\\\.test|nowhere\\\\.test)"
 
@@ -71,7 +73,7 @@ class Observed:
     def values(self) -> dict[str, str]:
         """The dashboard's variables, and those of Grafana itself."""
         return {
-            "service": "traffic",
+            "service": SERVICE,
             "server_address": ALL,
             "prometheus": "prometheus",
             "tempo": "tempo",
@@ -147,6 +149,8 @@ def filled(text: str, values: Mapping[str, str], labels: Mapping[str, str] | Non
         found = values[name] if field == name else (labels or {})[field]
         if how == "queryparam":
             return f"var-{name}={quote(found)}"
+        if how == "regex":
+            return re.sub(r"[\\^$*+?.()|[\]{}/]", r"\\\g<0>", found)
         return quote(found, safe="") if how == "percentencode" else found
 
     return re.sub(r"\$\{([^}]+)\}|\$([a-z_]\w*)", value, text)
@@ -177,9 +181,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
             ],
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-                "OTEL_SERVICE_NAME": "traffic",
+                "OTEL_SERVICE_NAME": SERVICE,
                 # Then the job is not just the service's name.
-                "OTEL_RESOURCE_ATTRIBUTES": "service.namespace=shop",
+                "OTEL_RESOURCE_ATTRIBUTES": f"service.namespace={NAMESPACE}",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
                 "OTEL_TRACES_EXPORTER": "otlp",
@@ -226,7 +230,7 @@ def test_misspelt_query_fails(title: str, letter: str, observed: Observed) -> No
     """One letter less in any metric, label or value of a query, and the test above fails."""
     target = targeted(title, letter)
     expression = target["expr"]
-    inside = re.findall(r"\{([^}]*)\}", expression)
+    inside = re.findall(r"(?<!\$)\{((?:\$\{\w+:\w+\}|[^}])*)\}", expression)
     misspelt = {
         *re.findall(r"\w+(?=\{)", expression),
         *(label for text in inside for label in re.findall(r"(\w+)(?:=|!)", text)),
@@ -277,7 +281,7 @@ def test_variable_has_values(name: str, observed: Observed) -> None:
         pattern = re.compile(variable["regex"][1:-1].replace("\\/", "/"))
         values = [match[1] for value in values if (match := pattern.fullmatch(value))]
 
-    assert values == {"service": ["traffic"], "server_address": ["127.0.0.1", "nowhere.test", "shop.test"]}[name]
+    assert values == {"service": [SERVICE], "server_address": ["127.0.0.1", "nowhere.test", "shop.test"]}[name]
 
 
 def explored(link: Mapping[str, Any], observed: Observed, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -343,7 +347,7 @@ def test_link_chooses_a_service(observed: Observed) -> None:
     assert (url.path, parse_qs(url.query)) == (
         "/d/httptrace",
         {
-            "var-service": ["traffic"],
+            "var-service": [SERVICE],
             "from": ["now-1h"],
             "to": ["now"],
             "var-prometheus": ["prometheus"],
@@ -376,7 +380,7 @@ def test_exemplar_leads_to_a_trace(title: str, letter: str, observed: Observed) 
 def test_what_has_exemplars(observed: Observed) -> None:
     """These metrics carry ids of traces: our histograms, and both of spanmetrics."""
     url = f"{observed.prometheus.url}/api/v1/query_exemplars"
-    options = {"query": '{job="shop/traffic"}', "start": str(observed.start), "end": str(observed.end)}
+    options = {"query": f'{{job="{NAMESPACE}/{SERVICE}"}}', "start": str(observed.start), "end": str(observed.end)}
     found = observed.prometheus.http.get(url, params=options).json()["data"]
 
     with_trace = {one["seriesLabels"]["__name__"] for one in found if "trace_id" in one["exemplars"][0]["labels"]}
