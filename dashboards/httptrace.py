@@ -108,13 +108,41 @@ def _explore(source: str, kind: str, query: Mapping[str, Any]) -> str:
     return f"/explore?schemaVersion=1&panes={encoded}"
 
 
+def _written(value: str | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"'
+
+
+def in_tempo(what: str, *conditions: str) -> dashboard.DashboardLink:
+    """A link to the traces of *what*, of which one span has all that these conditions say, in TraceQL."""
+    query = " && ".join([*conditions, 'resource.service.name = "${service:percentencode}"'])
+    tempo = {"queryType": "traceql", "query": f"{{ {query} }}", "limit": 50, "tableType": "spans"}
+    return _link(what, "Tempo", _explore("${tempo}", "tempo", tempo))
+
+
+def in_jaeger(
+    what: str, tags: Mapping[str, str | bool], *, name: str | None = None, at_least: str | None = None
+) -> dashboard.DashboardLink:
+    """A link to the traces of *what*, of which one span has these tags, and lasted *at_least*.
+
+    Jaeger's search has exact matches only, in logfmt: neither "or" nor "more than".
+    """
+    jaeger = {
+        "queryType": "search",
+        "service": "${service:percentencode}",
+        **({"operation": name} if name else {}),
+        **({"tags": " ".join(f"{key}={_written(value)}" for key, value in tags.items())} if tags else {}),
+        **({"minDuration": at_least} if at_least else {}),
+        "limit": 50,
+    }
+    return _link(what, "Jaeger", _explore("${jaeger}", "jaeger", jaeger))
+
+
+def _link(what: str, where: str, url: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(f"Traces {what} ({where})").url(url).target_blank(True)
+
+
 def traces(
-    what: str,
-    *,
-    name: str | None = None,
-    failed: bool = False,
-    client: bool = False,
-    **attributes: str | bool,
+    what: str, *, name: str | None = None, failed: bool = False, **attributes: str | bool
 ) -> Iterator[dashboard.DashboardLink]:
     """Links to the traces of *what*, in Tempo and in Jaeger.
 
@@ -122,37 +150,45 @@ def traces(
         what: the rest of a sentence that begins with "Traces".
         name: of the span.
         failed: only spans with the status ERROR.
-        client: only spans of requests.
         attributes: of the span; a dot is written as two underscores.
     """
     wanted = {key.replace("__", "."): value for key, value in attributes.items()}
-
-    def written(value: str | bool) -> str:
-        return str(value).lower() if isinstance(value, bool) else f'"{value}"'
-
-    conditions = [
+    yield in_tempo(
+        what,
         *([f'name = "{name}"'] if name else []),
-        *(f"span.{key} = {written(value)}" for key, value in wanted.items()),
+        *(f"span.{key} = {_written(value)}" for key, value in wanted.items()),
         *(["status = error"] if failed else []),
-        *(["kind = client"] if client else []),
-        'resource.service.name = "${service:percentencode}"',
-    ]
-    tempo = {"queryType": "traceql", "query": f"{{ {' && '.join(conditions)} }}", "limit": 50, "tableType": "spans"}
-    # Jaeger's search has exact matches only, in logfmt.
-    exact = {**wanted, **({"error": True} if failed else {}), **({"span.kind": "client"} if client else {})}
-    tags = " ".join(f"{key}={written(value)}" for key, value in exact.items())
-    jaeger = {
-        "queryType": "search",
-        "service": "${service:percentencode}",
-        **({"operation": name} if name else {}),
-        **({"tags": tags} if tags else {}),
-        "limit": 50,
-    }
-    for title, url in (
-        ("Tempo", _explore("${tempo}", "tempo", tempo)),
-        ("Jaeger", _explore("${jaeger}", "jaeger", jaeger)),
+    )
+    yield in_jaeger(what, {**wanted, **({"error": True} if failed else {})}, name=name)
+
+
+def failed_requests() -> Iterator[dashboard.DashboardLink]:
+    """Links to the requests that "Failed requests" counts: a response with an error's status code is none of them."""
+    yield in_tempo(
+        "of failed requests",
+        '(span.httptrace.failed_phase != nil || span.httptrace.body.outcome = "failed")',
+        "status = error",
+        "kind = client",
+    )
+    yield in_jaeger("of requests without a connection", {"error": True}, name="http.getconn")
+    for phase in ("send", "wait"):
+        yield in_jaeger(
+            f"of requests that failed in the phase {phase}",
+            {"httptrace.failed_phase": phase, "error": True, "span.kind": "client"},
+        )
+    yield in_jaeger("of responses that broke off", {"httptrace.body.outcome": "failed"})
+
+
+def waits() -> Iterator[dashboard.DashboardLink]:
+    """Links to the requests that waited for the pool for 100 ms and more, however the wait ended."""
+    yield in_tempo("of waits of 100 ms and more", "span.httptrace.time.pool >= 0.1")
+    for what, reused in (
+        ("of waits of 100 ms and more that ended with a reused connection", True),
+        # Then the span is of the lookup, the connect and the handshake too.
+        ("of such waits that ended with a new connection, and of slow connects: see httptrace.time.pool", False),
     ):
-        yield dashboard.DashboardLink(f"Traces {what} ({title})").url(url).target_blank(True)
+        yield in_jaeger(what, {"http.conn.reused": reused}, name="http.getconn", at_least="100ms")
+    yield in_jaeger("of waits, of any length, that ended without a connection", {"httptrace.failed_phase": "pool"})
 
 
 def opened(what: str, **attributes: Any) -> Iterator[dashboard.DashboardLink]:
@@ -399,7 +435,7 @@ def glance(page: Page) -> None:
         share(f"{errors} or {failed}", f"{connected} or {unanswered}"),
         "percentunit",
         [(None, FAST), (0.001, SLOW), (0.01, WRONG)],
-        traces("of requests with an error", client=True, failed=True),
+        failed_requests(),
     )
     page.number(
         "Wait for the pool, p99",
@@ -414,7 +450,7 @@ def glance(page: Page) -> None:
         "http_client_request_time_in_queue_seconds_bucket{SELECTED}[$__rate_interval])))",
         "s",
         [(None, FAST), (0.1, SLOW), (1, WRONG)],
-        traces("of waits for the pool", name="http.getconn", http__conn__reused=True),
+        waits(),
         none="no waits",
     )
     requests = "rate(httptrace_requests_total{{SELECTED, http_conn_reused{}}}[$__rate_interval])"
@@ -987,7 +1023,7 @@ def phases(page: Page) -> None:
             for share_of, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
         ],
         "s",
-        traces("of waits for the pool", name="http.getconn", http__conn__reused=True),
+        waits(),
         width=8,
         exemplars=True,
     )

@@ -22,6 +22,11 @@ def tried(call, *arguments, **options):
         return type(error).__name__
 
 
+def broken():
+    yield b"first"
+    raise httpx.WriteError("the rest could not be read")
+
+
 def well(client):
     for _ in range(5):
         client.get(f"{http}/")
@@ -40,6 +45,7 @@ def badly(client):
     tried(client.get, f"{http}/half-closed")
     tried(client.get, f"{http}/no-answer")
     tried(client.get, f"{http}/held", timeout=0.05)
+    tried(client.post, f"{http}/", content=broken())
     tried(client.get, dead)
     tried(client.get, f"http://nowhere.test:{port}/")
     # Speaks no TLS.
@@ -48,12 +54,21 @@ def badly(client):
 
 def one_too_many(client):
     with client.stream("GET", f"{http}/"):
-        tried(client.get, f"{http}/", timeout=httpx.Timeout(1, pool=0.02))
+        tried(client.get, f"{http}/", timeout=httpx.Timeout(1, pool=0.12))
 
 
 def at_once(client):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(client.get, [f"{http}/slow"] * 3))
+
+
+def one_after_another(client):
+    with ThreadPoolExecutor(1) as pool:
+        with client.stream("GET", f"{http}/big"):
+            other = pool.submit(client.get, f"{http}/")
+            time.sleep(0.15)
+        # Its connection is closed: what has waited for it opens another.
+        other.result()
 
 
 async def cancelled(client):
@@ -75,6 +90,7 @@ async def main():
                 badly(client)
                 one_too_many(narrow)
                 at_once(narrow)
+                one_after_another(narrow)
                 # A client per request, and a name that is looked up for each.
                 with httpx.Client() as another:
                     another.get(f"http://shop.test:{port}/")
