@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kit.programs import BACKENDS, CONFIGS
+from kit.programs import BACKENDS, CONFIGS, Collector, free_port, until
 
 COLLECTORS = ("local.yaml", "agent.yaml", "gateway.yaml")
 
@@ -24,6 +24,18 @@ def test_config_is_valid(name: str) -> None:
     found = validated(CONFIGS / name)
 
     assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "over"), [*((name, None) for name in COLLECTORS), ("local.yaml", "compose/collector.yaml")]
+)
+def test_nothing_is_deprecated(name: str, over: str | None) -> None:
+    """A collector that starts with a config that is shipped does not warn that something in it has another name now."""
+    sets = over and yaml.safe_load((CONFIGS / over).read_text())
+    with Collector(name, sets, GATEWAYS=f"[127.0.0.1:{free_port()}]") as collector:
+        until("it says that it is ready", lambda: "Everything is ready" in collector.log)
+
+        assert [line for line in collector.log.splitlines() if "deprecated" in line] == []
 
 
 @pytest.mark.parametrize("name", COLLECTORS)

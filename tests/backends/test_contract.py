@@ -436,8 +436,8 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sent]]:
     with ExitStack() as stack:
         copies = stack.enter_context(Receiver(copied.append))
         changes = {
-            "exporters::otlphttp/copy::endpoint": copies.endpoint,
-            "service::pipelines::traces::exporters": ["otlp/traces", "spanmetrics", "otlphttp/copy"],
+            "exporters::otlp_http/copy::endpoint": copies.endpoint,
+            "service::pipelines::traces::exporters": ["otlp_grpc/traces", "spanmetrics", "otlp_http/copy"],
         }
         collector = Collector("local.yaml", changes, TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
         prometheus = Prometheus(

@@ -379,7 +379,7 @@ def test_own_metrics() -> None:
     told = re.findall(r"^\| `(otelcol_\w+)` \| ([\w, ]+) \|", table, re.MULTILINE)
     away = f"127.0.0.1:{free_port()}"
     local = Collector(
-        "local.yaml", sets={"exporters::otlp/traces::retry_on_failure::enabled": False}, TRACES_ENDPOINT=away
+        "local.yaml", sets={"exporters::otlp_grpc/traces::retry_on_failure::enabled": False}, TRACES_ENDPOINT=away
     )
     gateway = Collector(
         "gateway.yaml",
