@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from kit.otlp import read
 from kit.server import free_port
+from kit.store import Store
 
 from otel_httptrace.demo.__main__ import main
-from otel_httptrace.report.receiver import Receiver
+from otel_httptrace.report.receiver import Batch, Receiver
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,30 +65,73 @@ def test_the_story(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_to_a_backend(capfd: pytest.CaptureFixture[str]) -> None:
-    """With an endpoint set the spans go there, and the demo says what to look for."""
+    """With an endpoint set and nothing else the spans go there, and the demo says how many and what to look for."""
     received: list[Any] = []
-    with Receiver(received.append) as backend:
+    batches: list[Batch] = []
+    with Receiver(received.append, forward=batches.append) as backend:
         status = main(
-            environ(OTEL_EXPORTER_OTLP_ENDPOINT=backend.endpoint, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+            environ(
+                OTEL_EXPORTER_OTLP_ENDPOINT=backend.endpoint,
+                # Where it goes first is not where it goes in the end.
+                OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"http://127.0.0.1:{free_port()}/v1/traces",
+                OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+                OTEL_TRACES_SAMPLER="always_off",
+            )
         )
     printed = capfd.readouterr()
 
     assert (status, printed.err) == (0, "")
     assert "responses closed unread: 20 requests sent, 20 connections accepted by the server" in printed.out
     assert "httptrace.conn.open_reason=body_not_read" in printed.out
-    assert len(read(received)) == 40
+    assert len([span for span in read(received) if span.name == "GET"]) == 40
+    assert f"\n{sum(batch.items for batch in batches)} spans went to {backend.endpoint};" in printed.out
 
 
-@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:{}", "127.0.0.1:{}"])
-def test_a_backend_that_is_not_there(endpoint: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """An endpoint at which nothing answers is said in one line, before anything is sent."""
-    endpoint = endpoint.format(free_port())
-    status = main(environ(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint))
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("http://127.0.0.1:{}", "not delivered to http://127.0.0.1:{}: 1 empty export (it cannot be reached: "),
+        ("127.0.0.1:{}", "an OTLP/HTTP endpoint like http://localhost:4318 was expected"),
+    ],
+)
+def test_a_backend_that_is_not_there(endpoint: str, why: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """An endpoint that is none, or at which nothing answers, is said in one line, before anything is sent."""
+    port = free_port()
+    status = main(environ(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint.format(port)))
     printed = capfd.readouterr()
 
     assert (status, printed.out) == (1, "")
-    assert printed.err.startswith(f"nothing answers at OTEL_EXPORTER_OTLP_ENDPOINT={endpoint}: ")
+    assert printed.err.startswith(f"OTEL_EXPORTER_OTLP_ENDPOINT: {why.format(port)}")
     assert printed.err.count("\n") == 1
+
+
+def test_a_backend_that_speaks_grpc(capfd: pytest.CaptureFixture[str]) -> None:
+    """An endpoint that takes OTLP over gRPC only is said in one line, before anything is sent."""
+    with Store() as backend:
+        status = main(environ(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{backend.address}"))
+    printed = capfd.readouterr()
+
+    assert (status, printed.out) == (1, "")
+    assert printed.err.endswith("1 empty export (it broke off, or does not speak HTTP)\n")
+    assert printed.err.count("\n") == 1
+    assert backend.spans == []
+
+
+def test_a_backend_that_takes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """What a backend refuses is said not to have gone there."""
+
+    def refuse(request: Any) -> None:
+        if list(read([request])):
+            raise OSError("no room")
+
+    with Receiver(refuse) as backend:
+        status = main(environ(OTEL_EXPORTER_OTLP_ENDPOINT=backend.endpoint))
+    printed = capfd.readouterr()
+
+    assert status == 1
+    assert "went to" not in printed.out
+    assert f"OTEL_EXPORTER_OTLP_ENDPOINT: not delivered to {backend.endpoint}: " in printed.err
+    assert printed.err.endswith(" spans (it took a part only)\n")
 
 
 def test_the_interpreter_has_the_command() -> None:

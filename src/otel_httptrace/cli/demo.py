@@ -11,7 +11,8 @@ import click
 def command() -> int:
     """A program that knows nothing of tracing closes responses unread: what that costs, and which line does it.
 
-    Everything runs on this machine. With OTEL_EXPORTER_OTLP_ENDPOINT set the spans go to that backend.
+    Everything runs on this machine. With OTEL_EXPORTER_OTLP_ENDPOINT set, such as http://localhost:4318,
+    the spans go to that backend, over HTTP.
     """
     from ..demo.__main__ import main  # noqa: PLC0415
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
@@ -23,8 +21,9 @@ from rich.rule import Rule
 from ..cli.output import console as console_for
 from ..report import text
 from ..report.analysis import analyze
+from ..report.forward import Forwarder
 from ..report.otlp import from_protobuf
-from ..report.receiver import Receiver
+from ..report.receiver import Batch, Receiver
 from ..report.rows import Row, rows
 from ..telemetry import names
 from .server import Server
@@ -91,28 +90,37 @@ def _example(found: list[Row]) -> Row | None:
 
 
 def _to_backend(endpoint: str, environ: Mapping[str, str]) -> int:
-    problem = _unreachable(endpoint)
+    # Of the exporters only that over HTTP is sure to be installed, and no exporter says what has arrived.
+    try:
+        problem = _refused(endpoint, environ)
+        forwarder = Forwarder(endpoint, environ)
+    except ValueError as error:
+        problem = str(error)
     if problem:
-        print(f"nothing answers at {_ENDPOINT}={endpoint}: {problem}", file=sys.stderr)
+        print(f"{_ENDPOINT}: {problem}", file=sys.stderr)
         return 1
-    for title, arguments in _RUNS:
-        with Server() as server:
-            _run(server.url, arguments, environ)
-            print(f"{title}: 20 requests sent, {server.accepted} connections accepted by the server")
-    print(f"\nspans went to {endpoint}; look for service {_SERVICE}, operation GET, and:")
+    received: list[ExportTraceServiceRequest] = []
+    with Receiver(received.append, forward=forwarder.send) as receiver:  # type: ignore[arg-type]
+        for title, arguments in _RUNS:
+            with Server() as server:
+                _run(server.url, arguments, {**environ, _ENDPOINT: receiver.endpoint, **_PROTOCOL})
+                print(f"{title}: 20 requests sent, {server.accepted} connections accepted by the server")
+    lost = forwarder.close()
+    if lost:
+        print(f"{_ENDPOINT}: {lost}", file=sys.stderr)
+        return 1
+    spans = sum(1 for request in received for _ in from_protobuf(request))
+    print(f"\n{spans} spans went to {forwarder.endpoint}; look for service {_SERVICE}, operation GET, and:")
     print(f"  {names.CONN_OPEN_REASON}=body_not_read      Jaeger, tags")
     print(f'  {{ span.{names.CONN_OPEN_REASON} = "body_not_read" }}      TraceQL')
     return 0
 
 
-def _unreachable(endpoint: str) -> str | None:
-    parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), timeout=5).close()
-    except OSError as error:
-        return str(error)
-    return None
+def _refused(endpoint: str, environ: Mapping[str, str]) -> str | None:
+    """Why nothing can be sent there, by an export without spans, tried once."""
+    forwarder = Forwarder(endpoint, environ, timeout=5, patience=0)
+    forwarder.send(Batch("/v1/traces", "application/x-protobuf", "", b"", 1, "empty export"))
+    return forwarder.close(timeout=6)
 
 
 def _run(url: str, arguments: tuple[str, ...], environ: Mapping[str, str]) -> None:
