@@ -1,5 +1,5 @@
-# Needs Python 3.11 and make, nothing else. Everything is set up in folders of
-# this one that git ignores.
+# Needs Python 3.11 and make, and for `make backends` what tools/backends/build.py names.
+# Everything is set up in folders of this one that git ignores.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input

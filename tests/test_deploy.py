@@ -244,6 +244,38 @@ def test_variables() -> None:
     assert list(dict(DEFAULTS.findall((CONFIGS / "compose/collector.yaml").read_text()))) == ["TEMPO_ENDPOINT"]
 
 
+def test_names_of_own_metrics() -> None:
+    """Every metric of a collector that a config or docs/scale.md names is in the README's table, by its full name."""
+    table = README.partition("<!-- own metrics -->")[2].partition("\n\n")[0]
+    known = {row[0] for row in rows(table)}
+    files = [*CONFIGS.rglob("*.yaml"), ROOT / "docs/scale.md"]
+    named = {(path.name, name) for path in files for name in re.findall(r"otelcol_\w+", path.read_text())}
+
+    assert {"agent.yaml", "gateway.yaml", "scale.md"} <= {name for name, _ in named}
+    assert {one for one in named if one[1] not in known} == set()
+
+
+def test_memory_of_traces() -> None:
+    """What gateway.yaml says a waiting trace takes is what was measured for docs/scale.md."""
+    text = " ".join((CONFIGS / "gateway.yaml").read_text().replace("#", "").split())
+    (five,) = re.findall(r"15 s of 1 000 traces/s of five spans take (\d+) MiB", text)
+    said = re.findall(r"(\d+) KiB a trace|about (\d \d+) such traces/s|a trace of one span takes ([\d.]+) KiB", text)
+    each, rate, one = (float("".join(found).replace(" ", "")) for found in said)
+    kinds = json.loads((ROOT / "docs/scale.json").read_text())["fleet"]["kinds"]
+
+    def mib(kind: str) -> float:
+        """For a thousand traces a second."""
+        steady = kinds[kind]["steady"]
+        traces = steady["rate"] / kinds[kind]["spans_per_request"]
+        return float((steady["peak"]["gateway"] - steady["idle"]["gateway"]) * 2 / traces * 1000)
+
+    # Of gateways there are two, and memory differs between runs.
+    assert float(five) == pytest.approx(mib("unread"), rel=0.1)
+    assert each == pytest.approx(mib("unread") / 15_000 * 1024, rel=0.1)
+    assert rate == pytest.approx((768 - kinds["unread"]["steady"]["idle"]["gateway"]) / mib("unread") * 1000, rel=0.1)
+    assert one == pytest.approx(mib("ours") / 15_000 * 1024, rel=0.1)
+
+
 def test_compose_s_ports() -> None:
     """The README has the variable of every port that compose.yaml opens, with its default."""
     opened = re.findall(r"\$\{(\w+_PORT):-(\d+)\}", (CONFIGS / "compose.yaml").read_text())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-# Later ones are not one program any more (2.x); this has the API that they all have.
+# Of 1.x, which is set by flags; 2.x is one program, too, but set by a file. This has the API that they all have.
 JAEGER = "v1.62.0"
 BUILDER = "v0.150.0"
 KUSTOMIZE = "v5.7.1"
