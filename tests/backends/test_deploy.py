@@ -7,9 +7,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -371,6 +374,65 @@ def test_processes_of_a_pod(run: Callable[[Collector], None]) -> None:
 
     assert len(set(found)) == 2
     assert all(re.fullmatch(r"default\.shop-0\.shop:\d+", instance) for instance in found)
+
+
+def test_service_to_look_at(tmp_path: Path) -> None:
+    """The README's service for those who have none runs as it is written, and sends what the dashboard shows."""
+    text = (CONFIGS / "README.md").read_text().partition("<!-- service -->")[2].partition("```\n\n")[0]
+    (serve,) = re.findall(r"^\$ python (-m http\.server .*) &$", text, re.MULTILINE)
+    (program,) = re.findall(r"-c '\n(.*)'\n", text, re.DOTALL)
+    port = str(free_port())
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    unread = r'\{.*open_reason="body_not_read".*job="shop".*\} (\d+)'
+    names = ("httptrace_connections_opened_total", "traces_span_metrics_calls_total")
+    with Collector("local.yaml", SPANMETRICS_INTERVAL="1s") as collector, ExitStack() as stack:
+
+        def started(*command: str) -> None:
+            """It runs until the end."""
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env={
+                        **settings,
+                        "OTEL_SERVICE_NAME": "shop",
+                        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
+                        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+                    },
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
+            stack.callback(process.kill)
+
+        def counted() -> bool:
+            page = collector.http.get(f"http://{collector.metrics_address}/metrics").text
+            return all(sum(map(int, re.findall(name + unread, page))) > 5 for name in names)
+
+        started(sys.executable, *serve.replace("8000", port).split())
+        until("the server answers", lambda: answers(port))
+        instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
+        started(instrument, sys.executable, "-c", program.replace("8000", port))
+        until("its connections are counted", counted)
+
+
+def answers(port: str) -> bool:
+    """Whether somebody listens on this port of the loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port))):
+        return True
+    return False
+
+
+def test_jaeger_of_one_machine() -> None:
+    """The README's Jaeger is set by flags that it has, and takes OTLP where local.yaml sends it."""
+    text = (CONFIGS / "README.md").read_text().replace("\\\n", "")
+    (line,) = re.findall(r"^\$ OTEL_TRACES_SAMPLER=always_off jaeger-all-in-one (.*)$", text, re.MULTILINE)
+    flags = dict(one.removeprefix("--").split("=") for one in line.split())
+    with Jaeger() as jaeger:
+        known = {one.removeprefix("--").partition("=")[0] for one in jaeger._command[1:]}
+
+    assert set(flags) <= known
+    assert f":-{flags['collector.otlp.grpc.host-port']}}}" in (CONFIGS / "local.yaml").read_text()
 
 
 def test_own_metrics() -> None:
