@@ -188,8 +188,9 @@ def stories() -> str:
             ("#", "what people see", "query", "then look at", "verdict", "what to do"),
             [incident(story) for story in STORIES],
         ),
-        "A control is the same but for one thing: neither the query nor the verdict answers to it. Where it has a",
-        "verdict of its own, it is another story. Times are shorter than in life, and so are the thresholds then.",
+        "A control is the same but for one thing: the verdict does not answer to it, and mostly not the query. Where",
+        "it has a verdict of its own, it is another story. Times are shorter than in life, and so are the thresholds",
+        "then.",
         "",
         *table(
             ("#", "", "what happens", "program", "verdict"),
@@ -258,14 +259,16 @@ def incidents() -> str:
         yield ""
         yield "Tempo, TraceQL:"
         yield ""
-        yield "```traceql"
         for query in story.queries(Thresholds()):
-            yield f'{query.removesuffix(" }")} && resource.service.name = "{SERVICE}" }}'
-        yield "```"
-        yield ""
+            yield from (
+                "```traceql",
+                f'{query.removesuffix(" }")} && resource.service.name = "{SERVICE}" }}',
+                "```",
+                "",
+            )
         yield "Jaeger, Search:"
         yield ""
-        searches = dict.fromkeys(case.search or guide.search for case in story.cases)
+        searches = dict.fromkeys((*(case.search or guide.search for case in story.cases), *guide.rows))
         yield from table(
             ("Service", "Operation", "Tags", "Min Duration"),
             [
@@ -276,6 +279,11 @@ def incidents() -> str:
         yield "Prometheus, PromQL:"
         yield ""
         for query in guide.asked(Thresholds(), SERVICE):
+            yield from ("```promql", query, "```", "")
+        if guide.fired:
+            yield "Where an alert led here, also:"
+            yield ""
+        for query in guide.asked(Thresholds(), SERVICE, fired=True):
             yield from ("```promql", query, "```", "")
         verdicts = dict.fromkeys(f"`{case.found.verdict}`" for case in story.cases)
         for name, text in (

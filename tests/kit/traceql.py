@@ -24,9 +24,9 @@ def mistakes(*queries: str) -> list[str]:
 
 
 def queries(markdown: str) -> Iterator[str]:
-    """Each query in a text: a line of a ``traceql`` block, or code that stands in braces with blanks."""
+    """Each query in a text: a ``traceql`` block as it is copied, or code that stands in braces with blanks."""
     blocks = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
     for language, block in blocks.findall(markdown):
         if language == "traceql":
-            yield from filter(None, block.splitlines())
+            yield block.rstrip("\n")
     yield from re.findall(r"`(\{ [^`]*\})`", blocks.sub("", markdown))

@@ -156,7 +156,7 @@ def shown(found: Iterable[Row]) -> Iterator[str]:
         yield f"{row.span_id[:4]} {row.name} {row.status} {row.duration:.3f}{failed} {known} | {steps} | {links}"
 
 
-_CONDITION = re.compile(r"(?P<name>[\w.]+) (?P<is>=|!=|>) (?P<value>.+)")
+_CONDITION = re.compile(r"(?P<name>[\w.]+) (?P<is>=~|=|!=|>) (?P<value>.+)")
 
 
 def matches(query: str, span: Span) -> bool:
@@ -174,7 +174,15 @@ def _holds(condition: str, span: Span) -> bool:
         "status": "error" if span.failed else "unset",
         **{f"span.{name}": value for name, value in span.attributes.items()},
     }.get(name)
-    wanted = text if name == "status" else json.loads(text.removesuffix("s") if name == "duration" else text)
+    wanted = (
+        text
+        if name == "status" or text == "nil"
+        else json.loads(text.removesuffix("s") if name == "duration" else text)
+    )
+    if text == "nil":
+        return (value is None) is (found["is"] == "=")
+    if found["is"] == "=~":
+        return isinstance(value, str) and re.fullmatch(json.loads(text), value) is not None
     if found["is"] == ">":
         return value is not None and value > wanted
     return (value == wanted) is (found["is"] == "=")

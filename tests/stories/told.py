@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,8 @@ class Guide:
         cause: why it happens.
         fix: more of what to do than the story's advice.
         but: what else is found, where a language cannot tell it apart.
+        fired: more in PromQL for whom an alert has led here: it has data while it goes on, of other stories too.
+        rows: more to search for in Jaeger, that no program here can bring about.
     """
 
     symptoms: tuple[str, ...]
@@ -99,11 +102,13 @@ class Guide:
     cause: str
     fix: str = ""
     but: str = ""
+    fired: tuple[str, ...] = ()
+    rows: tuple[Search, ...] = ()
 
-    def asked(self, thresholds: Thresholds, service: str) -> tuple[str, ...]:
-        """The queries in PromQL, about *service*."""
+    def asked(self, thresholds: Thresholds, service: str, *, fired: bool = False) -> tuple[str, ...]:
+        """The queries in PromQL, about *service*: `promql`, or those for whom an alert has *fired*."""
         values = {"service": service, **{name: f"{value:g}" for name, value in vars(thresholds).items()}}
-        return tuple(Template(query).substitute(values) for query in self.promql)
+        return tuple(Template(query).substitute(values) for query in (self.fired if fired else self.promql))
 
 
 #: What an incident looks like from outside.
@@ -266,6 +271,10 @@ STORIES = (
             "(`response.close()`, leaving `with client.stream(...)`, an exception in it), it is closed with its response, and the "
             "next request pays for a lookup, a connect and a TLS handshake.",
             "`response.read()` in front of the close is enough where bodies are small.",
+            fired=(
+                "sum by (server_address, httptrace_conn_open_reason) "
+                '(rate(httptrace_connections_opened_total{job="$service"}[5m]))',
+            ),
         ),
     ),
     Story(
@@ -345,6 +354,18 @@ STORIES = (
                 finds=30,
                 search=Search("httptrace.failed_phase=pool"),
             ),
+            Case(
+                "The same with 0.8 s for all, and each answer ends its connection: who waited opens one.",
+                "fan_out",
+                partial(worlds.serving, worlds.after(0.8, worlds.LAST)),
+                "40 prices\n",
+                Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 0}),
+                arguments=("10",),
+                thresholds=scaled(pool_wait=0.7),
+                runs=SOME,
+                finds=30,
+                search=Search("http.conn.reused=false", "http.getconn", "pool_wait"),
+            ),
         ),
         (
             Case(
@@ -369,6 +390,8 @@ STORIES = (
             "More requests at a time than the pool may have connections: `max_connections`, 100 unless set. The others queue in "
             "the client, where no server can see them.",
             "First look whether responses are held open (story 4): then a larger pool only takes longer to fill.",
+            "In Jaeger `http.getconn` with `http.conn.reused=false` has the lookup, the connect and the handshake in it: read "
+            "`httptrace.time.pool`, which is the wait alone.",
         ),
     ),
     Story(
@@ -437,6 +460,7 @@ STORIES = (
             "A response that was asked for with `stream=True` is never closed on some path: an early return, an exception, a cache "
             "hit. It keeps its connection; when all are kept, every request waits in vain.",
             "Restarting helps until the pool is full again. All open, none old, and `PoolTimeout`: then it is story 3.",
+            fired=('max by (server_address) (httptrace_responses_open_max_age_seconds{job="$service"})',),
         ),
     ),
     Story(
@@ -482,8 +506,8 @@ STORIES = (
     Story(
         6,
         'Now and then a POST fails with "Server disconnected without sending a response"',
-        '{ span.http.conn.reused = true && span.httptrace.failed_phase = "wait" '
-        "&& span.httptrace.conn.idle > $stale_idle }",
+        '{ span.http.conn.reused = true && span.httptrace.failed_phase =~ "send|wait" '
+        '&& span.error.type =~ "RemoteProtocolError|ReadError|WriteError" && span.httptrace.conn.idle > $stale_idle }',
         "`httptrace.conn.idle`: about the server's keep-alive time",
         "Set keepalive_expiry below the server's.",
         (
@@ -497,6 +521,17 @@ STORIES = (
                 runs=ALL,
                 finds=1,
             ),
+            Case(
+                "The same, and it resets the connection: that is a ReadError.",
+                "audit",
+                partial(worlds.serving, worlds.third(worlds.no_answer_but_reset)),
+                "200\n200\nReadError: [Errno 104] Connection reset by peer\n200\n",
+                Found("stale_keepalive", 1, numbers={"idle": AtLeast(0.4)}, sure=Sure.LIKELY),
+                arguments=("0.5",),
+                runs=("httpx sync", "httpx2 sync"),
+                finds=1,
+                search=Search("http.conn.reused=true httptrace.failed_phase=wait error.type=ReadError"),
+            ),
         ),
         (
             Case(
@@ -507,6 +542,14 @@ STORIES = (
                 arguments=("0",),
                 also_searched=1,
                 also_counted=True,
+            ),
+            Case(
+                "There is no answer, but the connection stays: a timeout is the server's own.",
+                "audit",
+                partial(worlds.serving, worlds.third(worlds.silence)),
+                "200\n200\nReadTimeout: timed out\n200\n",
+                Found("server_slow", 1, numbers={"read_timeouts": 1}),
+                arguments=("0.5", "1"),
             ),
             Case(
                 "A new connection is closed instead of answered.",
@@ -529,21 +572,25 @@ STORIES = (
         guide=Guide(
             (
                 'fails: "Server disconnected without sending a response", now and then, `RemoteProtocolError`',
+                'fails: "Connection reset by peer", `ReadError`, on a connection that had worked',
                 "fails: one POST in a thousand, mostly after a quiet time",
             ),
             Search("http.conn.reused=true httptrace.failed_phase=wait error.type=RemoteProtocolError"),
             (
                 'sum by (error_type) (rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
-                'http_conn_reused="true", httptrace_failed_phase="wait", error_type="RemoteProtocolError"}[5m]))',
+                'http_conn_reused="true", httptrace_failed_phase=~"send|wait", '
+                'error_type=~"RemoteProtocolError|ReadError|WriteError"}[5m]))',
             ),
             "`httptrace.conn.idle` is about the same on all of them: it is the server's (or its load balancer's) keep-alive time. "
-            "`httptrace.conn.requests` is 1 or more: the connection had worked before.",
+            "`httptrace.conn.requests` is 1 or more: the connection had worked before. `error.type`: `RemoteProtocolError` was "
+            "closed, `ReadError` reset (a load balancer's way); `WriteError`, over HTTP/2 only, before all was sent.",
             "The server closed the idle connection just as the request was on its way. The client cannot know, and must not send a "
             "POST again by itself.",
             "`httpx.Limits(keepalive_expiry=...)` is 5 s unless set; so are the keep-alive times of uvicorn and Node.js, gunicorn's "
             "is 2 s. Requests that may be repeated can be: by your own code.",
             "Jaeger and PromQL cannot compare `httptrace.conn.idle`. Is it near 0, then the server (a worker that was killed, a "
             "deployment) ended a connection in use, and this is not the story.",
+            rows=(Search("http.conn.reused=true httptrace.failed_phase=send error.type=WriteError"),),
         ),
     ),
     Story(
@@ -603,10 +650,11 @@ STORIES = (
     ),
     Story(
         8,
-        "ConnectTimeout, but which part of it?",
-        '{ span.error.type = "ConnectTimeout" }',
-        "`httptrace.failed_phase`",
-        "dns: the resolver. connect: the network, a firewall, a server that is overloaded. tls: what listens there. proxy: the proxy.",
+        "ConnectTimeout or ConnectError, but which part of it?",
+        '{ span.httptrace.failed_phase =~ "dns|connect|proxy|tls" }',
+        "`httptrace.failed_phase`, `error.type`",
+        "dns: the resolver, or the name. connect: the network, a firewall, a server that is down or overloaded. "
+        "tls: what listens there. proxy: the proxy.",
         (
             Case(
                 "The resolver does not answer in time.",
@@ -617,6 +665,7 @@ STORIES = (
                 arguments=("0.3",),
                 runs=("httpx asyncio", "httpx2 trio"),
                 finds=1,
+                search=Search("httptrace.failed_phase=dns"),
             ),
             Case(
                 "Nobody answers the connect.",
@@ -636,9 +685,8 @@ STORIES = (
                 Found("proxy_timeout", 1, numbers={"phase": "proxy", "longest": AtLeast(0.2)}),
                 arguments=("0", "0.3"),
                 runs=SOME,
-                query='{ span.httptrace.failed_phase = "proxy" && status = error }',
                 finds=1,
-                search=Search("httptrace.failed_phase=proxy error=true"),
+                search=Search("httptrace.failed_phase=proxy"),
             ),
             Case(
                 "The server accepts, and never says a word of TLS.",
@@ -649,6 +697,7 @@ STORIES = (
                 arguments=("0.3",),
                 runs=SOME,
                 finds=1,
+                search=Search("httptrace.failed_phase=tls"),
             ),
         ),
         (
@@ -658,25 +707,52 @@ STORIES = (
                 worlds.refused,
                 "ConnectError\n",
                 arguments=("0.3",),
-                runs=("httpx sync",),
+                runs=SOME,
+                finds=1,
+            ),
+            Case(
+                "There is no such name, as the resolver says at once.",
+                "price",
+                partial(worlds.no_name, 0, socket.EAI_NONAME),
+                "ConnectError\n",
+                arguments=("0.3",),
+                runs=SOME,
+                finds=1,
+                search=Search("httptrace.failed_phase=dns"),
+            ),
+            Case(
+                "The connection is there, and the answer is late.",
+                "price",
+                partial(worlds.serving, worlds.after(0.5, answer())),
+                "200\n" * 3,
+                arguments=("0.3",),
             ),
         ),
         guide=Guide(
             (
                 "fails: `ConnectTimeout`, and it is not clear what timed out",
+                'fails: `ConnectError`, "Connection refused"',
+                'fails: `ConnectError`, "Name or service not known", "No address associated with hostname"',
                 "fails: `ReadTimeout` before anything was sent, through a proxy",
             ),
-            Search("error.type=ConnectTimeout"),
+            Search("httptrace.failed_phase=connect"),
             (
+                'sum by (server_address, httptrace_failed_phase) (rate(httptrace_requests_total{job="$service", '
+                'httptrace_failed_phase=~"dns|connect|proxy|tls"}[5m]))',
                 'sum by (httptrace_failed_phase, error_type) (rate(traces_span_metrics_calls_total{job="$service", '
-                'span_kind="SPAN_KIND_CLIENT", httptrace_failed_phase=~"dns|connect|proxy|tls", '
-                'error_type=~"ConnectTimeout|ReadTimeout"}[5m]))',
+                'span_kind="SPAN_KIND_CLIENT", httptrace_failed_phase=~"dns|connect|proxy|tls"}[5m]))',
             ),
             "`httptrace.failed_phase` says where it struck: `dns`, `connect`, `proxy` or `tls`. The times of the phases before are "
-            "there too; the failed one is about as long as the timeout.",
+            "there too. `ConnectTimeout` (behind a proxy also `ReadTimeout`): the failed phase is about as long as the timeout. "
+            "`ConnectError`: somebody said no, mostly at once. In the phase `connect` nothing listens on that port; in `dns` there "
+            "is no such name, and the span `http.dns` has it and the resolver's `error.type`; in `tls` the handshake failed, mostly "
+            "over the certificate. `ProxyError`: the proxy refused. The event `exception` has the message.",
             "httpx has one timeout for all that it takes to connect, and the exception does not say which part it was. Async "
-            "clients apply it to the lookup too; a sync client waits for the resolver, however long that takes (story 7).",
+            "clients apply it to the lookup too; a sync client waits for the resolver, however long that takes (story 7). A "
+            "connection that is refused: the server is down or restarting, or it is the wrong port. An unknown name: a typing "
+            "error, a search domain, a service that is not there any more.",
             "The same timeout in all phases of all servers: look at this host's CPU first.",
+            "Without an error it was given up by the caller: story 13. The report has verdicts on timeouts only.",
         ),
     ),
     Story(
@@ -938,7 +1014,7 @@ STORIES = (
                 Found("cancelled_in", 1, numbers={"phase": "wait", "connections_lost": 1}),
                 arguments=("--leaves-early",),
                 runs=("httpx asyncio", "httpx2 trio"),
-                query='{ span.httptrace.failed_phase = "wait" && status != error }',
+                query="{ span.httptrace.failed_phase != nil && status != error }",
                 finds=1,
                 search=Search("httptrace.conn.close_reason=request_cancelled"),
             ),
@@ -970,8 +1046,13 @@ STORIES = (
             (
                 'sum by (server_address) (rate(httptrace_connections_closed_total{job="$service", '
                 'httptrace_conn_close_reason="request_cancelled"}[5m]))',
+                "sum by (httptrace_failed_phase, httptrace_body_outcome) ("
+                'rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
+                'httptrace_failed_phase!="", error_type=""}[5m]) '
+                'or rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
+                'httptrace_body_outcome="cancelled"}[5m]))',
             ),
-            "Before the headers: `httptrace.failed_phase` (`wait` in the query, but any phase can be) without an error. In the body: `httptrace.body.outcome` = `cancelled`, "
+            "Before the headers: `httptrace.failed_phase` without an error. In the body: `httptrace.body.outcome` = `cancelled`, "
             "and `httptrace.body.bytes_read` how far it came. `httptrace.conn.close_reason` = `request_cancelled` where the "
             "connection was lost with it.",
             "The task was cancelled: the caller of the service left, or `asyncio.timeout` struck. That is nobody's failure, "

@@ -24,6 +24,9 @@ from kit.server import PATIENCE, Answer, Blackhole, Peer, Request, Server, answe
 #: Far more than the buffers of a socket hold.
 MUCH = b"x" * 1_000_000
 
+#: An answer that is its connection's last.
+LAST = answer(b"hello", "Connection: close")
+
 
 @dataclass
 class World:
@@ -153,6 +156,16 @@ def third(then: Callable[[Peer, Request], object]) -> Answer:
 def no_answer(peer: Peer, request: Request) -> None:
     """Close instead of answering."""
     peer.close()
+
+
+def no_answer_but_reset(peer: Peer, request: Request) -> None:
+    """Reset the connection instead of answering."""
+    peer.reset()
+
+
+def silence(peer: Peer, request: Request) -> None:
+    """No answer, and the connection stays."""
+    peer.until_closed()
 
 
 def no_more(peer: Peer) -> None:

@@ -1,4 +1,7 @@
-"""Sends an event to the audit log whenever something happens: `audit_async.py URL QUIET`, the seconds in which once nothing does."""
+"""Sends an event to the audit log whenever something happens: `audit_async.py URL QUIET [PATIENCE]`.
+
+QUIET: the seconds in which once nothing does. PATIENCE: how many to wait for an answer.
+"""
 
 import os
 import sys
@@ -7,8 +10,8 @@ import anyio
 import httpx
 
 
-async def main(url: str, longest: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as client:
+async def main(url: str, longest: str, *patience: str) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=float(patience[0]) if patience else 5) as client:
         for quiet in (0, 0, float(longest), 0):
             await anyio.sleep(quiet)
             try:
