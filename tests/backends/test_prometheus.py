@@ -9,6 +9,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 from prometheus_client.parser import text_string_to_metric_families
+from stories.told import STORIES
+
+from otel_httptrace.report.findings import Thresholds
 
 ALERTS = (CONFIGS / "alerts.yaml").read_text()
 TESTS = (CONFIGS / "alerts.test.yaml").read_text()
@@ -120,7 +125,9 @@ def test_alert_helps(alert: str) -> None:
     rule = RULES[alert]
     anchor = re.fullmatch(r"docs/incidents\.md#story-(\d+)", rule["annotations"]["runbook"])
 
-    assert rule["annotations"].keys() == {"summary", "runbook"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+    # One sentence, as it is what a list of alerts shows.
+    assert re.fullmatch(r"[^.]*\.", re.sub(r"\{\{.*?\}\}", "", rule["annotations"]["summary"]))
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert "$labels.job" in rule["annotations"]["summary"]
     assert anchor is not None
@@ -413,8 +420,17 @@ def firing(prometheus: Prometheus, service: str, ever: bool = False) -> set[tupl
     return {(one["alertname"], where, one.get(where, "")) for one in found for where, _ in [TROUBLES[one["alertname"]]]}
 
 
+def guided(prometheus: Prometheus, alert: str, where: str, value: str) -> bool:
+    """Whether a query of the story that an alert leads to has data, about what the alert is about."""
+    number = RULES[alert]["annotations"]["runbook"].rpartition("-")[2]
+    guide = STORIES[int(number) - 1].guide
+    asked = (guide.asked(Thresholds(), "shop", fired=fired) for fired in (False, True))
+    series = [one["metric"] for query in chain(*asked) for one in prometheus.query(query.replace("[5m]", "[4s]"))]
+    return any(where == "severity" or one.get(where) == value for one in series)
+
+
 def test_alerts_fire_and_end(collector: Collector, prometheus: Prometheus) -> None:
-    """Each alert fires for the program that does wrong, ends as it does right, and never fires for its control."""
+    """Each alert fires for what is wrong and its runbook finds that; it ends with it, and never fires for the control."""
     program = (ROOT / "tests/backends/programs/trouble.py").read_text().splitlines()
     (line,) = [number for number, text in enumerate(program, 1) if "# <- closed here" in text]
     troubles = {**TROUBLES, "HTTPBodiesClosedEarly": ("httptrace_body_closed_at", f"trouble.py:{line} in unread")}
@@ -434,6 +450,9 @@ def test_alerts_fire_and_end(collector: Collector, prometheus: Prometheus) -> No
             assert shop.stdin is not None
             try:
                 until("all alerts fire", lambda: expected <= firing(prometheus, "shop", ever=True))
+                for alert, (where, value) in troubles.items():
+                    # Whoever is woken finds in the guide what has woken them.
+                    until(f"the guide finds {alert}", partial(guided, prometheus, alert, where, value))
                 print("do it right", file=shop.stdin, flush=True)
                 until("no alert fires any more", lambda: not firing(prometheus, "shop"))
                 # It has sent as many requests meanwhile, or more.
