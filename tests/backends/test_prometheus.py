@@ -137,8 +137,35 @@ def test_alert_helps(alert: str) -> None:
     assert re.search(row.replace("| ", r"\| "), (CONFIGS / "README.md").read_text())
 
 
+@pytest.mark.parametrize("alert", RULES)
+def test_numbers_of_an_alert_have_their_test(alert: str) -> None:
+    """Each alert is tested a little over its numbers, under its threshold, and with a floor also with few requests."""
+    (test,) = [test for test in yaml.safe_load(TESTS)["tests"] if test["name"] == f"{alert}, its numbers"]
+    (asked,) = test["promql_expr_test"]
+    services = {re.findall(r'job="(\w+)"', series["series"])[0] for series in test["input_series"]}
+
+    assert asked["expr"] == f'count by (job) (ALERTS{{alertname="{alert}", alertstate="firing"}})'
+    assert asked["exp_samples"] == [{"labels": '{job="over"}', "value": 1}]
+    assert services == {"over", "under"} | ({"seldom"} if FLOOR.search(RULES[alert]["expr"]) else set())
+
+
 #: In an expression: a metric, a label, a value or one of several, a comparison.
 PARTS = re.compile(r'[a-z]\w+(?=[\[{ ]*[\[{])|\w+(?=(?:=|!)~?")|(?<==")\w+(?=")|(?<=["|])\w+(?=[|"])| > ')
+#: A number that is compared with, or goes into it; and at the end the traffic below which an alert is silent.
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])")
+FLOOR = re.compile(r" and .*")
+
+
+def expressions(wrong: str) -> Iterator[tuple[str, str]]:
+    """The expression with one mistake, and how its tests are called that have to find it, behind the alert's name."""
+    for part in PARTS.finditer(wrong):
+        mistake = " < " if part[0] == " > " else part[0][:-1]
+        yield wrong[: part.start()] + mistake + wrong[part.end() :], ""
+    for number in NUMBER.finditer(wrong):
+        for factor in (0.5, 2):
+            yield f"{wrong[: number.start()]}{float(number[0]) * factor:g}{wrong[number.end() :]}", ", its numbers"
+    if FLOOR.search(wrong):
+        yield FLOOR.sub("", wrong), ", its numbers"
 
 
 def mutants() -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
@@ -148,27 +175,26 @@ def mutants() -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     tests = {test["name"]: test for test in yaml.safe_load(TESTS)["tests"]}
     for wrong in group["rules"]:
         concerned = [rule for rule in RULES.values() if rule == wrong or wrong.get("record", "alert") in rule["expr"]]
-        for part in PARTS.finditer(wrong["expr"]):
-            mistake = " < " if part[0] == " > " else part[0][:-1]
-            mutant = {**wrong, "expr": wrong["expr"][: part.start()] + mistake + wrong["expr"][part.end() :]}
+        for expression, kind in expressions(wrong["expr"]):
+            mutant = {**wrong, "expr": expression}
             rules = [mutant if rule == wrong else rule for rule in (*records, *concerned)]
-            yield rules, [tests[rule["alert"]] for rule in concerned]
+            yield rules, [tests[rule["alert"] + kind] for rule in concerned]
 
 
 def test_mistake_in_a_rule_is_found(tmp_path: Path) -> None:
-    """With a metric, label or value misspelt in any rule, or a comparison the wrong way round, the rules' tests fail."""
-    files, expressions = [], []
+    """With a name misspelt, a comparison turned, a number halved or doubled or a floor removed, the rules' tests fail."""
+    files, mistakes = [], []
     for number, (rules, tests) in enumerate(mutants()):
         (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump({"groups": [{"name": "wrong", "rules": rules}]}))
         files.append(tmp_path / f"{number}.test.yaml")
         files[-1].write_text(yaml.safe_dump({"rule_files": [f"{number}.yaml"], "tests": tests}))
-        expressions.append([rule["expr"] for rule in rules])
+        mistakes.append([rule["expr"] for rule in rules])
     said = promtool("test", "rules", *files)
     passed = [number for number, part in enumerate(said.stdout.split("Unit Testing:")[1:]) if "SUCCESS" in part]
 
-    assert len(files) > 80
+    assert len(files) > 130
     assert said.stdout.count("Unit Testing:") == len(files)
-    assert [expressions[number] for number in passed] == []
+    assert [mistakes[number] for number in passed] == []
 
 
 # Many processes of one service.
