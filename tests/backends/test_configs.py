@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from kit.programs import BACKENDS, CONFIGS, Collector, free_port, until
+from kit.programs import BACKENDS, CONFIGS, Collector, Prometheus, free_port, until
 
 COLLECTORS = ("local.yaml", "agent.yaml", "gateway.yaml")
 
@@ -57,6 +57,33 @@ def test_mistake_is_found(name: str, right: str, wrong: str, said: str, tmp_path
 
     assert found.returncode == 1
     assert said in found.stderr
+
+
+def test_alerts_on_collectors() -> None:
+    """The rules about collectors pass their own tests, in each of which the alert fires."""
+    command = [str(BACKENDS / "bin/promtool"), "test", "rules", str(CONFIGS / "alerts.collectors.test.yaml")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    (group,) = yaml.safe_load((CONFIGS / "alerts.collectors.yaml").read_text())["groups"]
+    tests = yaml.safe_load((CONFIGS / "alerts.collectors.test.yaml").read_text())["tests"]
+
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert [test["name"] for test in tests] == [rule["alert"] for rule in group["rules"]]
+    assert all(test["alert_rule_test"][-1]["exp_alerts"] for test in tests)
+
+
+def test_collector_that_is_away(tmp_path: Path) -> None:
+    """A Prometheus with the config that is shipped raises the alarm for a collector that is gone, and for none that is there."""
+    config = (CONFIGS / "prometheus.yaml").read_text().replace("15s", "250ms")
+    rules = (CONFIGS / "alerts.collectors.yaml").read_text().replace("for: 5m", "for: 1s")
+    (tmp_path / "alerts.collectors.yaml").write_text(rules)
+    with Collector("local.yaml") as collector:
+        with Prometheus(config.replace("127.0.0.1:8888", collector.own_address), tmp_path) as prometheus:
+            until("it answers", lambda: prometheus.value('up{job="collector"}') == 1)
+            assert prometheus.firing() == {}
+            collector.stop()
+            found = until("the alert fires", lambda: prometheus.firing().get("CollectorDown"))
+
+    assert found["instance"] == collector.own_address
 
 
 def test_series_are_alike() -> None:
