@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from otel_httptrace.config import Config
@@ -237,6 +238,20 @@ Applications export once a minute unless told otherwise. Over less than `[5m]` a
 before the first export is in no rate. A query has no data where nothing of the kind ever happened.
 
 With `OTEL_PYTHON_HTTPTRACE_SPANS=none` there are no `http.*` spans: queries by their names find nothing.
+
+**Behind a [gateway](../collector-config/gateway.yaml)** metrics count everything, but traces are sampled. All are
+kept in which a request failed or was cancelled, before the headers or in the body; a body was closed early or never;
+a connection was lost with a request (`httptrace.conn.close_reason` = `body_not_read`, `request_failed`,
+`request_cancelled`) or opened by one more client (`httptrace.conn.open_reason` = `new_client`); a lookup or a wait
+for the pool took more than a second; or any span has an error. Of all others `KEEP_PERCENT` are kept, 10 of a hundred
+unless set. So in Tempo and Jaeger
+
+- the queries of stories $kept find all there is;
+- that of story 3 finds all waits of more than a second and all `PoolTimeout`, and a share of the shorter waits;
+- those of stories 1 and 2 find a share of the requests that had to open a connection. For the code that lost it, search
+  for `httptrace.conn.close_reason=body_not_read`, of which all are kept;
+- those of stories $shared find a share. One example is enough for the cause; how many there are is a question for
+  Prometheus.
 """
 
 
@@ -301,6 +316,11 @@ def incidents() -> str:
         found = search.duration(Thresholds())
         return f"`{found}`" if found else ""
 
+    def _numbers(kept: bool) -> str:
+        # Those of 1, 2 and 3 are told apart.
+        found = [str(story.number) for story in STORIES[3:] if story.guide.kept is kept]
+        return f"{', '.join(found[:-1])} and {found[-1]}"
+
     symptoms = [
         (KINDS.index(symptom.partition(": ")[0]), symptom.partition(": ")[2], story)
         for story in STORIES
@@ -315,7 +335,7 @@ def incidents() -> str:
         *BEFORE.splitlines(),
         "",
         *table(("", "you see", "story, its verdict"), rows),
-        *HOW.splitlines(),
+        *Template(HOW).substitute(kept=_numbers(True), shared=_numbers(False)).splitlines(),
         "",
         *(line for story in STORIES for line in told(story)),
     ]

@@ -93,6 +93,7 @@ class Guide:
         but: what else is found, where a language cannot tell it apart.
         fired: more in PromQL for whom an alert has led here: it has data while it goes on, of other stories too.
         rows: more to search for in Jaeger, that no program here can bring about.
+        kept: whether gateway.yaml keeps all that is found. Of the rest it keeps a share.
     """
 
     symptoms: tuple[str, ...]
@@ -104,6 +105,7 @@ class Guide:
     but: str = ""
     fired: tuple[str, ...] = ()
     rows: tuple[Search, ...] = ()
+    kept: bool = False
 
     def asked(self, thresholds: Thresholds, service: str, *, fired: bool = False) -> tuple[str, ...]:
         """The queries in PromQL, about *service*: `promql`, or those for whom an alert has *fired*."""
@@ -461,6 +463,7 @@ STORIES = (
             "hit. It keeps its connection; when all are kept, every request waits in vain.",
             "Restarting helps until the pool is full again. All open, none old, and `PoolTimeout`: then it is story 3.",
             fired=('max by (server_address) (httptrace_responses_open_max_age_seconds{job="$service"})',),
+            kept=True,
         ),
     ),
     Story(
@@ -591,6 +594,7 @@ STORIES = (
             "Jaeger and PromQL cannot compare `httptrace.conn.idle`. Is it near 0, then the server (a worker that was killed, a "
             "deployment) ended a connection in use, and this is not the story.",
             rows=(Search("http.conn.reused=true httptrace.failed_phase=send error.type=WriteError"),),
+            kept=True,
         ),
     ),
     Story(
@@ -646,6 +650,7 @@ STORIES = (
             "A resolver of /etc/resolv.conf did not answer: after 5 s glibc asks the next, or again. In Kubernetes `ndots:5` makes "
             "five questions of one, each with another search domain, before the name itself is asked for.",
             "`ndots:1`, or a dot at the end of the name; a cache on the node. Fewer connections mean fewer lookups: see story 1.",
+            kept=True,
         ),
     ),
     Story(
@@ -753,6 +758,7 @@ STORIES = (
             "error, a search domain, a service that is not there any more.",
             "The same timeout in all phases of all servers: look at this host's CPU first.",
             "Without an error it was given up by the caller: story 13. The report has verdicts on timeouts only.",
+            kept=True,
         ),
     ),
     Story(
@@ -809,6 +815,7 @@ STORIES = (
             "A client for each call: `httpx.get(...)`, or `with httpx.Client()` inside the function that is called.",
             "One `httpx.Client` for the process, or one `AsyncClient` for the event loop, made at start and handed around.",
             "A new client now and then, for a batch of requests each, is found too and is no harm: look at the rate.",
+            kept=True,
         ),
     ),
     Story(
@@ -1060,6 +1067,7 @@ STORIES = (
             "Look at what took so long up to then: the phases are there.",
             "Jaeger cannot ask for spans without an error; the close reason, which it can ask for, is there only where a connection "
             "was lost: not over HTTP/2, and not while waiting for the pool.",
+            kept=True,
         ),
     ),
     Story(
@@ -1111,6 +1119,7 @@ STORIES = (
             "The status was sent before the body was made. What makes or carries the body was ended: a worker killed or out of "
             "time, a proxy's timeout, a deployment.",
             "Is the time or the size always the same? Then it is somebody's limit.",
+            kept=True,
         ),
     ),
     Story(
