@@ -335,6 +335,8 @@ def incidents() -> str:
         *BEFORE.splitlines(),
         "",
         *table(("", "you see", "story, its verdict"), rows),
+        "By alert: " + ", ".join(f"[`{name}`](#story-{number})" for name, number in sorted(alerts)) + ".",
+        "",
         *Template(HOW).substitute(kept=_numbers(True), shared=_numbers(False)).splitlines(),
         "",
         *(line for story in STORIES for line in told(story)),

@@ -82,3 +82,11 @@ def test_queries_in_texts() -> None:
     text = 'In Tempo `{ span.a = "b" }`, and `{job="shop"}`:\n\n```traceql\n{ kind = client }\n```\n\n```json\n{ "a": 1 }\n```\n'
 
     assert list(queries(text)) == ["{ kind = client }", '{ span.a = "b" }']
+
+
+def test_a_block_is_one_query() -> None:
+    """A block that is pasted as it is holds one query, on as many lines as it takes; two in one block are a mistake."""
+    one, two = (f"```traceql\n{{ kind = client {sign}\nstatus = error }}\n```\n" for sign in ("&&", "}\n{"))
+
+    assert mistakes(*queries(one)) == []
+    assert len(mistakes(*queries(two))) == 1
