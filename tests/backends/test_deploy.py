@@ -16,12 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import kubernetes_validate
 import pytest
 import yaml
 from kit import injected
 from kit.manifests import Deployment, configs, environment, named, ports
 from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, free_port, until
+from kit.store import Store
 
 #: What is sent: OTLP as JSON.
 SPAN = {
@@ -454,7 +456,9 @@ def test_own_metrics() -> None:
     )
     agent = Collector("agent.yaml", GATEWAYS=f"[{gateway.grpc_address}]")
     full = Collector("agent.yaml", GATEWAYS=f"[{away}]", QUEUE_SPANS="1")
-    collectors = {"local": (local,), "agent": (agent, full), "gateway": (gateway,)}
+    store = Store(refuses=grpc.StatusCode.INVALID_ARGUMENT)
+    refused = Collector("gateway.yaml", TRACES_ENDPOINT=store.address, DECISION_WAIT="1s", KEEP_PERCENT="100")
+    collectors = {"local": (local,), "agent": (agent, full), "gateway": (gateway, refused)}
     expected = {
         (name, where) for name, places in told for where in (collectors if places == "all" else places.split(", "))
     }
@@ -466,11 +470,12 @@ def test_own_metrics() -> None:
         for number in range(20):
             sent(agent, number + 1)
         sent(full)
+        sent(refused)
         for one in (local, agent):
             one.http.post(f"{one.otlp}/v1/metrics", json=metrics).raise_for_status()
         return expected - {(name, where) for where, some in collectors.items() for one in some for name in one.own()}
 
-    with backends(local, gateway, agent, full):
+    with store, backends(local, gateway, agent, full, refused):
         with contextlib.suppress(AssertionError):
             until("all of them", lambda: not missing())
         assert missing() == set()

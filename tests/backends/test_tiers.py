@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.programs import ROOT, Collector, Prometheus, backends, until
+import yaml
+from kit.programs import CONFIGS, ROOT, Collector, Prometheus, backends, until
 from kit.server import Peer, Request, Server, head
 from kit.store import Store, export, span
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -325,6 +326,46 @@ def test_late_span(sent: Sent, observed: list[Span]) -> None:
 
     nine = (9).to_bytes(8, "big")
     assert [sum(arrived.get(id, Counter())[nine] for id in some) for some in (kept, leaks, plain)] == [20, 20, 0]
+
+
+def large(numbers: random.Random) -> list[Span]:
+    """Spans with a prompt or a stack trace each: an export of 512, and a batch, are larger than gRPC takes by default."""
+    found = [span(numbers.randbytes(16), 1, "GET", exception__stacktrace="x" * 9_300) for _ in range(2 * 512)]
+    assert 512 * found[0].ByteSize() > 4 * 2**20
+    return found
+
+
+def test_large_spans_at_two_tiers() -> None:
+    """Large spans arrive, each once: no export, batch or request is refused for its size, at the agent or behind it."""
+    spans = large(random.Random(11))
+    with tiers() as found:
+        found.send(spans)
+        until("all are there", lambda: len(found.arrived()) == len(spans))
+
+        assert sum(map(Counter.total, found.arrived().values())) == len(spans)
+
+
+def test_large_spans_of_an_agent() -> None:
+    """An agent sends on requests that anybody takes: large spans arrive also where 4 MiB is the limit, as by default."""
+    spans = large(random.Random(13))
+    with Store() as store, Collector("agent.yaml", GATEWAYS=f"[{store.address}]") as agent:
+        export(agent.grpc_address, spans)
+        until("all are there", lambda: len(store.traces()) == len(spans))
+
+        assert len(store.spans) == len(spans)
+
+
+def test_large_spans_at_one_collector() -> None:
+    """Large spans arrive, each once: local.yaml takes them and hands them on, to two backends as well as to one."""
+    spans = large(random.Random(12))
+    overlay = yaml.safe_load((CONFIGS / "compose/collector.yaml").read_text())
+    with Store() as jaeger, Store() as tempo:
+        collector = Collector("local.yaml", overlay, TRACES_ENDPOINT=jaeger.address, TEMPO_ENDPOINT=tempo.address)
+        with collector:
+            export(collector.grpc_address, spans)
+            for store in (jaeger, tempo):
+                until("all are there", lambda: len(store.traces()) == len(spans))
+                assert len(store.spans) == len(spans)
 
 
 def test_ended_gateway_hands_on_what_waits() -> None:

@@ -26,9 +26,14 @@ from .programs import PATIENCE
 
 
 class Store:
-    """Takes traces over OTLP/gRPC on a free port of the loopback, for as long as a `with` lasts."""
+    """Takes traces over OTLP/gRPC on the loopback, for as long as a `with` lasts.
 
-    def __init__(self) -> None:
+    Args:
+        port: a free one, if it must be known before there is a store; otherwise any.
+        refuses: what every request is answered, in place of taking it.
+    """
+
+    def __init__(self, port: int = 0, refuses: grpc.StatusCode | None = None) -> None:
         store = self
         self._lock = threading.Lock()
         self._spans: list[Span] = []
@@ -43,6 +48,8 @@ class Store:
                     for scope in resource.scope_spans
                     for span in scope.spans
                 ]
+                if refuses is not None:
+                    context.abort(refuses, "as the test wants it")
                 with store._lock:
                     store._spans += found
                 return ExportTraceServiceResponse()
@@ -50,7 +57,7 @@ class Store:
         self._server = grpc.server(ThreadPoolExecutor(2))
         add_TraceServiceServicer_to_server(Servicer(), self._server)
         #: Host and port.
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
 
     @property
     def spans(self) -> list[Span]:
