@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import httpx
 import pytest
 from kit.otlp import pairs
 from kit.programs import Collector, until
+from kit.store import Store, export, span
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 #: More than the thousand for which spanmetrics has counters by default.
 PROCESSES = 1100
+#: As the configs have it, and how many span names come beyond it.
+LIMIT, BEYOND = 5000, 150
 
 
 def one_of_each() -> bytes:
@@ -36,6 +40,26 @@ def one_of_each() -> bytes:
             end_time_unix_nano=1_790_000_000_010_000_000,
         )
     return request.SerializeToString()
+
+
+@pytest.mark.parametrize("config", ["local.yaml", "gateway.yaml"])
+def test_span_names_without_end_are_counted_together(config: str) -> None:
+    """Beyond a number of span names there are no more series, and still every span is counted."""
+    numbers = random.Random(14)
+    spans = [span(numbers.randbytes(16), 1, f"GET /user/{number}") for number in range(LIMIT + BEYOND)]
+    with Store() as store, Collector(config, TRACES_ENDPOINT=store.address, SPANMETRICS_INTERVAL="200ms") as collector:
+
+        def counted() -> dict[str, float]:
+            text = collector.http.get(f"http://{collector.metrics_address}/metrics").text
+            calls = re.findall(r"^traces_span_metrics_calls_total\{(.*)\} (\S+)", text, re.MULTILINE)
+            return {labels: float(value) for labels, value in calls}
+
+        export(collector.grpc_address, spans, len(spans))
+        until("all are counted", lambda: sum(counted().values()) >= len(spans))
+        found = counted()
+
+    assert len(found) == LIMIT + 1
+    assert [value for labels, value in found.items() if 'otel_metric_overflow="true"' in labels] == [BEYOND]
 
 
 def test_a_gateway_counts_the_spans_of_any_number_of_processes() -> None:
