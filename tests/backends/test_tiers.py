@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kit.programs import CONFIGS, ROOT, Collector, Prometheus, backends, until
+from kit.programs import CONFIGS, ROOT, Collector, Prometheus, backends, free_port, until
 from kit.server import Peer, Request, Server, head
 from kit.store import Store, export, span
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -385,6 +385,57 @@ def test_ended_gateway_hands_on_what_waits() -> None:
 
         assert {tuple(sorted(spans.values())) for spans in found.arrived().values()} == {(1, 1, 1)}
         assert len(found.arrived()) == len(traces)
+
+
+def test_ended_agent_takes_its_queues_with_it() -> None:
+    """An agent that is ended while a gateway is away loses what it has for that one, as agent.yaml warns, and no more."""
+    numbers = random.Random(15)
+    traces = [trace(numbers) for _ in range(1000)]
+    with tiers() as found:
+        with found.settled(len(traces)):
+            found.send(shuffled(traces, numbers))
+        first, second = (store.traces() for store in found.stores)
+        found.gateways[0].kill()
+        # The same go the same way.
+        found.send(shuffled(traces, numbers))
+        until("the other has its part", lambda: len(found.stores[1].spans) >= 2 * 3 * len(second))
+        found.agent.stop()
+        found.gateways[0].start()
+        for gateway in found.gateways:
+            gateway.stop()
+
+        assert found.stores[0].traces() == first
+        assert found.stores[1].traces() == {id: spans + spans for id, spans in second.items()}
+
+
+def test_backend_is_away() -> None:
+    """What a gateway has kept waits in its queue until the backend is back, and arrives once; ended before, it is lost."""
+    numbers = random.Random(16)
+    traces = [trace(numbers) for _ in range(500)]
+    port = free_port()
+    gateway = Collector(
+        "gateway.yaml", TRACES_ENDPOINT=f"127.0.0.1:{port}", DECISION_WAIT="1s", KEEP_PERCENT="100", QUEUE_SPANS="2000"
+    )
+
+    def queued() -> None:
+        """Send all, and wait until they have been tried."""
+        export(gateway.grpc_address, shuffled(traces, numbers))
+        until("all are in the queue", lambda: gateway.own().get("otelcol_exporter_queue_size") == 3 * len(traces))
+
+    with gateway:
+        queued()
+        gateway.stop()
+        gateway.start()
+        queued()
+        # Longer than the first waits between attempts.
+        until("it has tried again", lambda: gateway.log.count("Will retry the request") > 8)
+        with Store(port) as store:
+            until("all are there", lambda: len(store.spans) >= 3 * len(traces))
+            # Nothing is left that could come.
+            gateway.stop()
+
+            assert {tuple(sorted(spans.values())) for spans in store.traces().values()} == {(1, 1, 1)}
+            assert len(store.traces()) == len(traces)
 
 
 def test_killed_gateway_loses_nothing_queued() -> None:
