@@ -85,8 +85,9 @@ class Asked:
 def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
     """Every case that is asked for has been played, as a service of its own, and all that it sent has arrived."""
     items = [item for item in request.session.items if "asked" in item.fixturenames]
-    wanted = {item.callspec.params["played"].service for item in items if hasattr(item, "callspec")}
-    cases = [played for played in PLAYED if played.service in wanted]
+    # Some tests are about all of them.
+    wanted = [item.callspec.params["played"] if hasattr(item, "callspec") else None for item in items]
+    cases = [played for played in PLAYED if played in wanted or None in wanted]
     jaeger = Jaeger()
     collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
     prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
