@@ -749,9 +749,9 @@ STORIES = (
             ),
             "`httptrace.failed_phase` says where it struck: `dns`, `connect`, `proxy` or `tls`. The times of the phases before are "
             "there too. `ConnectTimeout` (behind a proxy also `ReadTimeout`): the failed phase is about as long as the timeout. "
-            "`ConnectError`: somebody said no, mostly at once. In the phase `connect` nothing listens on that port; in `dns` there "
-            "is no such name, and the span `http.dns` has it and the resolver's `error.type`; in `tls` the handshake failed, mostly "
-            "over the certificate. `ProxyError`: the proxy refused. The event `exception` has the message.",
+            "`ConnectError`: somebody said no, mostly at once, and `error.type` of the child span is more exact: on `http.connect` "
+            "`connection_refused` if nothing listens on that port, on `http.dns` `host_not_found` if there is no such name. In the "
+            "phase `tls` it is mostly the certificate. `ProxyError`: the proxy refused.",
             "httpx has one timeout for all that it takes to connect, and the exception does not say which part it was. Async "
             "clients apply it to the lookup too; a sync client waits for the resolver, however long that takes (story 7). A "
             "connection that is refused: the server is down or restarting, or it is the wrong port. An unknown name: a typing "
