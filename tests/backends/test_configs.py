@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -96,3 +97,38 @@ def test_series_are_alike() -> None:
     assert gateway["connectors"] == local["connectors"]
     assert agent["processors"][process] == local["processors"][process]
     assert all(process in config["service"]["pipelines"]["metrics"]["processors"] for config in (local, agent))
+
+
+@pytest.mark.parametrize("name", ["agent.yaml", "gateway.yaml"])
+def test_memory_is_limited_first(name: str) -> None:
+    """Whatever comes in from outside meets the memory_limiter before anything else, in every pipeline that takes it."""
+    config = yaml.safe_load((CONFIGS / name).read_text())
+    taking = [
+        one for one in config["service"]["pipelines"].values() if set(one["receivers"]) & set(config["receivers"])
+    ]
+
+    assert len(taking) == 2
+    assert [one["processors"][0] for one in taking] == ["memory_limiter", "memory_limiter"]
+
+
+def test_nobody_gives_up() -> None:
+    """Agents and gateways send again and again, without an end: longer than any outage that a test can wait for."""
+    agent, gateway = (
+        yaml.safe_load((CONFIGS / name).read_text())["exporters"] for name in ("agent.yaml", "gateway.yaml")
+    )
+
+    for exporter in (agent["loadbalancing"]["protocol"]["otlp"], gateway["otlp_grpc/traces"]):
+        assert exporter["retry_on_failure"].get("enabled", True)
+        assert exporter["retry_on_failure"]["max_elapsed_time"] == "0s"
+
+
+def test_sampling_is_as_large_as_its_comments_say() -> None:
+    """memory_limiter holds before num_traces does, and what was kept is remembered for as long as the comment says."""
+    text = (CONFIGS / "gateway.yaml").read_text()
+    sampling = yaml.safe_load(text)["processors"]["tail_sampling"]
+    mib, kib = re.search(r"The (\d+) MiB above", text), re.search(r"a trace of one span takes ([\d.]+) KiB", text)
+    minutes = re.search(r"a tenth is kept these are (\d+) minutes", text)
+    assert mib and kib and minutes
+
+    assert sampling["num_traces"] > int(mib[1]) * 1024 / float(kib[1])
+    assert sampling["decision_cache"]["sampled_cache_size"] // 100 // 60 == int(minutes[1])

@@ -310,6 +310,12 @@ def test_kustomization_of_your_own(tmp_path: Path) -> None:
         ("kubernetes/gateway.yaml", "port: 4317\n", "port: 4318\n", "Service gateway: .* has no otlp-grpc at 4318"),
         ("kubernetes/gateway.yaml", "/name: agent\n", "/name: agents\n", "lets nobody in"),
         ("kubernetes/gateway.yaml", "port: own-metrics", "port: ownmetrics", "no port ownmetrics"),
+        (
+            "kubernetes/gateway.yaml",
+            "fieldPath: metadata.name",
+            "fieldPath: metadata.namespace",
+            "GATEWAY_NAME is not the pod's own",
+        ),
     ],
 )
 def test_mistake_in_kubernetes(name: str, right: str, wrong: str, what: str, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ PORTS = {
     "METRICS_ENDPOINT": "metrics",
     "OWN_METRICS_PORT": "own-metrics",
 }
+POD_S_NAME = {"fieldRef": {"fieldPath": "metadata.name"}}
 WORKLOADS = ("DaemonSet", "StatefulSet", "Deployment")
 
 
@@ -130,6 +131,10 @@ class Deployment:
             asked += files.get(path, "")
         yield from self._variables(name, pod, set(re.findall(r"\$\{env:(\w+)", asked)))
         yield from self._memory(name, container, environment(pod))
+        for variable in container["env"]:
+            # Series of two pods would overwrite each other if it were the same for both.
+            if variable["name"] == "GATEWAY_NAME" and variable.get("valueFrom") != POD_S_NAME:
+                yield f"{name}: GATEWAY_NAME is not the pod's own"
 
     def _variables(self, name: str, pod: Object, asked: set[str]) -> Iterator[str]:
         found, opened = environment(pod), ports(pod)
