@@ -31,6 +31,26 @@ LISTENS = {
     "prometheus": {9090},
     "grafana": {3000},
 }
+#: What compose/tempo.yaml sets, spelt as in Tempo's documentation ("Configuration"): there is no Tempo here to ask.
+TEMPO = {
+    "server.http_listen_port",
+    "distributor.receivers.otlp.protocols.grpc.endpoint",
+    "ingester.max_block_duration",
+    "compactor.compaction.block_retention",
+    "storage.trace.backend",
+    "storage.trace.wal.path",
+    "storage.trace.local.path",
+    "usage_report.reporting_enabled",
+}
+
+
+def keys(value: Any, above: str = "") -> Iterator[str]:
+    """Every setting of a file, by its full name."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from keys(inner, f"{above}.{key}" if above else key)
+    else:
+        yield above
 
 
 def loaded(path: Path) -> Any:
@@ -76,7 +96,7 @@ def faults(configs: Path) -> list[str]:
     for protocol in tempo["distributor"]["receivers"]["otlp"]["protocols"].values():
         listens["tempo"].add(int(protocol["endpoint"].removeprefix("0.0.0.0:")))
 
-    found = []
+    found = [f"Tempo knows no {one}" for one in keys(tempo) if one not in TEMPO]
     sources = [services, *(loaded(path) for path in sorted((configs / "compose").rglob("*.yaml")))]
     for host, port in (address for source in sources for address in addresses(source)):
         if port not in listens.get(host, ()):
@@ -107,6 +127,7 @@ def test_compose() -> None:
         ("compose.yaml", "127.0.0.1:${GRAFANA", "${GRAFANA", "grafana is open to others"),
         ("compose.yaml", "-3200}:3200", "-3200}:3100", "tempo does not listen at 3100"),
         ("compose/tempo.yaml", "0.0.0.0:4317", "0.0.0.0:4319", "nobody listens at tempo:4317"),
+        ("compose/tempo.yaml", "max_block_duration", "max_blok_duration", "no ingester.max_blok_duration"),
         ("compose/prometheus.yaml", "collector:8889", "collector:8890", "nobody listens at collector:8890"),
         ("compose/grafana/datasources.yaml", "tempo:3200", "tempo:3100", "nobody listens at tempo:3100"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ from kit.traceql import mistakes, queries
 from stories.told import STORIES
 
 from otel_httptrace.report.findings import Thresholds
+from otel_httptrace.telemetry import described
 
 PAGES = sorted(
     [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("dashboards/*.json")]
@@ -49,6 +51,24 @@ def test_all_are_traceql() -> None:
     assert len(by_page["docs/incidents.md"]) > len(by_page["docs/stories.md"]) == told >= 15
     assert len(by_page["README.md"]) >= 1
     assert len(by_page["dashboards/httptrace.json"]) > 20
+
+
+def attributes(query: str) -> set[str]:
+    """The names of spans' and links' attributes in it."""
+    return set(re.findall(r"\b(?:span|link)\.([\w.]+)", re.sub(r'"[^"]*"', '""', query)))
+
+
+def test_all_ask_for_what_there_is() -> None:
+    """Every attribute in a query is one that our spans, links or metrics have."""
+    ours = {one.name for one in (*described.REQUEST, *described.OTHERS)}
+    by_page = found()
+    asked = {name: {one for query in queries for one in attributes(query)} - ours for name, queries in by_page.items()}
+
+    assert {name: names for name, names in asked.items() if names} == {}
+    assert attributes('{ span.httptrace.conn.open_reson = "span.no.name" && link.a.b != nil }') == {
+        "httptrace.conn.open_reson",
+        "a.b",
+    }
 
 
 RIGHT = '{ span.a.b = "c" && duration > 0.25s && resource.service.name = "d" && status = error }'
