@@ -10,12 +10,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,9 +24,10 @@ from urllib.parse import urlsplit
 
 import pytest
 import trustme
+from kit.command import INSTRUMENTED, exporting
 from kit.http2 import H2Server
 from kit.matchers import PORT, SECONDS, Like, Seconds
-from kit.programs import ROOT, Collector, Jaeger, Prometheus, backends, until
+from kit.programs import ROOT, SCRAPED, Collector, Jaeger, Prometheus, backends, until
 from kit.proxies import Proxy
 from kit.server import Peer, Request, Server, answer, free_port, head
 
@@ -36,8 +35,6 @@ from otel_httptrace.report import otlp
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.report.spans import Span
 from otel_httptrace.telemetry import described, names
-
-from .test_dashboards import SCRAPED
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -443,7 +440,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sent]]:
         }
         collector = Collector("local.yaml", changes, TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
         prometheus = Prometheus(
-            SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus")
+            SCRAPED.format(addresses=collector.metrics_address), tmp_path_factory.mktemp("prometheus")
         )
         stack.enter_context(backends(jaeger, collector, prometheus))
         all_sent, processes = {}, []
@@ -509,25 +506,20 @@ def _servers(stack: ExitStack, authority: trustme.CA, where: Path) -> tuple[tupl
 def _program(service: str, where: Path, servers: dict[str, str], protocol: str, endpoint: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
-            str(Path(sys.executable).with_name("opentelemetry-instrument")),
-            sys.executable,
+            *INSTRUMENTED,
             str(where / "resolver.py"),
             str(where / "contract.py"),
         ],
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-            "PYTHONPATH": str(where / "site-packages"),
-            "OTEL_SERVICE_NAME": service,
-            "OTEL_TRACES_EXPORTER": "otlp",
-            "OTEL_METRICS_EXPORTER": "otlp",
-            "OTEL_LOGS_EXPORTER": "none",
-            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_METRIC_EXPORT_INTERVAL": "200",
-            "OTEL_PYTHON_HTTPTRACE_SPANS": "all",
-            "SERVERS": json.dumps(servers),
-            "RESOLVER": json.dumps({"shop.test": [0.01, ["127.0.0.1"]], "nowhere.test": [0, -2]}),
-        },
+        env=exporting(
+            service,
+            endpoint,
+            protocol,
+            PYTHONPATH=str(where / "site-packages"),
+            OTEL_METRIC_EXPORT_INTERVAL="200",
+            OTEL_PYTHON_HTTPTRACE_SPANS="all",
+            SERVERS=json.dumps(servers),
+            RESOLVER=json.dumps({"shop.test": [0.01, ["127.0.0.1"]], "nowhere.test": [0, -2]}),
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

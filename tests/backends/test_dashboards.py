@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 import trustme
-from kit.programs import ROOT, Collector, Jaeger, Prometheus, backends, until
+from kit.command import INSTRUMENTED, exporting
+from kit.programs import ROOT, SCRAPED, Collector, Jaeger, Prometheus, backends, until
 from kit.server import Peer, Request, Server, answer, free_port, head
 from kit.traceql import mistakes
 
 DASHBOARD = json.loads((ROOT / "dashboards/httptrace.json").read_text())
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 TARGETS = [(title, target["refId"]) for title, panel in PANELS.items() for target in panel["targets"]]
-
-SCRAPED = """
-global:
-  scrape_interval: 250ms
-  scrape_timeout: 250ms
-scrape_configs:
-  - job_name: collector
-    # The job and the instance are those of the applications.
-    honor_labels: true
-    static_configs:
-      - targets: [{address}]
-"""
 
 
 def slow(peer: Peer, request: Request) -> None:
@@ -166,33 +152,28 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     # and what is scraped less often than it is exported is lost: so batches are shorter, and scrapes more frequent.
     batches = {"processors::batch::timeout": "100ms"}
     collector = Collector("local.yaml", batches, TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
-    prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
+    prometheus = Prometheus(SCRAPED.format(addresses=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
     http, https = Server({"/slow": slow, "/half-closed": half_closed}), Server(tls=tls)
     with http, https, backends(jaeger, collector, prometheus):
         start = time.time()
         arguments = ["6", http.url(""), https.url(""), f"http://127.0.0.1:{free_port()}"]
         ran = subprocess.run(
             [
-                str(Path(sys.executable).with_name("opentelemetry-instrument")),
-                sys.executable,
+                *INSTRUMENTED,
                 str(ROOT / "tests/stories/resolver.py"),
                 str(ROOT / "tests/backends/programs/traffic.py"),
                 *arguments,
             ],
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-                "OTEL_SERVICE_NAME": SERVICE,
+            env=exporting(
+                SERVICE,
+                collector.grpc,
+                "grpc",
                 # Then the job is not just the service's name.
-                "OTEL_RESOURCE_ATTRIBUTES": f"service.namespace={NAMESPACE}",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_TRACES_EXPORTER": "otlp",
-                "OTEL_METRICS_EXPORTER": "otlp",
-                "OTEL_LOGS_EXPORTER": "none",
-                "OTEL_METRIC_EXPORT_INTERVAL": "600",
-                "OTEL_BSP_SCHEDULE_DELAY": "100",
-                "RESOLVER": json.dumps({"shop.test": [0.02, ["127.0.0.1"]], "nowhere.test": [0.01, -2]}),
-            },
+                OTEL_RESOURCE_ATTRIBUTES=f"service.namespace={NAMESPACE}",
+                OTEL_METRIC_EXPORT_INTERVAL="600",
+                OTEL_BSP_SCHEDULE_DELAY="100",
+                RESOLVER=json.dumps({"shop.test": [0.02, ["127.0.0.1"]], "nowhere.test": [0.01, -2]}),
+            ),
             capture_output=True,
             text=True,
             timeout=50,

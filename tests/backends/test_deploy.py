@@ -21,6 +21,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from kit import injected
+from kit.command import INSTRUMENTED
 from kit.manifests import Deployment, configs, environment, named, ports
 from kit.programs import BACKENDS, CONFIGS, ROOT, Collector, Jaeger, backends, free_port, until
 from kit.store import Store
@@ -419,8 +420,7 @@ def test_service_to_look_at(tmp_path: Path) -> None:
 
         started(sys.executable, *serve.replace("8000", port).split())
         until("the server answers", lambda: answers(port))
-        instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
-        started(instrument, sys.executable, "-c", program.replace("8000", port))
+        started(*INSTRUMENTED, "-c", program.replace("8000", port))
         until("its connections are counted", counted)
 
 

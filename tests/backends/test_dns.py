@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kit.command import environment
+from kit.command import INSTRUMENTED, exporting
 from kit.programs import PATIENCE, ROOT, Collector, Dnsmasq, Jaeger, backends, until
 from kit.server import Server, answer
 from prometheus_client.parser import text_string_to_metric_families
@@ -98,20 +97,9 @@ def started(
     (folder / "resolv.conf").write_text(f"nameserver {ADDRESS}\n{options}")
     # No file of names, no multicast.
     (folder / "nsswitch.conf").write_text("hosts: dns\n")
-    instrument = Path(sys.executable).with_name("opentelemetry-instrument")
-    settings = {
-        "OTEL_SERVICE_NAME": service(name),
-        "OTEL_EXPORTER_OTLP_ENDPOINT": found.collector.grpc,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-        "OTEL_TRACES_EXPORTER": "otlp",
-        "OTEL_METRICS_EXPORTER": "otlp",
-        "OTEL_LOGS_EXPORTER": "none",
-        "RESOLVER": str(folder),
-        **environ,
-    }
     with subprocess.Popen(
-        [*UNSHARE, "sh", "-c", ENTER, "sh", instrument, sys.executable, *command],
-        env=environment(**settings),
+        [*UNSHARE, "sh", "-c", ENTER, "sh", *INSTRUMENTED, *command],
+        env=exporting(service(name), found.collector.grpc, "grpc", RESOLVER=str(folder), **environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

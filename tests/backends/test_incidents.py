@@ -11,15 +11,13 @@ from functools import partial
 
 import pytest
 import yaml
-from kit.programs import CONFIGS, Collector, Jaeger, Prometheus, backends, until
+from kit.programs import CONFIGS, SCRAPED, Collector, Jaeger, Prometheus, backends, until
 from stories.runs import matches, run
 from stories.told import STORIES, Case, Search, Story
 
 from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.report.sources.jaeger import JaegerSource
 from otel_httptrace.report.spans import Span
-
-from .test_dashboards import SCRAPED
 
 #: The first test has to wait until all of them were played.
 pytestmark = pytest.mark.timeout(240)
@@ -90,7 +88,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     cases = [played for played in PLAYED if played in wanted or None in wanted]
     jaeger = Jaeger()
     collector = Collector("local.yaml", TRACES_ENDPOINT=jaeger.grpc_address, SPANMETRICS_INTERVAL="1s")
-    prometheus = Prometheus(SCRAPED.format(address=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
+    prometheus = Prometheus(SCRAPED.format(addresses=collector.metrics_address), tmp_path_factory.mktemp("prometheus"))
 
     def play(played: Played) -> None:
         ran = run(

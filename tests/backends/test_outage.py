@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import signal
 import subprocess
@@ -11,11 +10,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median
 from typing import IO
 
 import pytest
+from kit.command import INSTRUMENTED, environment, exporting
 from kit.programs import PATIENCE, ROOT, Collector, until
 from kit.server import Server
 from kit.store import Store
@@ -56,32 +55,28 @@ class Application:
 @contextmanager
 def application(server: Server, endpoint: str = "", protocol: str = "") -> Iterator[Application]:
     """The program, under opentelemetry-instrument if there is an endpoint."""
-    command = [sys.executable, str(PROGRAM), server.url("")]
-    settings = {}
+    command, settings = [sys.executable], environment()
     if endpoint:
-        command.insert(0, str(Path(sys.executable).with_name("opentelemetry-instrument")))
-        settings = {
-            "OTEL_SERVICE_NAME": "outage",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
-            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
-            "OTEL_TRACES_EXPORTER": "otlp",
-            "OTEL_METRICS_EXPORTER": "otlp",
-            "OTEL_LOGS_EXPORTER": "none",
+        command = [*INSTRUMENTED]
+        settings = exporting(
+            "outage",
+            endpoint,
+            protocol,
             # It says how many spans it has dropped.
-            "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": "true",
+            OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED="true",
             # Each request is one span.
-            "OTEL_PYTHON_HTTPTRACE_SPANS": "none",
-            "OTEL_BSP_MAX_QUEUE_SIZE": str(QUEUE),
-            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "16",
-            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            OTEL_PYTHON_HTTPTRACE_SPANS="none",
+            OTEL_BSP_MAX_QUEUE_SIZE=str(QUEUE),
+            OTEL_BSP_MAX_EXPORT_BATCH_SIZE="16",
+            OTEL_BSP_SCHEDULE_DELAY="100",
             # After one more attempt it gives up.
-            "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+            OTEL_EXPORTER_OTLP_TIMEOUT="2",
             # Once, at the end.
-            "OTEL_METRIC_EXPORT_INTERVAL": "600000",
-        }
+            OTEL_METRIC_EXPORT_INTERVAL="600000",
+        )
     with subprocess.Popen(
-        command,
-        env={**{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}, **settings},
+        [*command, str(PROGRAM), server.url("")],
+        env=settings,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # It is told again and again that there is nobody.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from kit.command import environment
+from kit.command import INSTRUMENTED, exporting
 from kit.programs import BACKENDS, CONFIGS, PATIENCE, ROOT, Collector, Prometheus, until
 from kit.server import Peer, Request, Server, answer, free_port, head
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -36,23 +35,19 @@ RULES: dict[str, dict[str, Any]] = {
 
 def instrumented(collector: Collector, service: str, *command: str | Path, **environ: str) -> dict[str, Any]:
     """How to run one of tests/backends/programs under opentelemetry-instrument: what subprocess takes."""
-    instrument = Path(sys.executable).with_name("opentelemetry-instrument")
     return {
-        "args": [instrument, sys.executable, *command],
+        "args": [*INSTRUMENTED, *command],
         # Lines of code are told by where a program runs.
         "cwd": ROOT / "tests/backends/programs",
-        "env": environment(
+        "env": exporting(
+            service,
+            collector.grpc,
             **{
-                "OTEL_SERVICE_NAME": service,
-                "OTEL_EXPORTER_OTLP_ENDPOINT": collector.grpc,
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_TRACES_EXPORTER": "otlp",
-                "OTEL_METRICS_EXPORTER": "otlp",
-                "OTEL_LOGS_EXPORTER": "none",
                 "OTEL_METRIC_EXPORT_INTERVAL": "200",
                 "OTEL_BSP_SCHEDULE_DELAY": "100",
                 **environ,
-            }
+            },
         ),
         "text": True,
     }

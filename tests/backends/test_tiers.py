@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from kit.programs import CONFIGS, ROOT, Collector, Prometheus, backends, free_port, until
+from kit.command import INSTRUMENTED, exporting
+from kit.programs import CONFIGS, ROOT, SCRAPED, Collector, Prometheus, backends, free_port, until
 from kit.server import Peer, Request, Server, head
 from kit.store import Store, export, span
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -59,18 +57,6 @@ SHARE = 25
 #: that have no story; and a first one of each client.
 TIMES = 10
 REQUESTS = 3 * 6 * TIMES + 2
-
-SCRAPED = """
-global:
-  scrape_interval: 250ms
-  scrape_timeout: 250ms
-scrape_configs:
-  - job_name: gateways
-    # The job and the instance are those of the applications: the same in all gateways.
-    honor_labels: true
-    static_configs:
-      - targets: [{addresses}]
-"""
 
 
 def trace(numbers: random.Random, **said: Any) -> list[Span]:
@@ -249,21 +235,12 @@ def observed(sent: Sent) -> list[Span]:
     with Server({"/half-reset-now": half_reset}) as server, running.settled(REQUESTS):
         ran = subprocess.run(
             [
-                str(Path(sys.executable).with_name("opentelemetry-instrument")),
-                sys.executable,
+                *INSTRUMENTED,
                 str(ROOT / "tests/backends/programs/culprits.py"),
                 str(TIMES),
                 server.url(""),
             ],
-            env={
-                **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
-                "OTEL_SERVICE_NAME": "culprits",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": running.agent.otlp,
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-                "OTEL_TRACES_EXPORTER": "otlp",
-                "OTEL_METRICS_EXPORTER": "otlp",
-                "OTEL_LOGS_EXPORTER": "none",
-            },
+            env=exporting("culprits", running.agent.otlp),
             capture_output=True,
             text=True,
             timeout=50,

@@ -24,6 +24,8 @@ from typing import Any
 PATIENCE = 50
 
 COMMAND = (sys.executable, "-m", "otel_httptrace")
+#: Runs the program that follows it as its users do.
+INSTRUMENTED = (str(Path(sys.executable).with_name("opentelemetry-instrument")), sys.executable)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -31,6 +33,21 @@ def environment(**more: str) -> dict[str, str]:
     dropped = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name not in dropped}
     return {**kept, "TERM": "xterm", **more}
+
+
+def exporting(service: str, endpoint: str, protocol: str = "http/protobuf", **more: str) -> dict[str, str]:
+    """`environment` of a program under `INSTRUMENTED`, whose traces and metrics go to *endpoint*."""
+    return environment(
+        **{
+            "OTEL_SERVICE_NAME": service,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": protocol,
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_LOGS_EXPORTER": "none",
+            **more,
+        }
+    )
 
 
 def defaults() -> None:

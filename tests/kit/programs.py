@@ -27,6 +27,19 @@ BACKENDS = Path(os.environ.get("HTTPTRACE_BACKENDS", ROOT / "build/backends"))
 #: How long a program may take to begin, or to say what was asked of it: much longer than it does.
 PATIENCE = 50.0
 
+#: How Prometheus gets what is at *addresses*, of collectors: several times a second.
+SCRAPED = """
+global:
+  scrape_interval: 250ms
+  scrape_timeout: 250ms
+scrape_configs:
+  - job_name: collector
+    # The job and the instance are those of the applications, the same at all collectors.
+    honor_labels: true
+    static_configs:
+      - targets: [{addresses}]
+"""
+
 
 def until(what: str, found: Any, patience: float = PATIENCE) -> Any:
     """Ask *found* again and again until what it returns is true, and return that."""

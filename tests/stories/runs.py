@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from kit.command import INSTRUMENTED
 
 from otel_httptrace.report import otlp
 from otel_httptrace.report.analysis import analyze
@@ -85,8 +86,7 @@ def run(case: Case, how: str, **environ: str) -> Ran:
             settings["RESOLVER"] = json.dumps(world.names)
         process = subprocess.run(
             [
-                str(Path(sys.executable).with_name("opentelemetry-instrument")),
-                sys.executable,
+                *INSTRUMENTED,
                 *start,
                 *world.urls,
                 *case.arguments,
