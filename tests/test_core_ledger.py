@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from otel_httptrace.core.ledger import TRANSITIONS, Connection, Ledger, Limits, Process, Reason, State
-from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, FAILED, Exchange, Origin
+from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, FAILED, Exchange, Origin, Shared
 
 HERE = Origin("http", "origin.test", 80)
 THERE = Origin("http", "other.test", 80)
+PROXY = Shared(Origin("http", "proxy.test", 3128))
 SECOND = 1_000_000_000
 LENGTH = [(b"Content-Length", b"5")]
 
@@ -23,10 +24,10 @@ def ledger(process: Process | None = None, **limits: Any) -> Ledger:
     return Ledger(process or Process(), Limits(**limits))
 
 
-def dialled(book: Ledger, at: int, origin: Origin = HERE) -> tuple[Connection, Exchange]:
+def dialled(book: Ledger, at: int, origin: Origin = HERE, reach: Shared | None = None) -> tuple[Connection, Exchange]:
     """A connection just opened by an exchange that is on it."""
     exchange = Exchange(book, object(), at, 0)
-    conn = book.created(origin, at)
+    conn = book.created(origin, at, reach)
     book.acquired(conn, exchange, at)
     conn.dialler = exchange
     assert book.opened(conn, at)
@@ -138,6 +139,26 @@ def test_losses_do_not_cross_origins() -> None:
     left(book, conn, exchange, 1)
     assert book.created(THERE, 2).open_reason is Reason.FIRST_CONNECTION
     assert book.created(HERE, 3).open_reason is Reason.BODY_NOT_READ
+
+
+def test_losses_cross_origins_where_connections_do() -> None:
+    """A shared connection explains the next one of its proxy, for whatever origin; no direct one, and no other proxy's."""
+    book, elsewhere = ledger(), Shared(Origin("http", "proxy.test", 3129))
+    conn, exchange = dialled(book, 1, HERE, PROXY)
+    left(book, conn, exchange, 1)
+    assert book.created(HERE, 2).open_reason is Reason.FIRST_CONNECTION
+    assert book.created(HERE, 2, elsewhere).open_reason is Reason.FIRST_CONNECTION
+    assert book.created(THERE, 2, PROXY).open_reason is Reason.BODY_NOT_READ
+    assert book.created(HERE, 3, PROXY).open_reason is Reason.ALL_BUSY
+
+
+def test_new_client_where_connections_cross_origins() -> None:
+    """Where connections are shared, a pool is new to the proxy that another has been connected through."""
+    process = Process()
+    dialled(ledger(process), 1, HERE, PROXY)
+    book = ledger(process)
+    assert book.created(THERE, 2, PROXY).open_reason is Reason.NEW_CLIENT
+    assert book.created(HERE, 2).open_reason is Reason.FIRST_CONNECTION
 
 
 def test_used_after_it_was_closed() -> None:

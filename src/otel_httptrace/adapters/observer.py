@@ -199,7 +199,7 @@ class Observer:
         origin = seams.origin(connection)
         if origin is None or connection.is_closed():
             return
-        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle())
+        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle(), reach=seams.shared(connection))
         conn.multiplexed = seams.multiplexes(connection)
         self._note(conn, connection, proxied)
         stream = seams.network_stream(connection)
@@ -238,7 +238,7 @@ class Observer:
         for conn in list(ledger.live):
             if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
                 ledger.lost(conn, Reason.GOAWAY, now)
-        conn = ledger.created(seams.plain_origin(origin), now)
+        conn = ledger.created(seams.plain_origin(origin), now, seams.shared(connection))
         # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
         own = CURRENT.get()
         if own is not None and own.ledger is ledger and not own.waits_again:
@@ -313,6 +313,8 @@ class Observer:
                 self._first_answer(exchange, conn, now)
             if not exchange.carried:
                 conn.ledger.carries(conn, exchange)
+            if conn.reach is not conn.origin:
+                exchange.target = seams.target(request)
         if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
             self._upgraded(exchange, now)
             return
@@ -351,9 +353,9 @@ class Observer:
         cancelled = errors.cancelled(error)
         exchange.request_failed(now, errors.name_of(error), cancelled=cancelled)
         conn = exchange.conn
-        if conn is None:
+        if conn is None or conn.reach is not conn.origin:
             exchange.target = seams.target(exchange.request)
-        else:
+        if conn is not None:
             if conn.multiplexed:
                 self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
             elif exchange.send_at:

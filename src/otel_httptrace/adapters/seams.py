@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..core.ledger import Limits
-from ..core.timeline import Address, Origin
+from ..core.timeline import Address, Origin, Shared
 
 #: The one attribute that we put on objects of the libraries: on a pool its
 #: ledger, on a connection and its streams the connection's record, on a
@@ -155,6 +155,22 @@ def origin(connection: object) -> Origin | None:
     """Which origin a connection serves: ``_remote_origin`` of a proxied one, ``_origin`` of a plain one."""
     found = getattr(connection, "_remote_origin", None) or getattr(connection, "_origin", None)
     return plain_origin(found) if found is not None else None
+
+
+def shared(connection: Any) -> Shared | None:
+    """Whether a connection through a forward proxy would carry requests to any plain-HTTP origin: see core/ledger.py.
+
+    What it says of itself is public (``can_handle_request``), ``_remote_origin`` and ``_proxy_origin`` are not.
+    """
+    own, proxy = getattr(connection, "_remote_origin", None), getattr(connection, "_proxy_origin", None)
+    try:
+        if own is None or proxy is None or own.scheme != b"http":
+            return None
+        # A name that nobody asks for (RFC 2606), so it can't be the connection's own.
+        other = type(own)(own.scheme, b"other.invalid", own.port)
+        return Shared(plain_origin(proxy)) if connection.can_handle_request(other) is True else None
+    except Exception:
+        return None
 
 
 def address(stream: Any, which: str) -> Address | None:

@@ -44,6 +44,12 @@ class Origin(NamedTuple):
     port: int | None
 
 
+class Shared(NamedTuple):
+    """Every plain-HTTP origin, through one forward proxy."""
+
+    proxy: Origin
+
+
 class Address(NamedTuple):
     """One end of a connection; over a Unix socket the path, without a port."""
 
@@ -245,7 +251,7 @@ class Exchange:
         self.started = started
         self.wall = wall
 
-        #: What it was for; known to the connection, if it has one.
+        #: What it was for, where it has no connection that knows it: none at all, or a shared one.
         self.target: Origin | None = None
         self.conn: Connection | None = None
         self.dial: Dial | None = None
@@ -301,7 +307,7 @@ class Exchange:
     @property
     def origin(self) -> Origin | None:
         """What it was for; None if it failed before that was known."""
-        return self.conn.origin if self.conn is not None else self.target
+        return self.conn.origin if self.target is None and self.conn is not None else self.target
 
     @property
     def phase(self) -> str:

@@ -195,9 +195,9 @@ class Metrics:
         if conn is None or not exchange.send_at:
             self._add(exchange.origin, ("request", exchange.failed_phase or ""))
         elif exchange.outcome is None:
-            self._add(conn.origin, _REQUESTS[exchange.reused])
+            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused])
         else:
-            self._add(conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
+            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
         if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase is POOL:
             waited = exchange.time_pool or 0
             if waited >= NOTEWORTHY:
@@ -275,8 +275,8 @@ class Metrics:
             for conn in list(ledger.live):
                 if conn.state in (State.OPEN, State.LOST):
                     more: dict[str, Any] = {names.HTTP_CONNECTION_STATE: "idle" if conn.idle else "active"}
-                    if conn.version is not None:
-                        more[names.NETWORK_PROTOCOL_VERSION] = conn.version
+                    if conn.protocol is not None:
+                        more[names.NETWORK_PROTOCOL_VERSION] = conn.protocol
                     totals[self._where(conn.origin, scheme=True), tuple(more.items())] += 1
         return self._with_zeros(names.METRIC_OPEN_CONNECTIONS, totals)
 
