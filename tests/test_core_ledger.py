@@ -124,6 +124,58 @@ def test_each_loss_explains_one() -> None:
     ]
 
 
+def test_the_most_recent_loss_comes_first_after_a_failed_dial() -> None:
+    """What a failed dial was to replace waits for the next one again, behind what has been lost since."""
+    book = ledger()
+    one, a = dialled(book, 1)
+    two, b = dialled(book, 1)
+    left(book, one, a, 2)
+    trying = book.created(HERE, 3)
+    b.body_raised(4, "ReadError", cancelled=False)
+    book.closed(two, 4)
+    book.finished(b, 4)
+    book.dial_failed(trying)
+
+    assert [book.created(HERE, at).open_reason for at in (5, 6)] == [Reason.REQUEST_FAILED, Reason.BODY_NOT_READ]
+
+
+def test_those_who_hold_the_pool_longest_come_first() -> None:
+    """The oldest request is named first, on whichever connection it is, and whether or not it has leaked it."""
+    book = ledger()
+    young, first = dialled(book, 1)
+    read(book, first, 2)
+    _, older = dialled(book, 3)
+    _, leak = dialled(book, 4)
+    younger = Exchange(book, object(), 5, 0)
+    book.acquired(young, younger, 5)
+    older.context, leak.context, younger.context = "older", "leak", "younger"
+    leak.body_forgotten()
+    book.leaked(leak, 6)
+    book.finished(leak, 6)
+
+    assert book.holders() == ["older", "leak", "younger"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"close", Reason.CONNECTION_CLOSE),
+        (b"Keep-Alive , Close", Reason.CONNECTION_CLOSE),
+        (b"keep-alive, X-Close-Later", Reason.BODY_NOT_READ),
+        (b"closed", Reason.BODY_NOT_READ),
+    ],
+)
+@pytest.mark.parametrize("side", ["request_headers", "response_headers"])
+def test_close_is_a_word_of_its_own(side: str, value: bytes, reason: Reason) -> None:
+    """`Connection` is a list, and only the token `close` in it ends the connection: on either side."""
+    book = ledger()
+    conn, exchange = dialled(book, 1)
+    setattr(exchange, side, [*getattr(exchange, side), (b"Connection", value)])
+    exchange.body_left(2)
+
+    assert book.closed(conn, 2) is reason
+
+
 def test_an_old_loss_has_expired() -> None:
     """Lost longer ago than the expiry, it would have expired by now."""
     book = ledger(keepalive_expiry=5 * SECOND)

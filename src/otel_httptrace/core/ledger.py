@@ -39,6 +39,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from enum import Enum
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, Origin, Shared
@@ -158,9 +159,9 @@ class Connection:
 
     __slots__ = (
         "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
-        "explained_by", "id", "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at",
-        "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted", "unseen", "user", "users",
-        "version",
+        "explained_by", "id", "idle_since", "leaked_by", "leaked_since", "ledger", "multiplexed", "open_reason",
+        "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted", "unseen",
+        "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int, reach: Shared | None = None) -> None:
@@ -203,9 +204,10 @@ class Connection:
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
         self.user: Exchange | None = None
-        #: Span context of the request that opened it, and of one that leaked it.
+        #: Span context of the request that opened it, and of one that leaked it, with when that began.
         self.opened_by: Any = None
         self.leaked_by: Any = None
+        self.leaked_since = 0
         #: For the adapter, opaque here: how to ask whether its socket is readable.
         self.probe: Any = None
 
@@ -626,7 +628,7 @@ class Ledger:
         if conn is None:
             return
         with self.lock:
-            conn.leaked_by = exchange.context
+            conn.leaked_by, conn.leaked_since = exchange.context, exchange.started
             if conn.multiplexed:
                 # The others share it on; only it will never be idle again.
                 self.idle.pop(conn, None)
@@ -669,7 +671,11 @@ class Ledger:
                 self._lost.popitem(last=False)
         else:
             self._lost.move_to_end(loss.reach)
-        losses.append(loss)
+        if losses and losses[-1].at > loss.at:
+            # One that was to be replaced by a dial that failed: others have been lost since, and come first.
+            losses = self._lost[loss.reach] = deque(sorted([*losses, loss], key=_when), _MAX_LOSSES)
+        else:
+            losses.append(loss)
 
     def _loss(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None) -> Loss:
         if exchange is None or reason not in BLAMED:
@@ -677,26 +683,34 @@ class Ledger:
         return Loss(conn.reach, reason, at, exchange.context, exchange.closed_at)
 
     def holders(self) -> list[Any]:
-        """Span contexts of the requests that hold the pool's connections, oldest connection first."""
+        """Span contexts of the requests that hold the pool's connections, oldest request first."""
         with self.lock:
-            contexts = []
+            found = []
             for conn in list(self.live):
-                holding = [exchange.context for exchange in list(conn.users)]
-                contexts += holding or [conn.leaked_by]
-            return [context for context in contexts if context is not None]
+                found += [(exchange.started, exchange.context) for exchange in list(conn.users)]
+                found.append((conn.leaked_since, conn.leaked_by))
+            return [context for _, context in sorted(found, key=_first) if context is not None]
+
+
+_when: Final = attrgetter("at")
+_first: Final = itemgetter(0)
+
+
+def _closes(name: bytes, value: bytes) -> bool:
+    # A list of tokens, any of which may have "close" within it (RFC 9110, section 7.6.1).
+    return name.lower() == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]
 
 
 def keeps_alive(exchange: Exchange) -> bool:
     """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, sections 6.3 and 9.3)."""
     if exchange.http_version < b"HTTP/1.1":
         return False
-    if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in exchange.request_headers):
+    if any(_closes(name, value) for name, value in exchange.request_headers):
         return False
     # Neither length nor chunks: the body ends with the connection.
     delimited = exchange.method == b"HEAD" or exchange.status in (204, 304)
     for name, value in exchange.response_headers:
-        field = name.lower()
-        if field == b"connection" and b"close" in value.lower():
+        if _closes(name, value):
             return False
-        delimited = delimited or field in (b"content-length", b"transfer-encoding")
+        delimited = delimited or name.lower() in (b"content-length", b"transfer-encoding")
     return delimited
