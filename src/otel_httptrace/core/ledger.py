@@ -42,7 +42,7 @@ from enum import Enum
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, Origin, Shared
+from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, NotCopied, Origin, Shared
 
 if TYPE_CHECKING:
     from .sink import Sink
@@ -154,7 +154,7 @@ class Limits(NamedTuple):
     counts_only_idle: bool = False
 
 
-class Connection:
+class Connection(NotCopied):
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (

@@ -57,6 +57,16 @@ class Address(NamedTuple):
     port: int | None
 
 
+class NotCopied:
+    """What we put on objects of the libraries is no part of them: their copies and pickles have None there."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[()]]:
+        # By a built-in type, as whoever reads the pickle may not have this package.
+        return type(None), ()
+
+
 @dataclass(eq=False)
 class Lookup:
     """One name resolution, as the resolver was asked."""
