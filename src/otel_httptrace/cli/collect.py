@@ -41,6 +41,8 @@ class Collector:
         self._problems: dict[str, int] = {}
         self.spans = 0
         self.requests = 0
+        #: Processes that ended before they had sent all their spans, and how many spans these lost.
+        self.unsent = (0, 0)
         self._thread = threading.Thread(target=self._run, name="httptrace-fold", daemon=True)
         self._thread.start()
 
@@ -67,7 +69,13 @@ class Collector:
                     problem if times == 1 else f"{problem} ({times} times)" for problem, times in self._problems.items()
                 ),
             )
-            return replace(report, origins=copy.deepcopy(report.origins))
+            processes, spans = self.unsent
+            return replace(
+                report,
+                origins=copy.deepcopy(report.origins),
+                unsent_processes=processes,
+                unsent_spans=spans,
+            )
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:

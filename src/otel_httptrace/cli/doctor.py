@@ -180,6 +180,22 @@ def inspect(python: str, *arguments: str, environ: Mapping[str, str] | None = No
         return None
 
 
+def version(python: str) -> tuple[int, int] | None:
+    """Major and minor version of *python*, whatever its age; None if it does not say."""
+    try:
+        ran = subprocess.run(  # noqa: S603
+            [python, "-c", "import sys; print('%d %d' % sys.version_info[:2])"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        major, minor = map(int, ran.stdout.split())
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return major, minor
+
+
 def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
     """Why the requests of *program*, run with *environ*, are not seen, as far as that shows; None if it does not."""
     python = python_of(program)
@@ -624,7 +640,7 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
         # Told among the settings; here it would hide whatever else there is.
         prepared = prepare(clean, receiver.endpoint, [python], propagators=_propagators(python, environ)).environ
         url = f"http://127.0.0.1:{server.server_port}/"
-        told = inspect(python, url, environ=prepared, under=script)
+        told = inspect(python, "requested", url, environ=prepared, under=script)
         server.shutdown()
     if told is None:
         yield Check(
