@@ -107,7 +107,8 @@ def lacking(facts: Any) -> list[str]:
                 f"{executable}, which runs the program, lacks {name}, which is not here either: "
                 f"{executable} -m pip install 'otel-httptrace[cli]'"
             ) from None
-        needed = SpecifierSet(ours.metadata["Requires-Python"] if "Requires-Python" in ours.metadata else "")
+        # Of an absent one 3.10's is None, which its type does not say.
+        needed = SpecifierSet(str(ours.metadata.json.get("requires_python", "")))
         if not needed.contains(python, prereleases=True):
             raise Problem(
                 f"{executable}, which runs the program, is Python {python}, and {name} {ours.version} needs {needed}"
