@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -64,15 +65,8 @@ _start()
 
 
 def candidates() -> list[str]:
-    """The names of all distributions that may be needed."""
-    names: dict[str, None] = {}
-    left = list(_ROOTS)
-    while left:
-        name = left.pop()
-        if name not in names:
-            names[name] = None
-            left += [canonicalize_name(required.name) for required in _requirements(name)]
-    return list(names)
+    """The names of all distributions that may be needed, whatever the program's Python."""
+    return list(dict.fromkeys(name for name, _, _ in _closure(None)))
 
 
 def lacking(facts: Any) -> list[str]:
@@ -87,9 +81,8 @@ def lacking(facts: Any) -> list[str]:
     versions: Mapping[str, str | None] = facts["versions"]
     python, executable = facts["python"], facts["executable"]
     lent: dict[str, None] = {}
-    left: list[tuple[str, str, SpecifierSet]] = [(name, "", SpecifierSet()) for name in _ROOTS]
-    while left:
-        name, by, specifier = left.pop()
+    closure = _closure(facts["markers"], frozenset(name for name, version in versions.items() if version is not None))
+    for name, specifier, by in closure:
         theirs = versions.get(name)
         if theirs is not None:
             if by and not specifier.contains(theirs, prereleases=True):
@@ -114,21 +107,36 @@ def lacking(facts: Any) -> list[str]:
                 f"{executable}, which runs the program, is Python {python}, and {name} {ours.version} needs {needed}"
             )
         lent[name] = None
-        left += [
-            (canonicalize_name(required.name), f"{name} {ours.version}", required.specifier)
-            for required in _requirements(name)
-            if required.marker is None or required.marker.evaluate({**facts["markers"], "extra": ""})
-        ]
     return list(lent)
+
+
+def _closure(
+    markers: Mapping[str, str] | None, there: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, SpecifierSet, str]]:
+    # Of what the roots require: a distribution's name, in which versions, and who requires it. Of what is *there*
+    # it is not asked what it requires; without *markers* whatever these could say.
+    left = [("", Requirement(name)) for name in _ROOTS]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while left:
+        by, required = left.pop()
+        name, extras = canonicalize_name(required.name), frozenset(required.extras)
+        yield name, required.specifier, by
+        if name in there or (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        left += [(name, further) for further in _requirements(name) if _applies(further.marker, extras, markers)]
+
+
+def _applies(marker: Marker | None, extras: frozenset[str], markers: Mapping[str, str] | None) -> bool:
+    if marker is None or (markers is None and "extra" not in str(marker)):
+        return True
+    return any(marker.evaluate({**(markers or {}), "extra": extra}) for extra in ("", *extras))
 
 
 def _requirements(name: str) -> Iterator[Requirement]:
     with contextlib.suppress(metadata.PackageNotFoundError, InvalidRequirement):
         for text in metadata.requires(name) or ():
-            required = Requirement(text)
-            # An extra is nobody's wish here.
-            if required.marker is None or "extra" not in str(required.marker):
-                yield required
+            yield Requirement(text)
 
 
 class Lent:

@@ -171,17 +171,17 @@ def _own_connections(exporter: Any) -> None:
 def _close(exporter: Any) -> None:
     # urllib3 closes what a pool has by a weakref.finalize, whose own exit handler was registered after the
     # provider's, and so has run: nobody closes the connection of the last export.
-    session = getattr(exporter, "_session", None) or getattr(getattr(exporter, "_client", None), "_session", None)
-    for adapter in getattr(session, "adapters", {}).values():
-        for manager in (
-            getattr(adapter, "poolmanager", None),
-            *getattr(adapter, "proxy_manager", {}).values(),
-        ):
-            pools: Any = getattr(manager, "pools", None)
-            for key in pools.keys() if pools is not None else ():
-                pools[key].close()
-    if session is not None:
-        session.close()
+    # Where the session is changed with the exporter's version.
+    client = getattr(exporter, "_client", None)
+    for owner in (exporter, client, getattr(client, "_transport", None)):
+        session = getattr(owner, "_session", None)
+        for adapter in getattr(session, "adapters", {}).values():
+            for manager in (getattr(adapter, "poolmanager", None), *getattr(adapter, "proxy_manager", {}).values()):
+                pools: Any = getattr(manager, "pools", None)
+                for key in pools.keys() if pools is not None else ():
+                    pools[key].close()
+        if session is not None:
+            session.close()
 
 
 def _count_taken(exporter: Any, tally: _Tally) -> None:
