@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
@@ -61,7 +61,8 @@ _MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), Sta
     "doctor",
     context_settings={"allow_interspersed_args": False},
     short_help="Why is nothing to be seen? Checks the installation and the settings.",
-    epilog="Values of headers are not shown. The exit status is 1 if there is a problem.",
+    epilog="Values that may be secret (headers, resource attributes, passwords and queries of URLs) are not shown. "
+    "The exit status is 1 if there is a problem.",
 )
 @click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARGS]...]")
@@ -309,7 +310,7 @@ def settings(environ: Mapping[str, str], facts: Any = None) -> Iterator[Check]:
             near = difflib.get_close_matches(name, known, 1, 0.9)
             if near:
                 state, advice = State.WARNING, f"nothing reads it; {near[0]} is meant?"
-        yield Check(state, name, redacted(name, value), advice)
+        yield Check(state, name, redacted(name, value, known), advice)
     yield from _own_settings(environ)
     protocol = _protocol(environ)
     exporters = environ.get("OTEL_TRACES_EXPORTER", "otlp")
@@ -498,18 +499,48 @@ def _known_variables() -> set[str]:
     return known
 
 
-_SECRET: Final = re.compile(r"HEADERS|TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY")
+_SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH")
+#: Lists of pairs, whose values may be anything.
+_PAIRS: Final = re.compile(r"HEADERS|RESOURCE_ATTRIBUTES")
+#: Of a resource, what says who and where a process is: these are shown, for one looks for them.
+_PUBLIC: Final = frozenset(
+    {
+        "service.name",
+        "service.namespace",
+        "service.version",
+        "service.instance.id",
+        "deployment.environment",
+        "deployment.environment.name",
+    }
+)
 
 
-def redacted(name: str, value: str) -> str:
-    """What may be shown of a variable: of headers their names, of URLs no password."""
-    if _SECRET.search(name):
-        if "HEADERS" in name:
-            keys = [part.partition("=")[0].strip() for part in value.split(",") if "=" in part]
-            return ",".join(f"{key}=***" for key in keys) or "***"
+def redacted(name: str, value: str, known: Collection[str] = ()) -> str:
+    """What may be shown of a variable: of headers and attributes the names, of URLs neither password nor query.
+
+    Args:
+        name: of the variable.
+        value: of it.
+        known: names that something reads; of any other, nothing is known of the value, and it is not shown.
+    """
+    if _PAIRS.search(name):
+        return ",".join(_pair(part, "HEADERS" not in name) for part in value.split(",") if part.strip()) or "***"
+    if _SECRET.search(name) or (known and name not in known):
         return "***"
-    value = re.sub(r"(?<=://)[^/?#\s]*@", "***@", value)
-    return re.sub(r"\?.*", "?***", value) if "://" in value else value
+    # Userinfo may hold any sign: it ends at the last @ of the authority, or of what a careless one left unquoted.
+    value = re.sub(r"(?<=//)[^\s]*@", "***@", value)
+    if "//" not in value:
+        value = re.sub(r"^[^/\s]*:[^/\s]*@", "***@", value)
+    return re.sub(r"[?#].*", "?***", value) if "//" in value or "***@" in value else value
+
+
+def _pair(text: str, attributes: bool) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        # The rest of a value that has a comma in it.
+        return "***"
+    shown = attributes and key.strip() in _PUBLIC and not re.search(r"//|@", value)
+    return f"{key.strip()}={value.strip() if shown else '***'}"
 
 
 # Whether anybody listens.

@@ -164,6 +164,8 @@ def _listen(
     collector = Collector(output.thresholds, file)
     stack.callback(collector.close)
     receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
+    # By its name, too: where there is a proxy it is told that.
+    collector.own = frozenset({receiver.endpoint, receiver.endpoint.replace("127.0.0.1", "localhost")})
     return collector, receiver.endpoint
 
 
