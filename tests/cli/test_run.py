@@ -589,6 +589,32 @@ def test_what_was_not_sent_is_told(program: Callable[..., str], server: Server, 
     assert told in html.read_text()
 
 
+def test_only_what_is_ours_is_counted(program: Callable[..., str], server: Server) -> None:
+    """Another tracer's span of the same request (ddtrace's, without a scope) is no request, nor is one to `run` itself."""
+    path = program("""
+        import os, sys, time, httpx
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+        request = ExportTraceServiceRequest()
+        span = request.resource_spans.add().scope_spans.add().spans.add()
+        span.trace_id, span.span_id, span.kind, span.name = b"1" * 16, b"2" * 8, span.SPAN_KIND_CLIENT, "http.request"
+        span.start_time_unix_nano = span.end_time_unix_nano = time.time_ns()
+        url = span.attributes.add(key="http.url").value
+        url.string_value = sys.argv[1]
+        headers = [pair.split("=", 1) for pair in os.environ["OTEL_EXPORTER_OTLP_TRACES_HEADERS"].split(",")]
+        with httpx.Client() as client:
+            client.get(sys.argv[1])
+            print(client.post(
+                os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], content=request.SerializeToString(),
+                headers=dict(headers) | {"Content-Type": "application/x-protobuf"}).status_code)
+    """)
+    ran = httptrace("run", "-q", "--json", "-", "--", PYTHON, path, server.url())
+
+    said, _, document = ran.stdout.partition("\n")
+    report = json.loads(document)
+    assert (ran.returncode, said, report["requests"]) == (0, "200", 1)
+    assert [origin["origin"] for origin in report["origins"]] == [server.url().rstrip("/")]
+
+
 def test_no_warning_of_ours(program: Callable[..., str], server: Server) -> None:
     """A program that is run with all warnings as errors has none that it has not without us."""
     ran = httptrace("run", "-q", "--", PYTHON, "-W", "error", "-X", "dev", program(WASTEFUL), server.url())

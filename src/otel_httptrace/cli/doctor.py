@@ -201,9 +201,8 @@ def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
     """Why the requests of *program*, run with *environ*, are not seen, as far as that shows; None if it does not."""
     python = python_of(program)
     facts = inspect(python) if python is not None else None
-    lack = _missing(facts) if facts is not None else None
-    if lack:
-        return lack
+    if facts is not None and facts["versions"]["httpx"] is None and facts["versions"]["httpx2"] is None:
+        return f"neither httpx nor httpx2 is installed where it runs, {facts['executable']}."
     checks = list(settings(environ, facts))
     # What surely keeps spans from being made comes before what may.
     for check in checks:
@@ -213,25 +212,6 @@ def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
         if check.what in _EXCLUDING:
             return f"{check.what} is {check.seen}, and {check.advice}"
     return None
-
-
-def _missing(facts: Any) -> str | None:
-    # As a sentence.
-    needed = (
-        "otel-httptrace",
-        "opentelemetry-distro",
-        "opentelemetry-instrumentation-httpx",
-        "opentelemetry-exporter-otlp-proto-http",
-    )
-    missing = [name for name in needed if facts["versions"][name] is None]
-    if not missing:
-        if facts["versions"]["httpx"] is None and facts["versions"]["httpx2"] is None:
-            return f"neither httpx nor httpx2 is installed where it runs, {facts['executable']}."
-        return None
-    return (
-        f"{facts['executable']}, which runs it, lacks {', '.join(missing)}: "
-        f"{facts['executable']} -m pip install 'otel-httptrace[cli]'"
-    )
 
 
 def installed(facts: Any) -> Iterator[Check]:

@@ -52,10 +52,11 @@ def command(
 ) -> int:
     """Run PROGRAM, which uses httpx or httpx2, and print what its requests did.
 
-    Its Python must have otel-httptrace and opentelemetry-distro installed; it needs no change.
+    It needs no change, and its Python none: what that lacks of OpenTelemetry it is lent for this run.
 
     \b
       httptrace run -- python app.py
+      httptrace run -- /srv/shop/.venv/bin/python app.py
       httptrace run --html page.html -- gunicorn -w 4 shop:app
       httptrace run --every 30s -- uvicorn shop:app
       httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
