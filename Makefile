@@ -45,8 +45,8 @@ scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in
 	$(BIN)/python benchmarks/fleet.py --write
 	$(BIN)/python tools/make_docs.py
 
-foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
-	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")
+foreign:  ## The test suites of others, without us and with us: none may fail with us only
+	@$(PYTHON) tools/foreign_suites.py $(ARGS)
 
 docs: .venv/.done  ## docs/*.md, from the code
 	$(BIN)/python tools/make_docs.py
