@@ -120,8 +120,11 @@ def run(python: Path, program: Path, url: str, *, ours: bool) -> subprocess.Comp
 
 
 def words(text: str, url: str) -> Counter[str]:
-    """What a program said on stderr, in any order: gevent's warning lists modules in that of a set."""
-    return Counter(re.split(r"[\s,\[\]]+", text.replace(url, "URL")))
+    """What a program said on stderr, in any order: gevent's warning lists modules in that of a set.
+
+    It also names threads of the exporter's by their number.
+    """
+    return Counter(re.split(r"[\s,\[\]]+", re.sub(r"\d{9,}", "N", text.replace(url, "URL"))))
 
 
 def spans(python: Path, received: list[bytes]) -> tuple[int, int]:
@@ -164,7 +167,8 @@ def compare(python: Path, program: Path, url: str) -> list[str]:
     if ours.stdout != bare.stdout:
         wrong.append(f"{program.name} says:\n{ours.stdout}and without us:\n{bare.stdout}")
     if words(ours.stderr, url) != words(bare.stderr, url):
-        wrong.append(f"{program.name} says on stderr:\n{ours.stderr}and without us:\n{bare.stderr}")
+        more = sorted((words(ours.stderr, url) - words(bare.stderr, url)).elements())
+        wrong.append(f"{program.name} says on stderr:\n{ours.stderr}and without us:\n{bare.stderr}more: {more}")
     if total != without or not annotated:
         wrong.append(f"{program.name}: {total} requests, {annotated} with our attributes; without us {without}")
     return wrong
