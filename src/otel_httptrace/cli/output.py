@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 import click
 
 from ..report.findings import Thresholds
+from ..report.printable import printable
 from ..report.verdicts import VERDICTS
-from .problem import Problem, Unread, plainer, printable
+from .problem import Problem, Unread, plainer
 
 if TYPE_CHECKING:
     from rich.console import Console

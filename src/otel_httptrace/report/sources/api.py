@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import orjson
 
-from . import SourceError, one_line
+from ..printable import one_line
+from . import SourceError
 
 #: A variable with the value of the Authorization header, whole: ``Bearer ...``. Never printed.
 AUTHORIZATION: Final = "HTTPTRACE_AUTHORIZATION"

@@ -24,8 +24,9 @@ from typing import BinaryIO, Final
 import orjson
 
 from ..otlp import FormatError, from_json
+from ..printable import one_line
 from ..spans import Span
-from . import Problems, SourceError, one_line
+from . import Problems, SourceError
 
 #: The longest line that is read, in bytes: as much as the receiver takes at once.
 MAX_LINE: Final = 64 * 1024 * 1024

@@ -25,8 +25,9 @@ import orjson
 from ...core.ledger import BLAMED
 from ...telemetry import names
 from ..otlp import source
+from ..printable import one_line
 from ..spans import Link, Source, Span
-from . import Problems, SourceError, one_line
+from . import Problems, SourceError
 from .api import API
 from .windows import Limited, everything, seconds
 

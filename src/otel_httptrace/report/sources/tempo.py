@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ..otlp import FormatError, from_json
+from ..printable import one_line
 from ..spans import Span
-from . import Problems, SourceError, one_line
+from . import Problems, SourceError
 from .api import API
 from .windows import Limited, everything, seconds
 
