@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -21,6 +21,9 @@ from .collect import Collector
 from .environ import prepare
 from .output import Output, check_writable, duration, forwarder, options, say
 from .problem import Problem, Unread
+
+if TYPE_CHECKING:
+    from ..report.receiver import Receiver
 
 _SCRIPT: Final = "opentelemetry-instrument"
 
@@ -66,9 +69,14 @@ def command(
         check_writable(otlp)
     process.hold_signals()
     with contextlib.ExitStack() as stack:
-        collector, endpoint = _listen(stack, output, otlp, forward)
+        collector, receiver = _listen(stack, output, otlp, forward)
         environ, notes, warnings = prepare(
-            os.environ, endpoint, program, forward=forward is not None, propagators=_propagators(path, script)
+            os.environ,
+            receiver.endpoint,
+            program,
+            token=receiver.token,
+            forward=forward is not None,
+            propagators=_propagators(path, script),
         )
         for note in (*(notes if verbose else ()), *warnings):
             say(note)
@@ -123,9 +131,9 @@ def _told(error: Exception) -> str:
 
 def _listen(
     stack: contextlib.ExitStack, output: Output, otlp: str | None, forward: str | None
-) -> tuple[Collector, str]:
+) -> tuple[Collector, Receiver]:
     # Left in the opposite order: no more is taken, what was taken is folded, what it was written to is closed.
-    from ..report.receiver import Receiver  # noqa: PLC0415
+    from ..report.receiver import Receiver, new_token  # noqa: PLC0415
 
     file = _opened(stack, otlp) if otlp is not None else None
     onwards = forwarder(forward) if forward is not None else None
@@ -138,8 +146,8 @@ def _listen(
     stack.callback(delivered)
     collector = Collector(output.thresholds, file)
     stack.callback(collector.close)
-    receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
-    return collector, receiver.endpoint
+    onward = onwards.send if onwards is not None else None
+    return collector, stack.enter_context(Receiver(collector.keep, forward=onward, token=new_token()))
 
 
 def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:
