@@ -34,19 +34,22 @@ class TooMuchError(ValueError):
     """It would become more than is taken. The message says what and how much."""
 
 
-def inflate(body: bytes, most: int) -> bytes:
+def inflate(body: bytes, most: int, *, asked: bool = False) -> bytes:
     """Unpack gzip or zlib.
 
     Args:
         body: as it was sent.
-        most: bytes of the result, at most; with a small *body* it is less.
+        most: bytes of the result, at most.
+        asked: whether it is an answer to a question of ours. Of what others send unasked, as often as they like, a
+            small *body* may become no more than some 32 times as much.
 
     Raises:
         TooMuchError: it would be more.
         EOFError: it is cut off.
         zlib.error: it is something else.
     """
-    most = min(most, _INFLATED + _RATIO * len(body))
+    if not asked:
+        most = min(most, _INFLATED + _RATIO * len(body))
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     # One more tells what is too much from what just fits.
     data = unpacker.decompress(body, most + 1)

@@ -24,7 +24,7 @@ def printable(text: object, longest: int | None = None) -> str:
         text: anything; ``str`` is made of it.
         longest: characters of it that are kept; an ellipsis stands for the rest. None keeps all.
     """
-    text = str(text)
+    text = _text(text)
     if longest is not None and len(text) > longest:
         text = text[: longest - 1] + "…"
     return text if text.isprintable() else "".join(map(_shown, text))
@@ -33,8 +33,16 @@ def printable(text: object, longest: int | None = None) -> str:
 def one_line(text: object, longest: int = _LONGEST) -> str:
     """`printable`, with runs of white space as one blank, at most *longest* characters long."""
     # Cut first, so that a text of any size costs no more than a short one.
-    line = " ".join(printable(str(text)[: 2 * longest]).split())
+    line = " ".join(printable(_text(text)[: 2 * longest]).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        # Lists within lists, as JSON can have a thousand of.
+        return f"{type(value).__name__} nested too deeply"
 
 
 def _shown(character: str) -> str:

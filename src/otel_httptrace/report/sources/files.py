@@ -23,6 +23,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
+from ..bounds import TooMuchError, check_json
 from ..otlp import FormatError, from_json
 from ..printable import one_line
 from ..spans import Span
@@ -126,8 +127,11 @@ class FileSource:
 
     def _read(self, number: int, text: bytes, whole: bool) -> list[Span]:
         try:
+            check_json(text)
             data = orjson.loads(text)
             spans = from_json(data)
+        except TooMuchError as error:
+            self.problems.add(f"line {number} has {error}")
         except FormatError as error:
             self._other(f"line {number} is not OTLP: {error}", text)
         except ValueError as error:
