@@ -19,6 +19,7 @@ from ..report.summary import Report
 from . import named, process
 from .collect import Collector
 from .environ import prepare
+from .files import open_private
 from .output import Output, check_writable, duration, forwarder, options, say
 from .problem import Problem, Unread
 
@@ -151,10 +152,7 @@ def _listen(
 
 
 def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:
-    try:
-        file = open(path, "wb")  # noqa: SIM115
-    except OSError as error:
-        raise Problem(f"{path}: {error.strerror}") from error
+    file = open_private(path)
 
     def close() -> None:
         try:
