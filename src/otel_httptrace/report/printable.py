@@ -12,9 +12,11 @@ from typing import Final
 
 #: Characters of a text of others in a line of ours.
 _LONGEST: Final = 200
+#: Characters that are shown of any: no text of ours is as long, and no other is to fill a terminal.
+_FILLING: Final = 4000
 
 
-def printable(text: object, longest: int | None = None) -> str:
+def printable(text: object, longest: int = _FILLING) -> str:
     r"""*text* on one line, without anything that a terminal obeys or a reader does not see.
 
     White space of any kind becomes a blank. All else that `str.isprintable` calls not printable (control and format
@@ -22,10 +24,10 @@ def printable(text: object, longest: int | None = None) -> str:
 
     Args:
         text: anything; ``str`` is made of it.
-        longest: characters of it that are kept; an ellipsis stands for the rest. None keeps all.
+        longest: characters of it that are kept; an ellipsis stands for the rest.
     """
     text = _text(text)
-    if longest is not None and len(text) > longest:
+    if len(text) > longest:
         text = text[: longest - 1] + "…"
     return text if text.isprintable() else "".join(map(_shown, text))
 
