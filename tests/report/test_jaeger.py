@@ -338,7 +338,7 @@ def test_unknown_service() -> None:
         ),
         (
             Reply({"errors": [{"code": 500, "msg": "storage\n\x1b[31mis down"}]}, 500),
-            "answered 500 Internal Server Error: storage [31mis down",
+            "answered 500 Internal Server Error: storage \\x1b[31mis down",
         ),
         (Reply(b"no " * 500, 503), "answered 503 Service Unavailable: " + ("no " * 500)[:199] + "…"),
         (Reply(b"<p>", 404, {"Content-Type": "text/html"}), "answered 404 Not Found"),

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,11 @@ from kit.otlp import ORIGIN, opening, read, reusing, row, story
 
 from otel_httptrace.report import schema
 from otel_httptrace.report.analysis import Analysis, analyze
-from otel_httptrace.report.spans import Link, Source
+from otel_httptrace.report.findings import Thresholds
+from otel_httptrace.report.rows import Step, rows
+from otel_httptrace.report.spans import Link, Source, Span
 from otel_httptrace.report.summary import Quantiles
+from otel_httptrace.telemetry import names
 
 
 @given(
@@ -175,3 +179,71 @@ def test_a_finding_as_json() -> None:
     ]  # fmt: skip
     assert (findings[0]["severity"], findings[0]["sure"]) == ("slow", "certain")
     assert sorted(findings[0]["evidence"][0]) == ["span_id", "trace_id", "what"]
+
+
+def nested(depth: int) -> Any:
+    """A list in a list in a list ..."""
+    inner: Any = 1
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (b"\x00\xff\xfe", "AP/+"),
+        (float("nan"), None),
+        (float("inf"), None),
+        ([float("-inf"), b"", {"x": b"x"}], [None, "", {"x": "eA=="}]),
+        ((1, 2.5, True, None, "x"), [1, 2.5, True, None, "x"]),
+        (nested(5), nested(5)),
+    ],
+    ids=["bytes", "NaN", "Infinity", "within", "others", "nested"],
+)
+@pytest.mark.parametrize("where", ["request", "step", "link"])
+def test_values_that_json_has_none_for(value: Any, written: Any, where: str) -> None:
+    """Bytes are base64, numbers that are none are null, wherever they are: what is written is JSON for any parser."""
+    row = reusing(time__wait=9.0)
+    attributes: dict[str, Any] = {names.DNS_ANSWERS: value, names.LINK: value}
+    if where == "request":
+        row.attributes.update(attributes)
+    elif where == "step":
+        row.steps.append(Step(names.SPAN_DNS, 0.0, 0.1, attributes, 1))
+    else:
+        row.links = (Link("b" * 32, "c" * 16, attributes),)
+
+    request = orjson.loads(schema.dumps(analyze([row])))["slowest"][0]
+    found = {"request": request, "step": (request["steps"] or [{}])[0], "link": (request["links"] or [{}])[0]}[where]
+    shown = names.LINK if where == "link" else names.DNS_ANSWERS
+    assert found["attributes"][shown] == written
+
+
+@pytest.mark.parametrize("threshold", [float("inf"), float("nan")])
+def test_thresholds_that_json_has_none_for(threshold: float) -> None:
+    """A threshold that is no number of JSON's is null, too."""
+    report = analyze([reusing(time__wait=9.0)], Thresholds(pool_wait=threshold))
+
+    assert orjson.loads(schema.dumps(report))["thresholds"]["pool_wait"] is None
+
+
+def test_what_is_nested_too_deeply() -> None:
+    """What is nested a thousand times is left out, and the rest is written."""
+    row = reusing(time__wait=9.0)
+    row.steps.append(Step(names.SPAN_DNS, 0.0, 0.1, {names.DNS_ANSWERS: nested(1000)}, 1))
+
+    assert orjson.loads(schema.dumps(analyze([row])))["requests"] == 1
+
+
+def test_a_chain_of_children() -> None:
+    """Children of children of children, as many as there may be, are all steps, and none is drawn further in than ten."""
+    began = 1_800_000_000 * 10**9
+    client = Span("t", "0", "", "GET", began, began + 1, True, False, names.UPSTREAM_SCOPE, Source("", ""), {}, ())
+    chain = [
+        Span("t", str(number), str(number - 1), names.SPAN_DNS, began, began, False, False, "", Source("", ""), {}, ())
+        for number in range(1, 5001)
+    ]
+    (row,) = rows([client, *chain])
+
+    assert len(row.steps) == 5000
+    assert [step.depth for step in row.steps[:12]] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 10, 10]

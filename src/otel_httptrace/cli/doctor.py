@@ -641,17 +641,19 @@ class _Hello(BaseHTTPRequestHandler):
 def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
     """Whether requests of *python* under ``opentelemetry-instrument`` yield described spans, over OTLP."""
     from ..report.otlp import from_protobuf  # noqa: PLC0415
-    from ..report.receiver import Receiver  # noqa: PLC0415
+    from ..report.receiver import Receiver, new_token  # noqa: PLC0415
     from ..report.rows import rows  # noqa: PLC0415
 
     came: list[Any] = []
     script = instrument(python)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Hello) as server, Receiver(came.append) as receiver:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Hello) as server, Receiver(came.append, token=new_token()) as receiver:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         clean = {name: value for name, value in environ.items() if not name.endswith("EXCLUDED_URLS")}
         # Told among the settings; here it would hide whatever else there is.
-        prepared = prepare(clean, receiver.endpoint, [python], propagators=_propagators(python, environ)).environ
+        prepared = prepare(
+            clean, receiver.endpoint, [python], token=receiver.token, propagators=_propagators(python, environ)
+        ).environ
         url = f"http://127.0.0.1:{server.server_port}/"
         told = inspect(python, "requested", url, environ=prepared, under=script)
         server.shutdown()

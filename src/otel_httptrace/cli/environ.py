@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from ..report import TOKEN_HEADER
 from . import named
 
 #: Would keep spans from being made.
@@ -53,6 +54,7 @@ def prepare(
     endpoint: str,
     command: Sequence[str],
     *,
+    token: str | None,
     forward: bool = False,
     propagators: Collection[str] | None = None,
 ) -> Settings:
@@ -62,6 +64,7 @@ def prepare(
         environ: the user's.
         endpoint: of the receiver: ``http://127.0.0.1:PORT``.
         command: the program and its arguments.
+        token: what the receiver wants to see of its senders.
         forward: whether metrics and logs are to come, too.
         propagators: those that the program's Python has; None if that is not known.
     """
@@ -79,8 +82,9 @@ def prepare(
         kept[f"{prefix}_PROTOCOL"] = "http/protobuf"
         kept[f"{prefix}_COMPRESSION"] = "none"
         kept[f"{prefix}_TIMEOUT"] = _TIMEOUT
-        # Credentials are for the user's backend.
-        kept[f"{prefix}_HEADERS"] = "x-httptrace=run"
+        # Credentials are for the user's backend, and the token for nobody else: what is forwarded has the user's
+        # headers. A name that is not empty keeps those of OTEL_EXPORTER_OTLP_HEADERS from coming here.
+        kept[f"{prefix}_HEADERS"] = f"{TOKEN_HEADER}={token}" if token else "x-httptrace=run"
     for name, wanted in (
         ("OTEL_TRACES_EXPORTER", "otlp"),
         ("OTEL_TRACES_SAMPLER", "always_on"),

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import click
 
+from ..report.printable import printable
 from ..version import __version__
-from .problem import Problem, Unread, plainer, printable
+from .problem import Problem, Unread, plainer
 
 _COMMANDS: Final = {
     "run": "Run a program and report what its requests did.",

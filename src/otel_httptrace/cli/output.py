@@ -11,14 +11,16 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 import click
 
 from ..report.findings import Thresholds
+from ..report.printable import printable
 from ..report.verdicts import VERDICTS
-from .problem import Problem, Unread, plainer, printable
+from .files import check_writable as check_writable  # noqa: PLC0414 - for the commands, too
+from .files import writing
+from .problem import Problem, Unread, plainer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -99,7 +101,7 @@ class Output:
             if self.text is None:
                 draw(replace(report, problems=()) if told else report, console(stream, self.width))
             else:
-                with _writing(self.text) as file:
+                with writing(self.text) as file:
                     draw(report, console(file, self.width))
         for path, render in ((self.html, page), (self.json, schema)):
             if path is not None and (final or path != "-"):
@@ -323,53 +325,6 @@ def say(line: str) -> None:
 # Files.
 
 
-def check_writable(path: str) -> None:
-    """See that *path* can be written to, without touching it.
-
-    Raises:
-        Problem: it cannot.
-    """
-    where = Path(path)
-    parent = where.parent
-    if where.is_dir():
-        raise Problem(f"{path} is a directory")
-    if not parent.is_dir():
-        raise Problem(f"{path}: there is no directory {parent}")
-    if not os.access(where if where.exists() else parent, os.W_OK):
-        raise Problem(f"{path}: permission denied")
-
-
-class _writing:  # noqa: N801 - reads as a verb
-    # To a file beside it and then in its place, so that whoever reads meanwhile has
-    # the last one whole; what is no plain file (a pipe, /dev/stdout) is written to.
-
-    def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._aside = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        if self._path.exists() and (self._path.is_symlink() or not self._path.is_file()):
-            self._aside = self._path
-
-    def __enter__(self) -> TextIO:
-        try:
-            self._file = self._aside.open("w", encoding="utf-8", errors="backslashreplace")
-        except OSError as error:
-            raise Problem(f"{self._path}: {error.strerror}") from error
-        return self._file
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            self._file.close()
-            if self._aside != self._path and kind is None:
-                self._aside.replace(self._path)
-        except OSError as failed:
-            raise Problem(f"{self._path}: {failed.strerror}") from failed
-        finally:
-            if self._aside != self._path:
-                self._aside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise Problem(f"{self._path}: {error.strerror}") from error
-
-
 def _write(path: str, text: str) -> None:
     text = text if text.endswith("\n") else text + "\n"
     if path == "-":
@@ -379,5 +334,5 @@ def _write(path: str, text: str) -> None:
         except BrokenPipeError as error:
             raise Unread from error
         return
-    with _writing(path) as file:
+    with writing(path) as file:
         file.write(text)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Final, TextIO
 
 import click
+
+from ..report.printable import printable as printable  # noqa: PLC0414 - for the commands, too
 
 
 class Problem(click.ClickException):
@@ -29,11 +30,6 @@ class Unread(Problem):
         super().__init__("nobody reads what is written", 141)
 
 
-def printable(text: str) -> str:
-    """*text* on one line, without anything that a terminal would obey."""
-    return "".join(_shown(char) for char in text)
-
-
 #: What stands for a sign that a stream has none for.
 _PLAINER: Final = {"█": "#", "─": "-", "━": "=", "µ": "u", "✓": "+", "✗": "x", "…": "...", "—": "-"}
 
@@ -50,10 +46,3 @@ def _encodable(sign: str, encoding: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _shown(char: str) -> str:
-    if char in "\r\n\t":
-        return " "
-    # Cc, Cf, Cs, Co: control, format (direction overrides), surrogate, private use.
-    return char if unicodedata.category(char)[0] != "C" else f"\\x{ord(char):02x}"

@@ -10,11 +10,12 @@ from dataclasses import replace
 import click
 
 from ..report.analysis import Analysis
+from ..report.printable import printable
 from ..report.rows import Assembler
 from ..report.sources import SourceError, SpanSource
 from ..report.summary import Report
 from .output import Output, backend, console, file, options, say
-from .problem import Problem, printable
+from .problem import Problem
 
 #: Spans between two looks at the clock of the progress bar.
 _STEP = 1000

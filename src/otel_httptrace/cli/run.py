@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -19,9 +19,13 @@ from ..report.summary import Report
 from . import named, process
 from .collect import Collector
 from .environ import prepare
+from .files import open_private
 from .inject import Lent
 from .output import Output, check_writable, duration, forwarder, options, say
 from .problem import Problem, Unread
+
+if TYPE_CHECKING:
+    from ..report.receiver import Receiver
 
 _SCRIPT: Final = "opentelemetry-instrument"
 
@@ -69,9 +73,14 @@ def command(
         lent = stack.enter_context(Lent())
         facts = _lend(path, lent)
         process.hold_signals()
-        collector, endpoint = _listen(stack, output, otlp, forward)
+        collector, receiver = _listen(stack, output, otlp, forward)
         environ, notes, warnings = prepare(
-            os.environ, endpoint, program, forward=forward is not None, propagators=_propagators(facts)
+            os.environ,
+            receiver.endpoint,
+            program,
+            token=receiver.token,
+            forward=forward is not None,
+            propagators=_propagators(facts),
         )
         environ = lent.environ(environ)
         for note in (*(notes if verbose else ()), *warnings):
@@ -149,9 +158,9 @@ def _told(error: Exception) -> str:
 
 def _listen(
     stack: contextlib.ExitStack, output: Output, otlp: str | None, forward: str | None
-) -> tuple[Collector, str]:
+) -> tuple[Collector, Receiver]:
     # Left in the opposite order: no more is taken, what was taken is folded, what it was written to is closed.
-    from ..report.receiver import Receiver  # noqa: PLC0415
+    from ..report.receiver import Receiver, new_token  # noqa: PLC0415
 
     file = _opened(stack, otlp) if otlp is not None else None
     onwards = forwarder(forward) if forward is not None else None
@@ -164,17 +173,15 @@ def _listen(
     stack.callback(delivered)
     collector = Collector(output.thresholds, file)
     stack.callback(collector.close)
-    receiver = stack.enter_context(Receiver(collector.keep, forward=onwards.send if onwards is not None else None))
+    onward = onwards.send if onwards is not None else None
+    receiver = stack.enter_context(Receiver(collector.keep, forward=onward, token=new_token()))
     # By its name, too: where there is a proxy it is told that.
     collector.own = frozenset({receiver.endpoint, receiver.endpoint.replace("127.0.0.1", "localhost")})
-    return collector, receiver.endpoint
+    return collector, receiver
 
 
 def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:
-    try:
-        file = open(path, "wb")  # noqa: SIM115
-    except OSError as error:
-        raise Problem(f"{path}: {error.strerror}") from error
+    file = open_private(path)
 
     def close() -> None:
         try:

@@ -11,19 +11,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from rich.console import Console
 from rich.rule import Rule
 
 from ..cli.output import console as console_for
-from ..report import text
+from ..report import TOKEN_HEADER, text
 from ..report.analysis import analyze
 from ..report.forward import Forwarder
 from ..report.otlp import from_protobuf
-from ..report.receiver import Batch, Receiver
+from ..report.receiver import Batch, Receiver, new_token
 from ..report.rows import Row, rows
 from ..telemetry import names
 from .server import Server
@@ -46,8 +48,8 @@ def _to_ourselves(environ: Mapping[str, str]) -> int:
     agreed = True
     for title, arguments in _RUNS:
         received: list[ExportTraceServiceRequest] = []
-        with Receiver(received.append) as receiver, Server() as server:  # type: ignore[arg-type]
-            _run(server.url, arguments, {**environ, _ENDPOINT: receiver.endpoint, **_PROTOCOL})
+        with _receiver(received) as receiver, Server() as server:
+            _run(server.url, arguments, {**environ, **_exporting_to(receiver)})
             accepted = server.accepted
         found = list(rows(span for request in received for span in from_protobuf(request)))
         report = analyze(found)
@@ -70,15 +72,24 @@ def _console() -> Console:
     return console_for(sys.stdout, None if sys.stdout.isatty() else 100)
 
 
-_PROTOCOL = {
-    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
-    # What is set for a backend of the user's must not follow us here.
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-    "OTEL_EXPORTER_OTLP_HEADERS": "",
-    "OTEL_TRACES_SAMPLER": "always_on",
-}
+def _receiver(received: list[ExportTraceServiceRequest], forwarder: Forwarder | None = None) -> Receiver:
+    # Only traces are sent there.
+    keep = cast("Callable[[Message], object]", received.append)
+    return Receiver(keep, forward=forwarder.send if forwarder is not None else None, token=new_token())
+
+
+def _exporting_to(receiver: Receiver) -> dict[str, str]:
+    return {
+        _ENDPOINT: receiver.endpoint,
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+        # What is set for a backend of the user's must not follow us here.
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_HEADERS": "",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"{TOKEN_HEADER}={receiver.token}",
+        "OTEL_TRACES_SAMPLER": "always_on",
+    }
 
 
 def _example(found: list[Row]) -> Row | None:
@@ -100,10 +111,10 @@ def _to_backend(endpoint: str, environ: Mapping[str, str]) -> int:
         print(f"{_ENDPOINT}: {problem}", file=sys.stderr)
         return 1
     received: list[ExportTraceServiceRequest] = []
-    with Receiver(received.append, forward=forwarder.send) as receiver:  # type: ignore[arg-type]
+    with _receiver(received, forwarder) as receiver:
         for title, arguments in _RUNS:
             with Server() as server:
-                _run(server.url, arguments, {**environ, _ENDPOINT: receiver.endpoint, **_PROTOCOL})
+                _run(server.url, arguments, {**environ, **_exporting_to(receiver)})
                 print(f"{title}: 20 requests sent, {server.accepted} connections accepted by the server")
     lost = forwarder.close()
     if lost:

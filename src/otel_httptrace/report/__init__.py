@@ -2,3 +2,8 @@
 
 Nothing here is imported by the instrumentation.
 """
+
+from typing import Final
+
+#: The header that a receiver's token is sent in: `report.receiver.Receiver`.
+TOKEN_HEADER: Final = "x-httptrace-token"  # noqa: S105 - its name

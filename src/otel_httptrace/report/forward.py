@@ -34,6 +34,8 @@ _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
 #: Seconds after which a batch is given up.
 _PATIENCE: Final = 120.0
+#: Bytes of an answer that are read: a count and a message, or an error.
+_LONGEST_ANSWER: Final = 64 * 1024
 
 _ANSWERS: Final[dict[str, tuple[type[Message], str]]] = {
     "/v1/traces": (ExportTraceServiceResponse, "rejected_spans"),
@@ -74,6 +76,7 @@ class Forwarder:
         self._headers = headers(environ)
         auth = (url.username, url.password) if url.userinfo else None
         self._client = httpx.Client(auth=auth, timeout=timeout, headers={"User-Agent": "otel-httptrace"})
+        self._timeout = timeout
         self._max_bytes = max_bytes
         self._patience = patience
         self._first_pause = first_pause
@@ -156,22 +159,14 @@ class Forwarder:
         while True:
             why, wait = "", 0.0
             try:
-                response = self._client.post(
-                    self.endpoint + batch.path,
-                    content=batch.body,
-                    headers={
-                        **self._headers.get(batch.path, {}),
-                        "Content-Type": batch.content_type,
-                        **({"Content-Encoding": batch.content_encoding} if batch.content_encoding else {}),
-                    },
-                )
+                response, answer = self._post(batch)
             except httpx.TransportError as error:
                 why = _described(error)
             except Exception as error:
                 return f"it could not be sent: {type(error).__name__}", None
             else:
                 if response.is_success:
-                    return _rejected(batch, response)
+                    return _rejected(batch, response, answer)
                 why = f"it answered {response.status_code} {response.reason_phrase}".strip()
                 if response.status_code not in _RETRIED:
                     return why, None
@@ -181,6 +176,25 @@ class Forwarder:
             pause = min(2 * pause, _LONGEST_PAUSE)
             if not self._pause(wait, give_up):
                 return why, None
+
+    def _post(self, batch: Batch) -> tuple[httpx.Response, bytes]:
+        headers = {
+            **self._headers.get(batch.path, {}),
+            "Content-Type": batch.content_type,
+            # What it answers is short, and is not unpacked: a few bytes could become any number.
+            "Accept-Encoding": "identity",
+            **({"Content-Encoding": batch.content_encoding} if batch.content_encoding else {}),
+        }
+        url = self.endpoint + batch.path
+        with self._client.stream("POST", url, content=batch.body, headers=headers) as response:
+            answer, until = b"", time.monotonic() + self._timeout
+            for chunk in response.iter_raw():
+                answer += chunk
+                if len(answer) > _LONGEST_ANSWER or time.monotonic() > until:
+                    # It has taken the batch. The connection is closed with the rest of what it says unread.
+                    answer = b""
+                    break
+            return response, answer
 
     def _pause(self, wait: float, give_up: float) -> bool:
         """Whether there is time for another attempt after *wait* seconds, which have then passed."""
@@ -254,13 +268,13 @@ def _described(error: httpx.TransportError) -> str:
     return f"the connection broke: {type(error).__name__}"
 
 
-def _rejected(batch: Batch, response: httpx.Response) -> tuple[str, int | None]:
+def _rejected(batch: Batch, response: httpx.Response, content: bytes) -> tuple[str, int | None]:
     # Only what an answer in protobuf says: one in JSON would come to a batch in JSON, which the SDKs do not send.
     if not response.headers.get("Content-Type", "").startswith("application/x-protobuf"):
         return "", None
     kind, field = _ANSWERS[batch.path]
     try:
-        answer = kind.FromString(response.content)
+        answer = kind.FromString(content)
     except DecodeError:
         return "", None
     number = getattr(answer.partial_success, field)  # type: ignore[attr-defined] # one of three

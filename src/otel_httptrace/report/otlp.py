@@ -108,6 +108,8 @@ def parse_json(data: bytes, request: _AnyMessage) -> _AnyMessage:
     """
     try:
         read = orjson.loads(data)
+        if type(read) is not dict:
+            raise _unexpected("the whole", "an object", read)
         _each_id(read, lambda text: base64.b64encode(binascii.unhexlify(text)).decode())
         json_format.ParseDict(read, request, ignore_unknown_fields=True)
     except FormatError:
@@ -161,7 +163,9 @@ def from_json(data: Any) -> list[Span]:
 
 
 def _json_spans(data: Any) -> Iterator[Span]:
-    for resource in _list(_object(data, "the whole"), "resourceSpans", "resource_spans", "batches"):
+    if type(data) is not dict:
+        raise _unexpected("the whole", "an object", data)
+    for resource in _list(data, "resourceSpans", "resource_spans", "batches"):
         attributes = _object(_object(resource, "resourceSpans").get("resource"), "resource").get("attributes")
         sender = source(_json_attributes(attributes))
         for scoped in _list(
@@ -383,7 +387,14 @@ def _list(parent: dict[str, Any], *fields: str) -> list[Any]:
     return []
 
 
-_JSON_TYPES: Final = {str: "a string", int: "a number", float: "a number", bool: "a boolean", list: "a list"}
+_JSON_TYPES: Final = {
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    list: "a list",
+    type(None): "null",
+}
 
 
 def _unexpected(name: str, expected: str, value: Any) -> FormatError:

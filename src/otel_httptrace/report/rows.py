@@ -230,24 +230,36 @@ class Assembler:
             # Nobody began to.
             del row.phases["receive"]
         if self._children:
-            row.steps = list(self._steps(row, span, (span.trace_id, span.span_id), 1))
+            row.steps = list(self._steps(row, span))
         return row
 
-    def _steps(self, row: Row, request: Span, parent: tuple[str, str], depth: int) -> Iterator[Step]:
-        _, children = self._children.pop(parent, (0, ()))
-        for child in sorted(children, key=lambda span: (span.start, span.end)):
+    def _steps(self, row: Row, request: Span) -> Iterator[Step]:
+        # Each level's children that are still to come. No recursion, for a chain can be as long as a sender likes.
+        levels = [self._take_children(request)]
+        while levels:
+            child = next(levels[-1], None)
+            if child is None:
+                levels.pop()
+                continue
             if _possible(child):
                 yield Step(
                     name=child.name,
                     start=(child.start - request.start) / 1e9 if row.timed else 0.0,
                     duration=(child.end - child.start) / 1e9,
                     attributes=child.attributes,
-                    depth=depth,
+                    depth=min(len(levels), _DEEPEST),
                 )
             else:
                 row.impossible += 1
-            yield from self._steps(row, request, (child.trace_id, child.span_id), depth + 1)
+            levels.append(self._take_children(child))
 
+    def _take_children(self, span: Span) -> Iterator[Span]:
+        _, children = self._children.pop((span.trace_id, span.span_id), (0, ()))
+        return iter(sorted(children, key=lambda child: (child.start, child.end)))
+
+
+#: No deeper is a step drawn. Ours are at most two deep.
+_DEEPEST: Final = 10
 
 #: Nanoseconds since 1970: no span is older than the year 2000. What is was never given a time.
 _EARLIEST: Final = 946_684_800 * 10**9

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -25,7 +27,27 @@ _SHOWN: Final = frozenset(
 
 def dumps(report: Report) -> str:
     """*report* as JSON text in ASCII, so that it can be written anywhere, ending with a newline."""
-    return json.dumps(document(report), indent=2) + "\n"
+    return json.dumps(_plain(document(report)), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    # What JSON has, whatever a span's attributes are: bytes as OTLP/JSON writes them, in base64, and null for a number
+    # that JSON cannot write.
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (dict, list, tuple)) and depth > _DEEPEST:
+        return None
+    if isinstance(value, dict):
+        return {str(name): _plain(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, depth + 1) for inner in value]
+    return value
+
+
+#: Lists in lists that are written: our own document has six, and attributes may have some of their own.
+_DEEPEST: Final = 40
 
 
 def document(report: Report) -> dict[str, Any]:

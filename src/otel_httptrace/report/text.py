@@ -20,6 +20,7 @@ from rich.text import Text
 
 from ..telemetry import names
 from .findings import Finding, Severity
+from .printable import printable
 from .rows import PHASES, Row
 from .summary import Origin, Quantiles, Report
 from .units import count, seconds, share
@@ -54,13 +55,6 @@ _STEP_STYLE: Final[dict[str, str]] = {
 _MAX_ORIGINS: Final = 10
 
 
-def plain(text: object) -> str:
-    """*text* without what a terminal would obey: control characters become visible."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
-    )
-
-
 def render(report: Report, console: Console) -> None:
     """Print *report*.
 
@@ -83,7 +77,7 @@ def summarize(report: Report, console: Console) -> None:
     """Print *report* without single requests."""
     console.print(_heading(report, console.width))
     for problem in (*report.problems, *filter(None, [report.unsent])):
-        console.print(_beside(Text("!", style="bold red"), Text(plain(problem))))
+        console.print(_beside(Text("!", style="bold red"), Text(printable(problem))))
     console.print()
     console.print(_findings(report.findings, report, console.width))
     for origin in report.origins[:_MAX_ORIGINS]:
@@ -118,7 +112,7 @@ def _heading(report: Report, width: int) -> Text:
     origins = count(len(report.origins), "origin")
     took = f" in {seconds(report.ended - report.started)}" if report.started else ""
     parts = [f"{count(report.requests, 'request')} to {origins}{took}"]
-    services = [plain(service) for service in report.services if service]
+    services = [printable(service) for service in report.services if service]
     if services:
         parts.append(
             "from " + ", ".join(services[:3]) + (f" and {len(services) - 3} more" if len(services) > 3 else "")
@@ -162,9 +156,12 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
             )
         )
         lines = Group(
-            Text(plain(finding.sentence)),
-            _beside(Text("=>", style="bold green"), Text(plain(finding.advice))),
-            Text(f"{finding.sure.value}: {plain(finding.because)}; criterion: {plain(finding.criterion)}", style="dim"),
+            Text(printable(finding.sentence)),
+            _beside(Text("=>", style="bold green"), Text(printable(finding.advice))),
+            Text(
+                f"{finding.sure.value}: {printable(finding.because)}; criterion: {printable(finding.criterion)}",
+                style="dim",
+            ),
             *(_evidence(finding, width - 3)),
         )
         parts.append(Padding(lines, (0, 0, 0, 3)))
@@ -173,7 +170,7 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
 
 def _evidence(finding: Finding, width: int) -> Iterator[RenderableType]:
     for evidence in finding.evidence:
-        yield Text(_hung(f"see trace {plain(evidence.trace_id)}: {plain(evidence.what)}", width), style="dim")
+        yield Text(_hung(f"see trace {printable(evidence.trace_id)}: {printable(evidence.what)}", width), style="dim")
 
 
 def _origin(origin: Origin, width: int) -> RenderableType:
@@ -182,7 +179,7 @@ def _origin(origin: Origin, width: int) -> RenderableType:
     cancelled = f"   cancelled {origin.cancelled:,}" if origin.cancelled else ""
     how = [what for what, number in (("failed", origin.failed), ("cancelled", origin.cancelled)) if number]
     parts: list[RenderableType] = [
-        Rule(Text(plain(origin.name or "origin unknown"), style="bold"), align="left", style="dim"),
+        Rule(Text(printable(origin.name or "origin unknown"), style="bold"), align="left", style="dim"),
         Text(
             _hung(
                 f"requests {origin.requests:,}   connections opened {origin.opened:,}   lookups {origin.lookups:,}"
@@ -207,7 +204,7 @@ def _origin(origin: Origin, width: int) -> RenderableType:
 
 
 def _counted(counted: Counter[str]) -> Text:
-    return Text(", ".join(f"{plain(name)} {number:,}" for name, number in counted.most_common()))
+    return Text(", ".join(f"{printable(name)} {number:,}" for name, number in counted.most_common()))
 
 
 #: A phase's figures, and how wide a terminal has to be to show each.
@@ -264,15 +261,17 @@ def waterfall(row: Row, width: int = 80) -> Group:
 
 def _title(row: Row) -> tuple[str, str]:
     known = row.attributes
-    request = f"trace {plain(row.trace_id)} span {plain(row.span_id)}"
+    request = f"trace {printable(row.trace_id)} span {printable(row.span_id)}"
     if names.CONN_ID not in known:
         return request, ""
-    how = "reused" if known.get(names.CONN_REUSED) else f"new: {plain(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
-    return request, f"connection {plain(known[names.CONN_ID])} ({how})"
+    how = (
+        "reused" if known.get(names.CONN_REUSED) else f"new: {printable(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
+    )
+    return request, f"connection {printable(known[names.CONN_ID])} ({how})"
 
 
 def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
-    yield plain(row.name), 0.0, row.duration, "bold red" if row.failed else "white"
+    yield printable(row.name), 0.0, row.duration, "bold red" if row.failed else "white"
     for step in row.steps:
         yield "  " * step.depth + step.name, step.start, step.duration, _STEP_STYLE.get(step.name, "white")
     if any(step.name in (names.SPAN_WAIT, names.SPAN_RECEIVE) for step in row.steps):
@@ -293,22 +292,26 @@ def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
 def _remarks(row: Row) -> Iterable[str]:
     known = row.attributes
     if row.origin or row.status is not None:
-        yield f"{plain(row.origin)}" + (f", status {row.status}" if row.status is not None else "")
+        yield f"{printable(row.origin)}" + (f", status {row.status}" if row.status is not None else "")
     failed_phase = known.get(names.FAILED_PHASE)
     if failed_phase is not None:
         error = known.get(names.ERROR_TYPE)
-        yield f"failed in {plain(failed_phase)}: {plain(error)}" if error else f"cancelled in {plain(failed_phase)}"
+        yield (
+            f"failed in {printable(failed_phase)}: {printable(error)}"
+            if error
+            else f"cancelled in {printable(failed_phase)}"
+        )
     outcome, closed_at = known.get(names.BODY_OUTCOME), known.get(names.BODY_CLOSED_AT)
     if outcome not in (None, "complete"):
         via = known.get(names.BODY_CLOSED_VIA)
-        at = f" at {plain(closed_at)}" if closed_at else ""
-        yield f"body {plain(outcome)}{at}" + (f", by way of {plain(via)}" if via else "")
+        at = f" at {printable(closed_at)}" if closed_at else ""
+        yield f"body {printable(outcome)}{at}" + (f", by way of {printable(via)}" if via else "")
     close_reason = known.get(names.CONN_CLOSE_REASON)
     if close_reason is not None:
-        yield f"its connection was closed: {plain(close_reason)}"
+        yield f"its connection was closed: {printable(close_reason)}"
     lost = row.lost_by
     if lost is not None:
         where = lost.attributes.get(names.BODY_CLOSED_AT)
-        yield f"the connection before was lost by request {plain(lost.span_id)}" + (
-            f" at {plain(where)}" if where else ""
+        yield f"the connection before was lost by request {printable(lost.span_id)}" + (
+            f" at {printable(where)}" if where else ""
         )

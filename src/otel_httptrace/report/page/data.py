@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ...telemetry import names
+from ..printable import printable
 from ..rows import PHASES, STEPS, Row
 from ..summary import Report
 
@@ -108,7 +109,6 @@ OUTCOMES: Final = {
     "cancelled": "cancelled half-way",
 }
 
-_HIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 _METHOD: Final = re.compile("[A-Z]{1,20}")
 _IDS: Final = re.compile("[0-9a-f]{48}")
 _NO_CONNECTION: Final = 0
@@ -116,11 +116,8 @@ _NOT_DRAWN: Final = -1
 
 
 def clean(value: object, longest: int = 500) -> str:
-    """*value* as text of at most *longest* characters; what hides itself or turns text around is spelled out."""
-    text = value if isinstance(value, str) else str(value)
-    if len(text) > longest:
-        text = text[: longest - 1] + "…"
-    return _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """*value* as text of at most *longest* characters, fit to be shown."""
+    return printable(value, longest)
 
 
 def number(value: object) -> float | None:

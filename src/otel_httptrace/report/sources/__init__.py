@@ -13,7 +13,6 @@ from ..spans import Span
 
 #: How many problems are told one by one.
 _TOLD: Final = 5
-_LONGEST: Final = 200
 
 
 class SourceError(Exception):
@@ -63,10 +62,3 @@ class SpanSource(Protocol):
     @property
     def size(self) -> int | None:
         """Where ``position`` will end, as far as that can be known."""
-
-
-def one_line(text: str) -> str:
-    """*text* of others, made fit for a line of ours: printable, and not too long."""
-    line = "".join(character if character.isprintable() else " " for character in text[: 2 * _LONGEST])
-    line = " ".join(line.split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

@@ -23,9 +23,11 @@ from typing import BinaryIO, Final
 
 import orjson
 
+from ..bounds import TooMuchError, check_json
 from ..otlp import FormatError, from_json
+from ..printable import one_line
 from ..spans import Span
-from . import Problems, SourceError, one_line
+from . import Problems, SourceError
 
 #: The longest line that is read, in bytes: as much as the receiver takes at once.
 MAX_LINE: Final = 64 * 1024 * 1024
@@ -125,8 +127,11 @@ class FileSource:
 
     def _read(self, number: int, text: bytes, whole: bool) -> list[Span]:
         try:
+            check_json(text)
             data = orjson.loads(text)
             spans = from_json(data)
+        except TooMuchError as error:
+            self.problems.add(f"line {number} has {error}")
         except FormatError as error:
             self._other(f"line {number} is not OTLP: {error}", text)
         except ValueError as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -25,9 +26,10 @@ import orjson
 from ...core.ledger import BLAMED
 from ...telemetry import names
 from ..otlp import source
+from ..printable import one_line
 from ..spans import Link, Source, Span
-from . import Problems, SourceError, one_line
-from .api import API
+from . import Problems, SourceError
+from .api import API, TooLargeError
 from .windows import Limited, everything, seconds
 
 #: Traces in one answer: each may be hundreds of spans, and an answer is held in memory whole.
@@ -38,6 +40,7 @@ _SMALLEST: Final = 1000
 _TOLD: Final = 10
 
 _LISTS: Final = frozenset({names.DNS_ANSWERS})
+_ID: Final = re.compile("[0-9a-fA-F]+")
 #: Reasons that come with a link to the request that lost the connection.
 _BLAMED: Final = frozenset(reason.value for reason in BLAMED)
 
@@ -79,6 +82,8 @@ class JaegerSource:
         self._end = int((time.time() if end is None else end) * 1e6)
         self._start = self._end - int(seconds(lookback) * 1e6)
         self._lookback = lookback
+        #: Whether the last answer to a search was.
+        self._too_large = False
         # One more than is to be read tells whether there is more.
         self._page = page if limit is None else min(page, limit + 1)
 
@@ -101,8 +106,14 @@ class JaegerSource:
     def _limited(self) -> None:
         self.problems.add(f"only the newest {self.size:,} traces were read: that is the limit")
 
-    def _search(self, start: int, end: int) -> list[dict[str, Any]]:
-        traces = self._data("api/traces", {"service": self._service, "start": start, "end": end, "limit": self._page})
+    def _search(self, start: int, end: int) -> list[dict[str, Any]] | None:
+        params: dict[str, str | int] = {"service": self._service, "start": start, "end": end, "limit": self._page}
+        try:
+            traces = self._data("api/traces", params)
+        except TooLargeError:
+            self._too_large = True
+            return None
+        self._too_large = False
         if not all(isinstance(trace, dict) and isinstance(trace.get("traceID"), str) for trace in traces):
             raise self._api.unexpected("a trace without traceID")
         return traces
@@ -116,14 +127,12 @@ class JaegerSource:
         if not isinstance(data, list) and data is not None:
             raise self._api.unexpected("data is no list")
         for error in answer.get("errors") or ():
-            self.problems.add(f"Jaeger says: {one_line(str(error.get('msg') if isinstance(error, dict) else error))}")
+            self.problems.add(f"Jaeger says: {one_line(error.get('msg') if isinstance(error, dict) else error)}")
         return data or []
 
     def _dense(self, start: int, end: int) -> None:
-        self.problems.add(
-            f"at {_clock(end)} there are {self._page} traces or more within {(end - start) / 1000:g} ms: "
-            "some are missing"
-        )
+        what = "is more than can be read at once" if self._too_large else f"are {self._page} traces or more"
+        self.problems.add(f"at {_clock(end)} there {what} within {(end - start) / 1000:g} ms: some are missing")
 
     def _explain(self) -> None:
         services = sorted(name for name in self._data("api/services") if isinstance(name, str))
@@ -156,13 +165,13 @@ class JaegerSource:
                     for warning in data.get("warnings") or ():
                         self._warn(trace, warning)
                     yield span(data, sender)
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             self.problems.add(
                 f"trace {one_line(trace['traceID'])} is not what Jaeger's look like: {type(error).__name__}"
             )
 
     def _warn(self, trace: dict[str, Any], warning: Any) -> None:
-        self.problems.add(f"trace {one_line(trace['traceID'])}: Jaeger warns: {one_line(str(warning))}")
+        self.problems.add(f"trace {one_line(trace['traceID'])}: Jaeger warns: {one_line(warning)}")
 
 
 def span(data: dict[str, Any], sender: Source) -> Span:
@@ -270,7 +279,10 @@ def _id(value: str, digits: int) -> str:
     # Leading zeros are left out: always those of a trace's upper half, by some storages others, too.
     if not value:
         return ""
-    return f"{int(value, 16):0{digits}x}"
+    # Not all that int() takes is one: -1, 0x1, 1_0.
+    if not _ID.fullmatch(value) or len(value) > digits:
+        raise ValueError("hexadecimal digits were expected")
+    return value.lower().rjust(digits, "0")
 
 
 def _microseconds(value: Any) -> int:

@@ -20,9 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from ..otlp import FormatError, from_json
+from ..printable import one_line
 from ..spans import Span
-from . import Problems, SourceError, one_line
-from .api import API
+from . import Problems, SourceError
+from .api import API, TooLargeError
 from .windows import Limited, everything, seconds
 
 #: Traces in one answer to a search. Tempo may be set to refuse more than its `max_result_limit`.
@@ -141,6 +142,9 @@ class TempoSource:
         for trace_id, answer in zip(trace_ids, pool.map(self._trace, list(trace_ids)), strict=True):
             self.position += 1
             try:
+                if isinstance(answer, TooLargeError):
+                    self.problems.add(f"trace {trace_id} is too large to be read")
+                    continue
                 spans = from_json(self._unwrapped(trace_id, answer))
             except FormatError as error:
                 self.problems.add(f"trace {trace_id} is not OTLP: {error}")
@@ -152,6 +156,13 @@ class TempoSource:
                     yield span
 
     def _trace(self, trace_id: str) -> Any:
+        """The answer, or the `TooLargeError` that it is: the others are read all the same."""
+        try:
+            return self._asked(trace_id)
+        except TooLargeError as error:
+            return error
+
+    def _asked(self, trace_id: str) -> Any:
         if self._second_version:
             answer = self._api.get(f"api/v2/traces/{trace_id}", missing=True)
             if answer is not None:
@@ -168,7 +179,7 @@ class TempoSource:
         # An enum, so by name or by number.
         if answer.get("status") in ("PARTIAL", 1):
             why = answer.get("message") or "it does not say why"
-            self.problems.add(f"trace {trace_id} is not whole: {one_line(str(why))}")
+            self.problems.add(f"trace {trace_id} is not whole: {one_line(why)}")
         return answer.get("trace") or {}
 
 

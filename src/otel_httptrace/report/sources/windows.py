@@ -23,7 +23,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 60480
 
 
 def everything(
-    search: Callable[[int, int], list[_Found]],
+    search: Callable[[int, int], list[_Found] | None],
     start: int,
     end: int,
     full: int,
@@ -34,7 +34,8 @@ def everything(
     """What *search* finds from *start* to *end*, by window; what lies in several of them comes several times.
 
     Args:
-        search: takes a window, both of its ends inclusive, and returns at most *full* things in it.
+        search: takes a window, both of its ends inclusive, and returns at most *full* things in it; None if there is
+            more than can be read at once.
         start: of the whole window, in any unit.
         full: a search that returned as many left something out, maybe.
         smallest: a window of this length is not divided.
@@ -45,7 +46,7 @@ def everything(
     while windows:
         low, high = windows.pop()
         found = search(low, high)
-        if len(found) >= full:
+        if found is None or len(found) >= full:
             if high - low > smallest:
                 middle = (low + high) // 2
                 halves = [(middle, high), (low, middle)]
@@ -53,7 +54,8 @@ def everything(
                 windows += reversed(halves) if newest_first else halves
                 continue
             dense(low, high)
-        yield found
+        if found is not None:
+            yield found
 
 
 class Limited(Generic[_Found]):
