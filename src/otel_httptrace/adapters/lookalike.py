@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
@@ -26,15 +26,20 @@ def lookalike(hook: Callable[..., Any], original: Callable[..., Any]) -> Callabl
 
     Args:
         hook: takes what *original* takes.
-        original: a function; of one that is written in C only the names and texts are taken.
+        original: a function. Of any other callable (one that is written in C, a bound method) only the
+            names and texts are taken: what asks for its signature is led to it by ``__wrapped__``.
     """
-    code = getattr(original, "__code__", None)
-    if isinstance(code, CodeType):
+    code = _code(original)
+    if code is not None:
         if _parameters(hook.__code__) != _parameters(code) or _kind(hook) != _kind(original):
             hook = _with_parameters_of(code, hook, _kind(original))
         hook.__defaults__ = getattr(original, "__defaults__", None)
         hook.__kwdefaults__ = getattr(original, "__kwdefaults__", None)
     return functools.update_wrapper(hook, original)
+
+
+def _code(function: object) -> CodeType | None:
+    return function.__code__ if isinstance(function, FunctionType) else None
 
 
 def _parameters(code: CodeType) -> tuple[object, ...]:
@@ -53,7 +58,7 @@ def _kind(function: Any) -> str:
 
 def preceded(original: Callable[..., Any], before: Callable[[Any], object]) -> Callable[..., Any]:
     """A method that calls ``before(self)`` and then, whatever that raises, *original* with just what it was given."""
-    signature = _Signature(getattr(original, "__code__", None))
+    signature = _Signature(_code(original))
     kind = _kind(original)
     call = f"{'await ' if kind == 'coroutine' else ''}_original({signature.passed})"
     return _made(
@@ -96,7 +101,7 @@ class _Signature:
     """
 
     def __init__(self, code: CodeType | None) -> None:
-        if not isinstance(code, CodeType):
+        if code is None:
             self.parameters, self.passed, self.first = "*_args, **_more", "*_args, **_more", "_args[0]"
             return
         names = iter(code.co_varnames)
