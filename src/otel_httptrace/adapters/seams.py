@@ -249,6 +249,15 @@ class Patches:
                 continue
             return
 
+    def replaced(self) -> list[tuple[Any, str]]:
+        """What is replaced: whose attribute, and its name."""
+        return [
+            (owner, name)
+            for known in list(self._replaced.values())
+            if (owner := known.owner()) is not None
+            for name in list(known.wrappers)
+        ]
+
     def restore(self) -> None:
         """Put every original back; what somebody has wrapped since stays, and is inert."""
         for known in list(self._replaced.values()):

@@ -118,8 +118,8 @@ def requested(url: str) -> dict[str, object]:
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {error}"
     instrumentor = HTTPTraceInstrumentor()
-    replaced = getattr(getattr(instrumentor, "_patches", None), "_replaced", ())
-    hooks = sorted({f"{_name(owner)}.{name}" for owner, name, *_ in replaced})
+    patches = getattr(instrumentor, "_patches", None)
+    hooks = sorted({f"{_name(owner)}.{name}" for owner, name in (patches.replaced() if patches is not None else ())})
     return {
         "instrumented": bool(instrumentor.is_instrumented_by_opentelemetry),
         "hooks": hooks,
