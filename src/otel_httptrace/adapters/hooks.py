@@ -187,7 +187,7 @@ class Hooks:
         return self._closing(original, self._observer.pool_closing)
 
     def _closing(self, original: Hook, closing: Hook) -> Hook:
-        return preceded(original, partial(self._guard, closing))
+        return preceded(original, partial(self._guard, closing), whatever=True)
 
     # A connection of the pool.
 

@@ -56,21 +56,27 @@ def _kind(function: Any) -> str:
     return "generator" if inspect.isgeneratorfunction(function) else ""
 
 
-def preceded(original: Callable[..., Any], before: Callable[[Any], object]) -> Callable[..., Any]:
-    """A method that calls ``before(self)`` and then, whatever that raises, *original* with just what it was given."""
+def preceded(
+    original: Callable[..., Any], before: Callable[[Any], object], *, whatever: bool = False
+) -> Callable[..., Any]:
+    """A method that calls ``before(self)``, and then *original* with just what it was given.
+
+    Args:
+        original: what it stands in for.
+        before: takes the object. What it raises is raised.
+        whatever: call *original* all the same if *before* raises, as it closes something.
+    """
     signature = _Signature(_code(original))
     kind = _kind(original)
     call = f"{'await ' if kind == 'coroutine' else ''}_original({signature.passed})"
-    return _made(
-        f"{'async ' if kind == 'coroutine' else ''}def standing_in({signature.parameters}):\n"
-        "    try:\n"
-        f"        _before({signature.first})\n"
-        "    finally:\n"
-        f"        _result = {call}\n"
-        "    return _result\n",
-        _original=original,
-        _before=before,
-    )
+    head = f"{'async ' if kind == 'coroutine' else ''}def standing_in({signature.parameters}):\n"
+    body = f"    _before({signature.first})\n    return {call}\n"
+    if whatever:
+        body = (
+            f"    try:\n        _before({signature.first})\n"
+            f"    finally:\n        _result = {call}\n    return _result\n"
+        )
+    return _made(head + body, _original=original, _before=before)
 
 
 def _with_parameters_of(code: CodeType, hook: Callable[..., Any], kind: str) -> Callable[..., Any]:
