@@ -124,7 +124,7 @@ async def test_a_signal_handlers_exception(flavour: Flavour, shape: Shape, world
     assert places
     files, wrong, tried = open_files(), {}, 0
     variants = [(kind, again) for kind in (Alarm, Stop) for again in (False, True)]
-    for number in _drawn(places, len(places) if LONG else 6, (flavour, shape)):
+    for number in _drawn(places, len(places) if LONG else 4, (flavour, shape)):
         for kind, again in variants if LONG else [variants[number % 4]]:
             tried += 1
             place, complaints = await Try(here, shape, log).signal(number, kind, again=again)
