@@ -59,7 +59,7 @@ class Try:
                 raise seen
 
         with handler:
-            place = await self._play(Injection(handler.arrive, at, again=again), over, patience=2)
+            place = await self._play(Injection(handler.arrive, at, again=again), over, patience=3)
         check(not self._log.ours(), f"logged: {self._log.ours()}")
         return place, self._verdict.complaints
 

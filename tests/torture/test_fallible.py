@@ -302,7 +302,7 @@ async def test_a_metric_reader_that_fails(
                 with pytest.raises(Broken):
                     here.telemetry._reader.collect()
         assert await verdict.described(client) == ""
-    assert sum(here.telemetry.metric("httptrace.requests").values()) == 14
+    assert sum(here.telemetry.metric("httptrace.requests").values()) == 15
     verdict.nothing_open()
     assert verdict.complaints == []
     assert log.ours() == []

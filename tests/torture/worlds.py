@@ -267,18 +267,23 @@ SHAPES = (
 )
 
 
+#: How many requests are looked at after something went wrong.
+_NEXT = 3
+
+
 def _missing(spans: list[ReadableSpan]) -> Iterator[str]:
-    # Of two requests, one after the other.
-    if len(spans) != 2:
-        yield f"{len(spans)} of the next 2 spans have ended"
+    # Of requests, one after the other.
+    if len(spans) != _NEXT:
+        yield f"{len(spans)} of the next {_NEXT} spans have ended"
     for number, span in enumerate(spans, 1):
         said = dict(span.attributes or {})
+        reused = number == _NEXT or said.get("http.conn.reused")
         # Since when a connection is idle may be what could not be noted: then it is absent, once.
-        wanted = REUSED if number == 2 else ALWAYS if said.get("http.conn.reused") else DIALLED
+        wanted = DIALLED if not reused else REUSED if number == _NEXT else ALWAYS
         if missing := wanted - set(said):
             lacks = "says nothing" if not set(said) & wanted else f"lacks {sorted(missing)}"
             yield f"next request, {number}: {lacks}"
-        elif said["httptrace.body.outcome"] != "complete" or (number == 2 and not said["http.conn.reused"]):
+        elif said["httptrace.body.outcome"] != "complete" or bool(reused) is not said["http.conn.reused"]:
             yield f"next request, {number}: says {said}"
 
 
@@ -300,15 +305,15 @@ class Verdict:
         if not condition:
             self.complaints.append(complaint)
 
-    async def described(self, client: Client, patience: int = 2) -> str:
-        """Make up to *patience* requests until two in a row are described in full; what is missing of the last two.
+    async def described(self, client: Client, patience: int = _NEXT) -> str:
+        """Make up to *patience* requests until three in a row are described in full; what is missing of the last ones.
 
-        The second one is on a kept connection.
+        The third one is on a kept connection.
         """
         telemetry, wrong = self._world.telemetry, ""
-        for _ in range(patience // 2):
+        for _ in range(patience // _NEXT):
             since = time.time_ns()
-            for _ in range(2):
+            for _ in range(_NEXT):
                 await _get(self._world, client)
             spans = [span for span in telemetry.requests() if (span.start_time or 0) >= since]
             telemetry.exporter.clear()
