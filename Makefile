@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests backends test-backends bench scale foreign neighbours wheel lock docs dashboards clean
+.PHONY: help demo test check types tests backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -34,6 +34,9 @@ backends:  ## The real programs for test-backends, in build/backends: needs Go a
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
 	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
+
+torture: .venv/.done  ## All of tests/torture, for an hour or two; HTTPTRACE_TORTURE_SEED=7 for other dice
+	HTTPTRACE_TORTURE=long $(BIN)/python -m pytest -q -n 2 tests/torture $(ARGS)
 
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
