@@ -26,6 +26,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .adapters.hooks import Hooks
+    from .adapters.libraries import Library
     from .adapters.observer import Observer
     from .adapters.seams import Patches
 
@@ -83,13 +84,14 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         from .adapters.libraries import LIBRARIES  # noqa: PLC0415
 
         tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
-        self._settings = _Settings(config, tracer_provider, meter_provider)
+        # Asked once: it reads metadata, and logs a version that we do not know.
+        libraries = tuple(library for library in LIBRARIES if library.installed())
+        self._settings = settings = _Settings(config, tracer_provider, meter_provider, libraries)
         try:
-            for library in LIBRARIES:
-                if library.installed():
-                    _when_imported(self, library.name)
-                    _when_imported(self, library.client)
-            self._meet()
+            for library in libraries:
+                _when_imported(self, library.name)
+                _when_imported(self, library.client)
+            self._meet(settings)
             if not kwargs.get("automatic"):
                 self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
         except Exception:
@@ -100,23 +102,20 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         # Within an import of the program's, which a fault of ours must not fail.
         if self._settings is not None:
             try:
-                self._meet()
+                self._meet(self._settings)
             except Exception as error:
                 if interrupted(error):
                     raise
                 _logger.exception("otel-httptrace: could not be turned on. Your requests are unharmed.")
 
-    def _meet(self) -> None:
+    def _meet(self, settings: _Settings) -> None:
         """Watch the libraries that have been imported by now."""
-        from .adapters.libraries import LIBRARIES  # noqa: PLC0415
-
         found = [
             (library, module)
-            for library in LIBRARIES
+            for library in settings.libraries
             if (module := sys.modules.get(library.name)) is not None
             # Else its import is still under way, and will tell when it is over.
             and hasattr(module, "ConnectionPool")
-            and library.installed()
         ]
         if not found:
             return
@@ -124,7 +123,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
         with observing.transition:
             if self._observer is None or not self._observer.active:
-                self._start()
+                self._start(settings)
             for library, module in found:
                 if library.name not in self._installed:
                     self._installed |= {library.name}
@@ -134,14 +133,12 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 for client in library.clients():
                     self._call_sites.knows_client(client)
 
-    def _start(self) -> None:
+    def _start(self, settings: _Settings) -> None:
         from .adapters.hooks import Hooks  # noqa: PLC0415
         from .adapters.observer import Observer  # noqa: PLC0415
         from .adapters.seams import Patches  # noqa: PLC0415
 
-        if self._settings is None:
-            return
-        config, tracer_provider, meter_provider = self._settings
+        config, tracer_provider, meter_provider, _ = settings
         observer = self._observer
         fresh = observer is None or observer.at_rest
         if observer is None or fresh:
@@ -184,6 +181,8 @@ class _Settings(NamedTuple):
     config: Config
     tracer_provider: Any
     meter_provider: Any
+    #: Those that are installed, in versions we know.
+    libraries: tuple[Library, ...]
 
 
 #: Modules whose import is waited for. One that has been imported is asked for again by `_instrument`.
