@@ -47,8 +47,8 @@ class Guard:
     loud = False
 
     def __init__(self) -> None:
-        #: By kind, what has failed, as long as it has not succeeded since.
-        self._failing: dict[str, _Breaker] = {}
+        #: By kind, what has ever failed. Empty, as it nearly always is, there is nothing to ask of it.
+        self.failing: dict[str, _Breaker] = {}
         #: Kinds of which a fault has been logged.
         self._logged: set[str] = set()
 
@@ -58,7 +58,7 @@ class Guard:
         Raises:
             BaseException: what is no fault of ours: see `contain`.
         """
-        breaker = self._failing.get(function.__name__) if self._failing else None
+        breaker = self.failing.get(function.__name__) if self.failing else None
         if breaker is not None and not breaker.due():
             return None
         try:
@@ -72,7 +72,7 @@ class Guard:
 
     def trusts(self, kind: str) -> bool:
         """Whether the hook *kind* is not paused because it failed; asked once for each time it would be called."""
-        breaker = self._failing.get(kind) if self._failing else None
+        breaker = self.failing.get(kind)
         return breaker is None or breaker.due()
 
     def contain(
@@ -98,9 +98,9 @@ class Guard:
             raise  # noqa: PLE0704 - what the caller is handling
         if isinstance(function, _Paused):
             function = function.function
-        breaker = self._failing.get(kind)
+        breaker = self.failing.get(kind)
         if breaker is None:
-            breaker = self._failing.setdefault(kind, _Breaker())
+            breaker = self.failing.setdefault(kind, _Breaker())
         try:
             if critical or _innermost_is_ours(fault):
                 breaker.failed(at_once=critical)
@@ -108,7 +108,7 @@ class Guard:
         except RecursionError:
             # No room even for this: then the next fault is logged.
             pass
-        return _Paused(self, kind, breaker, function)
+        return _Paused(breaker, function)
 
     def _log(self, kind: str, fault: Exception, *, for_good: bool) -> None:
         name = f"{kind} for good" if for_good else kind
@@ -167,11 +167,9 @@ class _Breaker:
 class _Paused:
     """Stands in for a hook that has failed."""
 
-    __slots__ = ("_breaker", "_guard", "_kind", "function")
+    __slots__ = ("_breaker", "function")
 
-    def __init__(self, guard: Guard, kind: str, breaker: _Breaker, function: Callable[..., Any] | None) -> None:
-        self._guard = guard
-        self._kind = kind
+    def __init__(self, breaker: _Breaker, function: Callable[..., Any] | None) -> None:
         self._breaker = breaker
         self.function = function
 

@@ -105,6 +105,14 @@ class Try:
         return injection.place
 
 
+async def _nothing_is_left(here: World, files: int) -> None:
+    # No hook, and no file open that was not.
+    assert replaced(here.before) == []
+    # The server closes its ends in threads of its own, once it has nothing to wait for.
+    here.server.go.set()
+    await here.flavour.until(lambda: open_files() <= files)
+
+
 def _report(shape: Shape, wrong: dict[str, list[str]], tried: int) -> str:
     lines = [f"{place}: {'; '.join(complaints)}" for place, complaints in wrong.items()]
     return "\n".join([f"{len(wrong)} of {tried} on {shape}, with seed {SEED}:", *lines])
@@ -133,10 +141,7 @@ async def test_a_signal_handlers_exception(flavour: Flavour, shape: Shape, world
                 here.afresh()
     here.telemetry.uninstrument()
     assert not wrong, _report(shape, wrong, tried)
-    assert replaced(here.before) == []
-    # The server closes its ends in threads of its own, once it has nothing to wait for.
-    here.server.go.set()
-    await flavour.until(lambda: open_files() <= files)
+    await _nothing_is_left(here, files)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
@@ -156,7 +161,4 @@ async def test_a_fault_of_ours(flavour: Flavour, shape: Shape, world: Make, log:
                 here.afresh()
     here.telemetry.uninstrument()
     assert not wrong, _report(shape, wrong, tried)
-    assert replaced(here.before) == []
-    # The server closes its ends in threads of its own, once it has nothing to wait for.
-    here.server.go.set()
-    await flavour.until(lambda: open_files() <= files)
+    await _nothing_is_left(here, files)

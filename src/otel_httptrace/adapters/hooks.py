@@ -109,8 +109,6 @@ class Hooks:
                         failed(exchange, error)
                     except BaseException:
                         failed = contain("failed", failed)
-                    if not exchange.finished:
-                        abandon(outer, exchange)
                     raise
                 try:
                     answered(exchange, response)
@@ -121,7 +119,8 @@ class Hooks:
                     abandon(outer, exchange)
                 return response
             except BaseException:
-                # What interrupted our own code on the way: the application does not get this response.
+                # The application does not get a response: `failed` has ended it, or could not, or something
+                # of the application's has interrupted us.
                 abandon(outer, exchange)
                 raise
             finally:
@@ -154,8 +153,6 @@ class Hooks:
                         failed(exchange, error)
                     except BaseException:
                         failed = contain("failed", failed)
-                    if not exchange.finished:
-                        abandon(outer, exchange)
                     raise
                 try:
                     answered(exchange, response)

@@ -171,8 +171,8 @@ class Observer:
         """A request is handed to *pool*. None: it is not to be observed."""
         if not self._dropped.empty():
             self.collect()
-        process = self.process
-        if not self.active:
+        process, active = self.process, self.active
+        if not active:
             return None
         handle = attached(pool)
         if handle is not None and handle.ledger.process is process:
@@ -190,14 +190,11 @@ class Observer:
             exchange.made_at = self._call_sites.find_maker()
         process.sink.claim(exchange)
         ledger.waiting[exchange] = process.exchanges[exchange] = None
-        if not self._takes(process):
+        if not self.active or process is not self.process:
             # Retired meanwhile, and perhaps the hooks that would have seen its end are gone.
             self._unnoted(exchange)
             return None
         return exchange
-
-    def _takes(self, process: Process) -> bool:
-        return self.active and process is self.process
 
     def _unnoted(self, exchange: Exchange) -> None:
         exchange.finished = True
@@ -367,7 +364,7 @@ class Observer:
             return
         if id(type(stream)) not in self._bodies:
             self._know_body(type(stream))
-        if self._guard.trusts("end"):
+        if not self._guard.failing or self._guard.trusts("end"):
             # Else no span may be kept open.
             exchange.ledger.process.sink.awaits_body(exchange)
 

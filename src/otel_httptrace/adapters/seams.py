@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from ..core.ledger import Limits
 from ..core.timeline import Address, Origin, Shared
 from ..guard import interrupted
 from .lookalike import lookalike
+
+T = TypeVar("T")
 
 #: The one attribute that we put on objects of the libraries: on a pool its
 #: ledger, on a connection and its streams the connection's record, on a
@@ -146,12 +148,7 @@ def plain_origin(origin: Any) -> Origin:
 
 def target(request: Any) -> Origin | None:
     """What a request is for; None where that cannot be told, as for a scheme that the library does not know."""
-    try:
-        return plain_origin(request.url.origin)
-    except Exception as error:
-        if interrupted(error):
-            raise
-        return None
+    return _answer(lambda: plain_origin(request.url.origin))
 
 
 def origin(connection: object) -> Origin | None:
@@ -166,30 +163,34 @@ def shared(connection: Any) -> Shared | None:
     What it says of itself is public (``can_handle_request``), ``_remote_origin`` and ``_proxy_origin`` are not.
     """
     own, proxy = getattr(connection, "_remote_origin", None), getattr(connection, "_proxy_origin", None)
-    try:
+
+    def ask() -> Shared | None:
         if own is None or proxy is None or own.scheme != b"http":
             return None
         # A name that nobody asks for (RFC 2606), so it can't be the connection's own.
         other = type(own)(own.scheme, b"other.invalid", own.port)
         return Shared(plain_origin(proxy)) if connection.can_handle_request(other) is True else None
-    except Exception as error:
-        if interrupted(error):
-            raise
-        return None
+
+    return _answer(ask)
 
 
 def address(stream: Any, which: str) -> Address | None:
     """An end of a network stream, ``server_addr`` or ``client_addr``; None if not known."""
-    try:
-        found = stream.get_extra_info(which)
-    except Exception as error:
-        if interrupted(error):
-            raise
-        # The peer may be gone already: then its address is not known.
-        return None
+    # The peer may be gone already: then its address is not known.
+    found = _answer(lambda: stream.get_extra_info(which))
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
         return Address(found[0], found[1])
     return Address(found, None) if isinstance(found, str) and found else None
+
+
+def _answer(ask: Callable[[], T]) -> T | None:
+    """What *ask* answers; None where it fails, unless it is the application that interrupted it."""
+    try:
+        return ask()
+    except Exception as error:
+        if interrupted(error):
+            raise
+        return None
 
 
 def _reference(thing: object) -> Callable[[], Any]:

@@ -26,11 +26,11 @@ import click
 
 from ..adapters.libraries import LIBRARIES
 from ..config import Config
+from ..report.printable import printable
 from ..telemetry import described
 from . import inspection, named
 from .environ import prepare
 from .output import console
-from .problem import printable
 from .run import find, instrument, shebang
 
 if TYPE_CHECKING:

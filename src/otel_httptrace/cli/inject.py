@@ -64,6 +64,11 @@ _start()
 """
 
 
+def cure(python: str) -> str:
+    """What gives *python* all that it may lack, for good."""
+    return f"{python} -m pip install 'otel-httptrace[cli]'"
+
+
 def candidates() -> list[str]:
     """The names of all distributions that may be needed, whatever the program's Python."""
     return list(dict.fromkeys(name for name, _, _ in _closure(None)))
@@ -88,7 +93,7 @@ def lacking(facts: Any) -> list[str]:
             if by and not specifier.contains(theirs, prereleases=True):
                 raise Problem(
                     f"{executable}, which runs the program, has {name} {theirs}, and {by}, which it lacks, needs "
-                    f"{name}{specifier}: {executable} -m pip install 'otel-httptrace[cli]'"
+                    f"{name}{specifier}: {cure(executable)}"
                 )
             continue
         if name in lent:
@@ -97,8 +102,7 @@ def lacking(facts: Any) -> list[str]:
             ours = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             raise Problem(
-                f"{executable}, which runs the program, lacks {name}, which is not here either: "
-                f"{executable} -m pip install 'otel-httptrace[cli]'"
+                f"{executable}, which runs the program, lacks {name}, which is not here either: {cure(executable)}"
             ) from None
         # Of an absent one 3.10's is None, which its type does not say.
         needed = SpecifierSet(str(ours.metadata.json.get("requires_python", "")))

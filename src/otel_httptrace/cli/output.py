@@ -18,8 +18,7 @@ import click
 from ..report.findings import Thresholds
 from ..report.printable import printable
 from ..report.verdicts import VERDICTS
-from .files import check_writable as check_writable  # noqa: PLC0414 - for the commands, too
-from .files import writing
+from .files import check_writable, writing
 from .problem import Problem, Unread, plainer
 
 if TYPE_CHECKING:

@@ -23,13 +23,14 @@ import anyio
 import click
 import httpx
 
+from ..report.printable import printable
 from ..report.rows import PHASES, Row
 from ..report.summary import Quantiles
 from ..report.units import count, seconds, share
 from ..telemetry import names
 from .output import console as console_for
 from .output import duration
-from .problem import Problem, printable
+from .problem import Problem
 
 if TYPE_CHECKING:
     from rich.console import Console

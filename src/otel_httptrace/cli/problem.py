@@ -6,7 +6,7 @@ from typing import Final, TextIO
 
 import click
 
-from ..report.printable import printable as printable  # noqa: PLC0414 - for the commands, too
+from ..report.printable import printable
 
 
 class Problem(click.ClickException):

@@ -19,9 +19,9 @@ from ..report.summary import Report
 from . import named, process
 from .collect import Collector
 from .environ import prepare
-from .files import open_private
+from .files import check_writable, open_private
 from .inject import Lent
-from .output import Output, check_writable, duration, forwarder, options, say
+from .output import Output, duration, forwarder, options, say
 from .problem import Problem, Unread
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _lend(program: str, lent: Lent) -> Any:
             why = told["error"] if told is not None else "it could not be run"
             raise Problem(
                 f"{python}, which runs the program, lacks {', '.join(sorted(missing))}, and cannot use ours: {why}; "
-                f"{python} -m pip install 'otel-httptrace[cli]'"
+                f"{inject.cure(python)}"
             )
     return facts
 

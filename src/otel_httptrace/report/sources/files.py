@@ -29,7 +29,7 @@ from ..printable import one_line
 from ..spans import Span
 from . import Problems, SourceError
 
-#: The longest line that is read, in bytes: as much as the receiver takes at once.
+#: The longest line that is read, in bytes: three times what the receiver takes at once, for JSON is longer.
 MAX_LINE: Final = 64 * 1024 * 1024
 
 _SIGNALS: Final = {
