@@ -45,7 +45,7 @@ with open(os.devnull, "wb") as file:
         connection.request("POST", "/v1/traces", body, {"Content-Type": kind, "Content-Encoding": "gzip"})
         status = connection.getresponse().status
         collector.close()
-    print(status, peak() - before, (time.process_time() - began) / unit)
+    print(status, peak() - before, (time.process_time() - began) / unit, flush=True)
 os._exit(0)
 """
 
