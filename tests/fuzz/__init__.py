@@ -1,0 +1,1 @@
+"""Whatever is read of others, read with what nobody would send."""
