@@ -101,7 +101,7 @@ def file(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "spans"
         path.write_bytes(data)
-        _read(FileSource(path, max_line=100_000))
+        _read(FileSource(path, max_line=500_000))
 
 
 class Answers:
