@@ -8,7 +8,7 @@ BIN = .venv/bin
 # Inputs for each parser.
 FUZZ ?= 2000
 
-.PHONY: help demo test check types tests fuzz backends test-backends bench scale foreign wheel lock docs dashboards clean
+.PHONY: help demo test check types tests fuzz backends test-backends bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -51,8 +51,11 @@ scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in
 	$(BIN)/python benchmarks/fleet.py --write
 	$(BIN)/python tools/make_docs.py
 
-foreign:  ## The libraries' own tests, instrumented: make foreign HTTPCORE=clone HTTPX=clone
-	$(PYTHON) tools/foreign_suites.py $(if $(HTTPCORE),--httpcore "$(HTTPCORE)") $(if $(HTTPX),--httpx "$(HTTPX)")
+foreign:  ## The test suites of others, without us and with us: none may fail with us only
+	@$(PYTHON) tools/foreign_suites.py $(ARGS)
+
+neighbours:  ## Programs with other instrumentation in them, without us and with us: none may tell
+	@$(PYTHON) tools/neighbours.py $(ARGS)
 
 docs: .venv/.done  ## docs/*.md, from the code
 	$(BIN)/python tools/make_docs.py
@@ -73,6 +76,11 @@ lock:  ## requirements/*.txt anew, with uv
 	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/dev.txt | grep -v '^rich==' > requirements/.constraints
 	uv pip compile -q requirements/foreign.in -c requirements/.constraints --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/foreign.txt
+	uv pip compile -q requirements/neighbours.in -c requirements/.constraints --python-version 3.11 --upgrade \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/neighbours.txt
+	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/foreign.txt > requirements/.constraints
+	uv pip compile -q requirements/foreign-suites.in -c requirements/.constraints --python-version 3.11 --upgrade --no-deps \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --no-binary :all: -o requirements/foreign-suites.txt
 	rm requirements/.constraints
 
 clean:  ## Remove what was set up

@@ -12,7 +12,7 @@ import pytest
 from kit.clients import MODES, Flavour
 from kit.http2 import H2Server
 from kit.matchers import PORT, SECONDS, Seconds
-from kit.proxies import Proxy, Socks
+from kit.proxies import AnsweringProxy, Proxy, Socks, share
 from kit.server import Server, answer, free_port
 from kit.telemetry import Telemetry, attributes, failed
 
@@ -429,6 +429,124 @@ async def test_through_a_forward_proxy_any_plain_origin_shares(
 
     assert sum(not was for was in telemetry.column("http.conn.reused")) == proxy.accepted
     assert telemetry.column("http.conn.reused")[2] is True
+
+
+@pytest.fixture
+def shared(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools use a connection to a forward proxy for every plain-HTTP origin."""
+    share(flavour, monkeypatch)
+
+
+async def test_a_connection_bound_to_its_origin_explains_no_other(
+    flavour: Flavour, serve: Callable[..., Server], running: Callable[[Any], Any], telemetry: Telemetry
+) -> None:
+    """Through a forward proxy a request is dialled beside an idle connection for another origin: a loss there is not why."""
+    one, two, three, proxy = serve(), serve(), serve(), running(Proxy())
+    async with flavour.client(proxy=proxy.url("")) as client:
+        await client.get(one.url())
+        await client.get(two.url())
+        async with client.stream("GET", one.url()):
+            pass
+        await client.get(three.url())
+        await client.get(one.url())
+
+    # Nothing had been lost when the second one dialled all the same: so will the fourth, whatever was lost.
+    assert proxy.accepted == 4
+    first = "first_connection"
+    assert telemetry.column("httptrace.conn.open_reason") == [first, first, None, first, "body_not_read"]
+
+
+@pytest.mark.usefixtures("shared")
+async def test_a_shared_connection_explains_the_next_for_any_origin(
+    flavour: Flavour, serve: Callable[..., Server], running: Callable[[Any], Any], telemetry: Telemetry
+) -> None:
+    """Where a pool shares connections to a forward proxy, one lost for an origin explains the next for another."""
+    one, two, proxy = serve(), serve(), running(Proxy())
+    async with flavour.client(proxy=proxy.url("")) as client:
+        await client.get(one.url())
+        async with client.stream("GET", two.url()):
+            pass
+        await client.get(one.url())
+        response = await client.open("GET", two.url())
+        await client.get(one.url())
+        await response.read()
+
+    assert proxy.accepted == 3
+    told = telemetry.column("httptrace.conn.open_reason")
+    assert told == ["first_connection", None, "body_not_read", None, "all_busy"]
+    _, culprit, victim, *_ = telemetry.requests()
+    (link,) = victim.links
+    assert culprit.context is not None
+    assert link.context.span_id == culprit.context.span_id
+    # Requests count under what they were for; connections, under what they were opened for.
+    requests: dict[Any, int] = {}
+    for said, number in telemetry.metric("httptrace.requests").items():
+        port = dict(said)["server.port"]
+        requests[port] = requests.get(port, 0) + number
+    assert requests == {one.port: 3, two.port: 2}
+    assert telemetry.counted("httptrace.connections.opened", "server.port") == {one.port: 3}
+    assert telemetry.counted("httptrace.bodies", "server.port") == {one.port: 3, two.port: 2}
+
+
+@pytest.mark.usefixtures("shared")
+async def test_a_failure_on_a_shared_connection(
+    flavour: Flavour, serve: Callable[..., Server], running: Callable[[Any], Any], telemetry: Telemetry
+) -> None:
+    """A request that fails on a shared connection counts under its own origin, and explains the next one's dial."""
+    routes = {"/silent": lambda peer, request: peer.until_closed()}
+    proxy = running(AnsweringProxy(routes))
+    async with flavour.client(proxy=proxy.url("")) as client:
+        await client.get("http://one.test/")
+        with pytest.raises(flavour.httpx.ReadTimeout):
+            await client.get("http://two.test/silent", timeout=flavour.httpx.Timeout(5, read=0.01))
+        await client.get("http://three.test/")
+
+    assert telemetry.column("httptrace.conn.open_reason") == ["first_connection", None, "request_failed"]
+    counted = telemetry.counted("httptrace.requests", "server.address")
+    assert counted == {"one.test": 1, "two.test": 1, "three.test": 1}
+
+
+@pytest.mark.usefixtures("shared")
+async def test_first_and_new_through_a_shared_proxy(
+    flavour: Flavour, running: Callable[[Any], Any], telemetry: Telemetry
+) -> None:
+    """Shared, it is the proxy that a process has been connected to, not the origin; a pool closed once says so for any."""
+    one, other = running(AnsweringProxy()), running(AnsweringProxy())
+    async with flavour.client(proxy=one.url("")) as client:
+        await client.get("http://one.test/")
+    async with flavour.client(proxy=one.url("")) as client:
+        await client.get("http://two.test/")
+        if flavour.sync:
+            client.pool.close()
+        else:
+            await client.pool.aclose()
+        await client.get("http://three.test/")
+    async with flavour.client(proxy=other.url("")) as client:
+        await client.get("http://two.test/")
+
+    told = telemetry.column("httptrace.conn.open_reason")
+    assert told == ["first_connection", "new_client", "client_closed", "first_connection"]
+
+
+@pytest.mark.usefixtures("shared")
+async def test_a_tunnel_is_never_shared(
+    flavour: Flavour,
+    serve: Callable[..., Server],
+    running: Callable[[Any], Any],
+    telemetry: Telemetry,
+    server_tls: ssl.SSLContext,
+    client_tls: ssl.SSLContext,
+) -> None:
+    """Through CONNECT a connection is its origin's for good: lost for one, it explains nothing of another."""
+    one, two, proxy = serve(tls=server_tls), serve(tls=server_tls), running(Proxy())
+    async with flavour.client(proxy=proxy.url(""), verify=client_tls) as client:
+        async with client.stream("GET", one.url()):
+            pass
+        await client.get(two.url())
+        await client.get(one.url())
+
+    told = telemetry.column("httptrace.conn.open_reason")
+    assert told == ["first_connection", "first_connection", "body_not_read"]
 
 
 # HTTP/2.

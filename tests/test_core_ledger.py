@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from otel_httptrace.core.ledger import TRANSITIONS, Connection, Ledger, Limits, Process, Reason, State
-from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, FAILED, Exchange, Origin
+from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, FAILED, Exchange, Origin, Shared
 
 HERE = Origin("http", "origin.test", 80)
 THERE = Origin("http", "other.test", 80)
+PROXY = Shared(Origin("http", "proxy.test", 3128))
 SECOND = 1_000_000_000
 LENGTH = [(b"Content-Length", b"5")]
 
@@ -23,10 +24,10 @@ def ledger(process: Process | None = None, **limits: Any) -> Ledger:
     return Ledger(process or Process(), Limits(**limits))
 
 
-def dialled(book: Ledger, at: int, origin: Origin = HERE) -> tuple[Connection, Exchange]:
+def dialled(book: Ledger, at: int, origin: Origin = HERE, reach: Shared | None = None) -> tuple[Connection, Exchange]:
     """A connection just opened by an exchange that is on it."""
     exchange = Exchange(book, object(), at, 0)
-    conn = book.created(origin, at)
+    conn = book.created(origin, at, reach)
     book.acquired(conn, exchange, at)
     conn.dialler = exchange
     assert book.opened(conn, at)
@@ -123,6 +124,58 @@ def test_each_loss_explains_one() -> None:
     ]
 
 
+def test_the_most_recent_loss_comes_first_after_a_failed_dial() -> None:
+    """What a failed dial was to replace waits for the next one again, behind what has been lost since."""
+    book = ledger()
+    one, a = dialled(book, 1)
+    two, b = dialled(book, 1)
+    left(book, one, a, 2)
+    trying = book.created(HERE, 3)
+    b.body_raised(4, "ReadError", cancelled=False)
+    book.closed(two, 4)
+    book.finished(b, 4)
+    book.dial_failed(trying)
+
+    assert [book.created(HERE, at).open_reason for at in (5, 6)] == [Reason.REQUEST_FAILED, Reason.BODY_NOT_READ]
+
+
+def test_those_who_hold_the_pool_longest_come_first() -> None:
+    """The oldest request is named first, on whichever connection it is, and whether or not it has leaked it."""
+    book = ledger()
+    young, first = dialled(book, 1)
+    read(book, first, 2)
+    _, older = dialled(book, 3)
+    _, leak = dialled(book, 4)
+    younger = Exchange(book, object(), 5, 0)
+    book.acquired(young, younger, 5)
+    older.context, leak.context, younger.context = "older", "leak", "younger"
+    leak.body_forgotten()
+    book.leaked(leak, 6)
+    book.finished(leak, 6)
+
+    assert book.holders() == ["older", "leak", "younger"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"close", Reason.CONNECTION_CLOSE),
+        (b"Keep-Alive , Close", Reason.CONNECTION_CLOSE),
+        (b"keep-alive, X-Close-Later", Reason.BODY_NOT_READ),
+        (b"closed", Reason.BODY_NOT_READ),
+    ],
+)
+@pytest.mark.parametrize("side", ["request_headers", "response_headers"])
+def test_close_is_a_word_of_its_own(side: str, value: bytes, reason: Reason) -> None:
+    """`Connection` is a list, and only the token `close` in it ends the connection: on either side."""
+    book = ledger()
+    conn, exchange = dialled(book, 1)
+    setattr(exchange, side, [*getattr(exchange, side), (b"Connection", value)])
+    exchange.body_left(2)
+
+    assert book.closed(conn, 2) is reason
+
+
 def test_an_old_loss_has_expired() -> None:
     """Lost longer ago than the expiry, it would have expired by now."""
     book = ledger(keepalive_expiry=5 * SECOND)
@@ -138,6 +191,26 @@ def test_losses_do_not_cross_origins() -> None:
     left(book, conn, exchange, 1)
     assert book.created(THERE, 2).open_reason is Reason.FIRST_CONNECTION
     assert book.created(HERE, 3).open_reason is Reason.BODY_NOT_READ
+
+
+def test_losses_cross_origins_where_connections_do() -> None:
+    """A shared connection explains the next one of its proxy, for whatever origin; no direct one, and no other proxy's."""
+    book, elsewhere = ledger(), Shared(Origin("http", "proxy.test", 3129))
+    conn, exchange = dialled(book, 1, HERE, PROXY)
+    left(book, conn, exchange, 1)
+    assert book.created(HERE, 2).open_reason is Reason.FIRST_CONNECTION
+    assert book.created(HERE, 2, elsewhere).open_reason is Reason.FIRST_CONNECTION
+    assert book.created(THERE, 2, PROXY).open_reason is Reason.BODY_NOT_READ
+    assert book.created(HERE, 3, PROXY).open_reason is Reason.ALL_BUSY
+
+
+def test_new_client_where_connections_cross_origins() -> None:
+    """Where connections are shared, a pool is new to the proxy that another has been connected through."""
+    process = Process()
+    dialled(ledger(process), 1, HERE, PROXY)
+    book = ledger(process)
+    assert book.created(THERE, 2, PROXY).open_reason is Reason.NEW_CLIENT
+    assert book.created(HERE, 2).open_reason is Reason.FIRST_CONNECTION
 
 
 def test_used_after_it_was_closed() -> None:

@@ -173,6 +173,25 @@ async def test_at_most_eight_holders(flavour: Flavour, server: Server, telemetry
     assert attributes(span)["httptrace.pool.connections"] == 10
 
 
+async def test_the_oldest_request_comes_first(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """Holders are in the order in which the requests were made, not their connections."""
+    server.routes.update({f"/{number}": answer() for number in range(3)})
+    timeout = flavour.httpx.Timeout(10, pool=0.02)
+    async with flavour.client(limits=flavour.httpx.Limits(max_connections=2), timeout=timeout) as client:
+        first = await client.open("GET", server.url("/0"))
+        responses = [await client.open("GET", server.url("/1"))]
+        await first.read()
+        responses.append(await client.open("GET", server.url("/2")))
+        with pytest.raises(flavour.httpx.PoolTimeout):
+            await client.get(server.url())
+        for response in responses:
+            await response.read()
+
+    (span,) = [span for span in telemetry.requests() if attributes(span).get("httptrace.failed_phase") == "pool"]
+    assert server.accepted == 2
+    assert [link.to for link in telemetry.links(span)] == ["/1", "/2"]
+
+
 async def test_a_leaked_response_holds_the_pool(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A slot never comes back from a collected response: the PoolTimeout names the request that leaked it."""
     timeout = flavour.httpx.Timeout(10, pool=0.02)

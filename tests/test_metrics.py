@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import httpx2
 import pytest
 from kit.clients import Flavour
 from kit.dns import Resolver
+from kit.http2 import H2Server
 from kit.matchers import SECONDS
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes
@@ -89,6 +91,55 @@ async def test_idle_connections(flavour: Flavour, server: Server, telemetry: Tel
         assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 1}
     assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 0}
     assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"active": 0, "idle": 0}
+
+
+async def test_the_version_of_open_connections(
+    flavour: Flavour,
+    server: Server,
+    h2_server: Callable[..., H2Server],
+    telemetry: Telemetry,
+    client_tls: ssl.SSLContext,
+) -> None:
+    """Open connections tell their HTTP version: 2 from the start, 1.0 or 1.1 as the first answer has it."""
+    modern = h2_server("/held")
+
+    def versions() -> dict[Any, int]:
+        found = telemetry.counted("http.client.open_connections", "network.protocol.version")
+        return {version: number for version, number in found.items() if number}
+
+    async with flavour.client(http2=True, verify=client_tls) as client:
+        async with flavour.together() as start:
+            start(client.get, modern.url("/held"))
+            await flavour.until(lambda: modern.streams)
+            assert versions() == {"2": 1}
+            modern.streams[0].answer()
+        assert versions() == {"2": 1}
+        await client.get(modern.url())
+        assert versions() == {"2": 1}
+        async with flavour.together() as start:
+            start(client.get, server.url("/held"))
+            await flavour.until(lambda: server.requests)
+            assert versions() == {"2": 1, None: 1}
+            server.go.set()
+        assert versions() == {"2": 1, "1.1": 1}
+
+
+async def test_the_version_of_a_connection_from_before(
+    flavour: Flavour, h2_server: Callable[..., H2Server], bare_telemetry: Telemetry, client_tls: ssl.SSLContext
+) -> None:
+    """An HTTP/2 connection that was there before `instrument()` tells its version, too."""
+    server = h2_server("/held")
+    async with flavour.client(http2=True, verify=client_tls) as client:
+        await client.get(server.url())
+        bare_telemetry.instrument()
+        async with flavour.together() as start:
+            start(client.get, server.url("/held"))
+            await flavour.until(lambda: len(server.streams) == 2)
+            found = bare_telemetry.counted("http.client.open_connections", "network.protocol.version")
+            server.streams[1].answer()
+    bare_telemetry.uninstrument()
+    assert server.accepted == 1
+    assert found == {"2": 1}
 
 
 def test_kinds_units_and_buckets(server: Server, telemetry: Telemetry) -> None:

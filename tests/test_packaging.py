@@ -38,13 +38,14 @@ def test_entry_points() -> None:
 
 
 def test_the_instrumented_path_depends_on_little() -> None:
-    """Nothing but OpenTelemetry's own packages and `packaging` is required; what is optional to the clients is not."""
+    """Nothing but OpenTelemetry's own packages, `packaging` and `wrapt` is required; what is optional to the clients is not."""
     required = {re.split(r"[ <>=~!]", line)[0] for line in PROJECT["project"]["dependencies"]}
     assert required == {
         "opentelemetry-api",
         "opentelemetry-instrumentation",
         "opentelemetry-instrumentation-httpx",
         "packaging",
+        "wrapt",
     }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from kit.clients import Client, Flavour, Response
+from kit.proxies import AnsweringProxy, share
 from kit.server import Peer, Server
 from kit.telemetry import Telemetry
 
@@ -36,11 +37,23 @@ LIMITS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @dataclass(eq=False)
+class Site:
+    """What connections are opened to: a server, or through a forward proxy an origin, or all of them where they share."""
+
+    urls: list[str]
+    server: Server
+
+    def url(self, target: str, chance: random.Random) -> str:
+        """The URL of *target*, at one of its origins."""
+        return chance.choice(self.urls) + target
+
+
+@dataclass(eq=False)
 class Link:
     """A connection, as the model knows it."""
 
     peer: Peer
-    server: Server
+    site: Site
     busy: bool = True
     aged: bool = False
 
@@ -59,40 +72,42 @@ class Verdict:
 class Model:
     """The truth about one pool."""
 
-    connected: set[Server]
+    connected: set[Site]
     evicts: str
     links: list[Link] = field(default_factory=list)
-    #: By server: losses that no new connection has made up for.
-    pending: dict[Server, list[str]] = field(default_factory=dict)
+    #: By site: losses that no new connection has made up for.
+    pending: dict[Site, list[str]] = field(default_factory=dict)
     closed: Counter[str] = field(default_factory=Counter)
 
     def lose(self, link: Link, reason: str) -> None:
         """The connection is gone."""
         self.links.remove(link)
-        self.pending.setdefault(link.server, []).append(reason)
+        self.pending.setdefault(link.site, []).append(reason)
         self.closed[reason] += 1
 
-    def why(self, server: Server) -> str:
-        """Why a connection to *server* is opened: it makes up for the loss that was noticed last."""
-        losses = self.pending.get(server)
+    def why(self, site: Site) -> str:
+        """Why a connection to *site* is opened: it makes up for the loss that was noticed last."""
+        losses = self.pending.get(site)
         if losses:
             return losses.pop()
-        if any(link.server is server for link in self.links):
+        if any(link.site is site for link in self.links):
             return "all_busy"
-        return "new_client" if server in self.connected else "first_connection"
+        return "new_client" if site in self.connected else "first_connection"
 
 
 class Play:
     """One schedule, while it is played."""
 
-    def __init__(self, flavour: Flavour, servers: list[Server], connected: set[Server], chance: random.Random) -> None:
+    def __init__(
+        self, flavour: Flavour, sites: list[Site], connected: set[Site], chance: random.Random, proxy: str | None
+    ) -> None:
         self.flavour = flavour
-        self.servers = servers
+        self.sites = sites
         self.chance = chance
         self.kind = chance.choice(list(LIMITS))
         limits, evicts = LIMITS[self.kind]
         self.model = Model(connected, evicts)
-        self.client: Client = flavour.client(limits=flavour.httpx.Limits(**limits))
+        self.client: Client = flavour.client(limits=flavour.httpx.Limits(**limits), proxy=proxy)
         self.verdicts: list[Verdict] = []
         self.held: list[tuple[Response, Link, Verdict]] = []
         self.number = 0
@@ -100,27 +115,27 @@ class Play:
 
     async def play(self) -> None:
         """All of it, to the end of the client."""
-        actions: list[Callable[[Server], Any]] = [
+        actions: list[Callable[[Site], Any]] = [
             *[self.read] * 5, *[self.early] * 3, *[self.hold] * 2, *[self.release] * 3, self.last_one, self.dropped,
             self.aged, self.broken, self.timeout, self.reopened,
         ]  # fmt: skip
         if self.flavour.mode != "sync":
             actions.append(self.cancelled)
         for _ in range(self.chance.randrange(4, 14)):
-            await self.chance.choice(actions)(self.chance.choice(self.servers))
+            await self.chance.choice(actions)(self.chance.choice(self.sites))
         while self.held:
-            await self.release(self.servers[0])
+            await self.release(self.sites[0])
         # One more request, so that the pool looks at what the server has closed.
-        await self.read(self.servers[0])
+        await self.read(self.sites[0])
         await self.client.close()
         for link in list(self.model.links):
             self.model.lose(link, "client_closed")
 
     # One request: before it, its connection, and after it.
 
-    def _url(self, server: Server, target: str) -> str:
+    def _url(self, site: Site, target: str) -> str:
         self.number += 1
-        return server.url(f"{target}?{id(self)}-{self.number}")
+        return site.url(f"{target}?{id(self)}-{self.number}", self.chance)
 
     def _looked(self) -> None:
         # The pool was called: it has closed what was too old, and what the server had closed.
@@ -144,12 +159,14 @@ class Play:
         await self.flavour.until(lambda: len(evicted()) == gone)
         return evicted()
 
-    async def _went(self, doing: str, server: Server, *, lost: str | None = None, busy: bool = False) -> Verdict:
+    async def _went(self, doing: str, site: Site, *, lost: str | None = None, busy: bool = False) -> Verdict:
         """A request has got as far as it will for now: on which connection, and what became of that?"""
         sent = f"{id(self)}-{self.number}"
 
         def on() -> list[Peer]:
-            return [peer for peer in server.peers if peer.requests and peer.requests[-1].target.endswith(f"?{sent}")]
+            return [
+                peer for peer in site.server.peers if peer.requests and peer.requests[-1].target.endswith(f"?{sent}")
+            ]
 
         # Whoever gives up early may be quicker than the server's thread.
         await self.flavour.until(on)
@@ -158,14 +175,14 @@ class Play:
         new = link is None
         assert new == (len(peer.requests) == 1)
         if link is None:
-            link = Link(peer, server)
-        for idle in [link for link in self.model.links if new and link.server is server and not link.busy]:
+            link = Link(peer, site)
+        for idle in [link for link in self.model.links if new and link.site is site and not link.busy]:
             # Nobody dials beside an idle connection: the pool has closed it first.
             await self.flavour.until(lambda closed=idle.peer: closed.closed_by == "client")
             self.model.lose(idle, self.model.evicts)
-        verdict = Verdict(f"{self.kind}: {doing}", not new, self.model.why(server) if new else None, {lost})
+        verdict = Verdict(f"{self.kind}: {doing}", not new, self.model.why(site) if new else None, {lost})
         if new:
-            self.model.connected.add(server)
+            self.model.connected.add(site)
             self.model.links.append(link)
         link.busy = busy
         if lost is not None:
@@ -188,28 +205,28 @@ class Play:
 
     # What a program may do.
 
-    async def read(self, server: Server) -> None:
+    async def read(self, site: Site) -> None:
         """Ask, and read the response to its end."""
         self._looked()
-        await self.client.get(self._url(server, "/"))
-        await self._went("read", server)
+        await self.client.get(self._url(site, "/"))
+        await self._went("read", site)
 
-    async def early(self, server: Server) -> None:
+    async def early(self, site: Site) -> None:
         """Ask, and close the response unread."""
         self._looked()
-        async with self.client.stream("GET", self._url(server, "/")):
+        async with self.client.stream("GET", self._url(site, "/")):
             pass
-        await self._went("closed early", server, lost="body_not_read")
+        await self._went("closed early", site, lost="body_not_read")
 
-    async def hold(self, server: Server) -> None:
+    async def hold(self, site: Site) -> None:
         """Ask, and keep the response open."""
         if len(self.held) > (0 if self.kind.startswith("two") else 3):
             return
         self._looked()
-        self._response = await self.client.open("GET", self._url(server, "/"))
-        await self._went("held", server, busy=True)
+        self._response = await self.client.open("GET", self._url(site, "/"))
+        await self._went("held", site, busy=True)
 
-    async def release(self, server: Server) -> None:
+    async def release(self, site: Site) -> None:
         """Read or close one of the responses that are open."""
         if not self.held:
             return
@@ -228,22 +245,22 @@ class Play:
             if gone is link:
                 verdict.closed.add(self.model.evicts)
 
-    async def last_one(self, server: Server) -> None:
+    async def last_one(self, site: Site) -> None:
         """Ask for what says `Connection: close`, and read it or not."""
         self._looked()
-        url = self._url(server, self.chance.choice(("/close", "/http10")))
+        url = self._url(site, self.chance.choice(("/close", "/http10")))
         async with self.client.stream("GET", url) as response:
             if self.chance.random() < 0.5:
                 await response.read()
-        await self._went("cannot be kept", server, lost="connection_close")
+        await self._went("cannot be kept", site, lost="connection_close")
 
-    async def dropped(self, server: Server) -> None:
+    async def dropped(self, site: Site) -> None:
         """The server closes one of its idle connections."""
         idle = [link for link in self.model.links if not link.busy and link.peer.closed_by is None]
         if idle:
             self.chance.choice(idle).peer.drop()
 
-    async def aged(self, server: Server) -> None:
+    async def aged(self, site: Site) -> None:
         """Time passes, more than `keepalive_expiry`: what is idle becomes older, in the library's eyes and in ours."""
         for connection in self.client.pool.connections:
             if connection.is_idle():
@@ -252,30 +269,30 @@ class Play:
         for link in self.model.links:
             link.aged = not link.busy
 
-    async def broken(self, server: Server) -> None:
+    async def broken(self, site: Site) -> None:
         """The server closes instead of answering."""
         self._looked()
         with pytest.raises(self.flavour.httpx.TransportError):
-            await self.client.get(self._url(server, "/no-answer"))
-        await self._went("broken", server, lost="request_failed")
+            await self.client.get(self._url(site, "/no-answer"))
+        await self._went("broken", site, lost="request_failed")
 
-    async def timeout(self, server: Server) -> None:
+    async def timeout(self, site: Site) -> None:
         """The server does not answer in time."""
         self._looked()
         with pytest.raises(self.flavour.httpx.ReadTimeout):
-            await self.client.get(self._url(server, "/silent"), timeout=self.flavour.httpx.Timeout(5, read=0.01))
-        await self._went("timed out", server, lost="request_failed")
+            await self.client.get(self._url(site, "/silent"), timeout=self.flavour.httpx.Timeout(5, read=0.01))
+        await self._went("timed out", site, lost="request_failed")
 
-    async def cancelled(self, server: Server) -> None:
+    async def cancelled(self, site: Site) -> None:
         """The caller gives up."""
         self._looked()
-        before = len(server.requests)
+        before = len(site.server.requests)
         await self.flavour.cancelled(
-            self.client.get, self._url(server, "/silent"), when=lambda: len(server.requests) > before
+            self.client.get, self._url(site, "/silent"), when=lambda: len(site.server.requests) > before
         )
-        await self._went("cancelled", server, lost="request_cancelled")
+        await self._went("cancelled", site, lost="request_cancelled")
 
-    async def reopened(self, server: Server) -> None:
+    async def reopened(self, site: Site) -> None:
         """The pool is closed, and will be used again."""
         if self.held or self.chance.random() < 0.5:
             return
@@ -293,17 +310,42 @@ def reasons(telemetry: Telemetry, what: str, which: str) -> Counter[str]:
     return Counter(telemetry.counted(f"httptrace.connections.{what}", f"httptrace.conn.{which}_reason"))
 
 
-async def test_schedules(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
+@pytest.fixture(params=["direct", "forward proxy", "shared forward proxy"])
+def way(request: pytest.FixtureRequest, flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How the servers are reached."""
+    if request.param.startswith("shared"):
+        share(flavour, monkeypatch)
+    return str(request.param)
+
+
+async def test_schedules(
+    flavour: Flavour,
+    way: str,
+    serve: Callable[..., Server],
+    running: Callable[[Any], Any],
+    telemetry: Telemetry,
+) -> None:
     """In every random schedule both reasons are what the server and the program know them to be."""
     routes = {"/silent": lambda peer, request: peer.until_closed()}
-    servers = [serve(routes) for _ in range(3)]
-    connected: set[Server] = set()
+    proxy = None
+    if way == "direct":
+        servers = [serve(routes) for _ in range(3)]
+        sites = [Site([server.url("")], server) for server in servers]
+    else:
+        servers = [running(AnsweringProxy(routes))]
+        proxy = servers[0].url("")
+        urls = [f"http://{name}.test" for name in ("one", "two", "three")]
+        # As the libraries have it, each connection is one origin's: see core/ledger.py.
+        sites = [Site([url], servers[0]) for url in urls]
+        if way.startswith("shared"):
+            sites = [Site(urls, servers[0])]
+    connected: set[Site] = set()
     unknown = requests = 0
-    for number in range(SCHEDULES // 6):
-        seed = f"{SEED}-{number}-{flavour}"
+    for number in range(SCHEDULES // 18):
+        seed = f"{SEED}-{number}-{flavour}-{way}"
         before = reasons(telemetry, "closed", "close")
         telemetry.exporter.clear()
-        play = Play(flavour, servers, connected, random.Random(seed))
+        play = Play(flavour, sites, connected, random.Random(seed), proxy)
         try:
             await play.play()
         except AssertionError as error:
@@ -334,4 +376,4 @@ async def test_schedules(flavour: Flavour, serve: Callable[..., Server], telemet
 
     assert set(telemetry.metric("http.client.open_connections").values()) <= {0}
     assert unknown <= requests / 100
-    print(f"{flavour}: {requests} requests, {unknown} unknown, seed {SEED}")
+    print(f"{flavour}, {way}: {requests} requests, {unknown} unknown, seed {SEED}")

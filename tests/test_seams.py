@@ -9,12 +9,12 @@ from unittest.mock import MagicMock
 import pytest
 from kit.clients import Client, Flavour
 from kit.http2 import H2Server
-from kit.proxies import Proxy
+from kit.proxies import Proxy, share
 from kit.server import Server
 
 from otel_httptrace.adapters import seams
 from otel_httptrace.core.ledger import Limits
-from otel_httptrace.core.timeline import Origin
+from otel_httptrace.core.timeline import Origin, Shared
 
 
 async def used(flavour: Flavour, server: Server, **options: Any) -> Client:
@@ -22,12 +22,6 @@ async def used(flavour: Flavour, server: Server, **options: Any) -> Client:
     client = flavour.client(**options)
     await client.get(server.url())
     return client
-
-
-def proxy_pool(client: Client) -> Any:
-    """The pool behind the client's proxy."""
-    (mount,) = [mount for mount in client.raw._mounts.values() if mount is not None]
-    return mount._pool
 
 
 async def test_limits(flavour: Flavour) -> None:
@@ -53,7 +47,7 @@ async def test_the_proxy(flavour: Flavour, server: Server) -> None:
     """`_proxy_url` and `_proxy` tell a pool that goes through a proxy from one that does not."""
     with Proxy() as proxy:
         client = await used(flavour, server, proxy=proxy.url(""))
-        assert seams.proxied(proxy_pool(client))
+        assert seams.proxied(client.pool)
         await client.close()
     client = await used(flavour, server)
     assert not seams.proxied(client.pool)
@@ -81,8 +75,24 @@ async def test_origins(flavour: Flavour, server: Server) -> None:
     await client.close()
     with Proxy() as proxy:
         client = await used(flavour, server, proxy=proxy.url(""))
-        assert seams.origin(proxy_pool(client).connections[0]) == expected
+        assert seams.origin(client.pool.connections[0]) == expected
         await client.close()
+
+
+async def test_what_a_proxied_connection_is_for(
+    flavour: Flavour, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`_proxy_origin` is the proxy of a connection that says it would take any plain-HTTP origin; today none does."""
+    with Proxy() as proxy:
+        client = await used(flavour, server, proxy=proxy.url(""))
+        (connection,) = client.pool.connections
+        assert seams.shared(connection) is None
+        share(flavour, monkeypatch)
+        assert seams.shared(connection) == Shared(Origin("http", "127.0.0.1", proxy.port))
+        await client.close()
+        direct = await used(flavour, server)
+        assert seams.shared(direct.pool.connections[0]) is None
+        await direct.close()
 
 
 async def test_between_two_messages(flavour: Flavour, server: Server) -> None:
@@ -139,6 +149,7 @@ def test_nothing_there() -> None:
     assert not seams.multiplexes(nothing)
     assert seams.origin(nothing) is None
     assert seams.target(nothing) is None
+    assert seams.shared(nothing) is None
     assert seams.address(nothing, "server_addr") is None
     assert seams.attached(nothing) is None
     assert not seams.attach(nothing, 1)
@@ -154,6 +165,7 @@ def test_a_stand_in_that_has_everything() -> None:
     assert isinstance(seams.innermost(mock), MagicMock)
     assert seams.limits(mock, True) == Limits(None, None, None, True)
     assert seams.connections(mock) == []
+    assert seams.shared(mock) is None
 
 
 @pytest.mark.parametrize("told", [("::1", 80, 0, 0), ("127.0.0.1", 80), "/run/app.sock", None, (), 5])

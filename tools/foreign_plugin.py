@@ -47,20 +47,33 @@ def _instrument(mode: str) -> None:
     meters = MeterProvider([_reader], shutdown_on_exit=False)
     logging.getLogger("otel_httptrace").addHandler(_faults)
     if mode == "upstream":
-        from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor  # noqa: PLC0415
+        from opentelemetry.instrumentation.httpx import (  # noqa: PLC0415
+            HTTPX2ClientInstrumentor,
+            HTTPXClientInstrumentor,
+        )
 
-        HTTPXClientInstrumentor().instrument(tracer_provider=provider, meter_provider=meters)
+        for upstream in (HTTPXClientInstrumentor(), HTTPX2ClientInstrumentor()):
+            upstream.instrument(tracer_provider=provider, meter_provider=meters)
         return
     from otel_httptrace import HTTPTraceInstrumentor  # noqa: PLC0415
+    from otel_httptrace.guard import Guard  # noqa: PLC0415
 
-    HTTPTraceInstrumentor().instrument(spans="all", tracer_provider=provider, meter_provider=meters)
+    # A fault of ours fails the test that it happens in.
+    Guard.loud = True
+    HTTPTraceInstrumentor().instrument(
+        spans="all",
+        tracer_provider=provider,
+        meter_provider=meters,
+        # As under opentelemetry-instrument: upstream is turned on by somebody else, here by its own tests.
+        skip_dep_check=mode == "ours alone",
+    )
     if mode == "ours+span":
-        _span_around_every_request(provider.get_tracer(_UPSTREAM))
+        for library in ("httpcore", "httpcore2"):
+            _span_around_every_request(importlib.import_module(library), provider.get_tracer(_UPSTREAM))
 
 
-def _span_around_every_request(tracer: trace.Tracer) -> None:
-    """Put around the pools what upstream puts around httpx's transports."""
-    httpcore = importlib.import_module("httpcore")
+def _span_around_every_request(httpcore: Any, tracer: trace.Tracer) -> None:
+    """Put around the pools of *httpcore* what upstream puts around httpx's transports."""
 
     def around(inner: Callable[..., Any]) -> Callable[..., Any]:
         def handle_request(pool: Any, request: Any) -> Any:

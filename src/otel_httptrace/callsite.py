@@ -174,11 +174,19 @@ def text(mark: Mark | None) -> str | None:
 def _shortened(filename: str) -> str:
     best = ""
     for entry in sys.path:
-        folder = _folder(entry or os.getcwd())
+        folder = _folder(entry or _here())
         if len(folder) > len(best) and filename.startswith(folder):
             best = folder
     # What is no text in a name cannot be exported either, nor what is in its batch.
     return filename[len(best) :].replace("\\", "/").encode(errors="replace").decode()
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        # The directory is gone, and so is what was imported from it.
+        return os.sep
 
 
 def _folder(path: str, levels: int = 0) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 import os
+import sys
 import weakref
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.dependencies import DependencyConflict, get_dependency_conflicts
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from wrapt import register_post_import_hook
 
 from .callsite import CallSite
 from .config import Config
-from .guard import Guard
+from .guard import Guard, interrupted
 from .telemetry.metrics import Metrics
 from .telemetry.reporter import Reporter
 from .telemetry.spans import Spans
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from .adapters.hooks import Hooks
     from .adapters.observer import Observer
     from .adapters.seams import Patches
+
+_logger = logging.getLogger("otel_httptrace")
 
 _SCOPE = "otel_httptrace"
 _INSTRUMENTS_ANY = ("httpcore >= 1.0, < 2", "httpcore2 >= 2")
@@ -44,6 +49,11 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _hooks: Hooks
     _upstream: tuple[BaseInstrumentor, ...] = ()
     _counts: Metrics | None = None
+    #: What was asked for, as long as it is turned on.
+    _settings: _Settings | None = None
+    #: Libraries whose pools the observer watches.
+    _installed: frozenset[str] = frozenset()
+    _call_sites: CallSite | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Of which any one must be installed."""
@@ -68,14 +78,70 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         config = Config.load(os.environ, kwargs)
 
-        # Here and not above: importing this package must import neither httpcore
-        # nor socket, for gevent may be about to patch that.
-        from .adapters.hooks import Hooks  # noqa: PLC0415
+        # Here and not above, and without httpcore: importing this package must import
+        # nothing that the program may be about to patch, as gevent does socket and ssl.
         from .adapters.libraries import LIBRARIES  # noqa: PLC0415
+
+        tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+        self._settings = _Settings(config, tracer_provider, meter_provider)
+        try:
+            for library in LIBRARIES:
+                if library.installed():
+                    _when_imported(self, library.name)
+                    _when_imported(self, library.client)
+            self._meet()
+            if not kwargs.get("automatic"):
+                self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
+        except Exception:
+            self._uninstrument()
+            raise
+
+    def _imported(self) -> None:
+        # Within an import of the program's, which a fault of ours must not fail.
+        if self._settings is not None:
+            try:
+                self._meet()
+            except Exception as error:
+                if interrupted(error):
+                    raise
+                _logger.exception("otel-httptrace: could not be turned on. Your requests are unharmed.")
+
+    def _meet(self) -> None:
+        """Watch the libraries that have been imported by now."""
+        from .adapters.libraries import LIBRARIES  # noqa: PLC0415
+
+        found = [
+            (library, module)
+            for library in LIBRARIES
+            if (module := sys.modules.get(library.name)) is not None
+            # Else its import is still under way, and will tell when it is over.
+            and hasattr(module, "ConnectionPool")
+            and library.installed()
+        ]
+        if not found:
+            return
+        from .adapters import observer as observing  # noqa: PLC0415
+
+        with observing.transition:
+            if self._observer is None or not self._observer.active:
+                self._start()
+            for library, module in found:
+                if library.name not in self._installed:
+                    self._installed |= {library.name}
+                    self._hooks.install(library, module)
+        if self._call_sites is not None:
+            for library, _ in found:
+                for client in library.clients():
+                    self._call_sites.knows_client(client)
+
+    def _start(self) -> None:
+        from .adapters.hooks import Hooks  # noqa: PLC0415
         from .adapters.observer import Observer  # noqa: PLC0415
         from .adapters.seams import Patches  # noqa: PLC0415
 
-        libraries = [(library, module) for library in LIBRARIES if (module := library.load()) is not None]
+        if self._settings is None:
+            return
+        config, tracer_provider, meter_provider = self._settings
         observer = self._observer
         fresh = observer is None or observer.at_rest
         if observer is None or fresh:
@@ -83,32 +149,14 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._patches, self._guard = Patches(), Guard()
             self._observer = observer = Observer(self._guard, idle=self._patches.restore)
             self._hooks = Hooks(self._patches, self._guard, observer)
-
-        tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+            self._installed = frozenset()
         tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
         collect = functools.partial(self._guard, observer.collect)
         self._counts = counts = Metrics(meter, config.max_origins, collect, former=self._counts)
-        call_sites = CallSite(config.app_packages) if config.code_location else None
-        if call_sites is not None:
-            for client in (client for library, _ in libraries for client in library.clients()):
-                call_sites.knows_client(client)
-        observer.start(Reporter(Spans(tracer, config, self._guard), counts), call_sites)
-        if fresh:
-            try:
-                self._hooks.install(libraries)
-            except Exception:
-                # Puts back what was replaced until then.
-                observer.retire()
-                raise
+        self._call_sites = CallSite(config.app_packages) if config.code_location else None
+        observer.start(Reporter(Spans(tracer, config, self._guard), counts), self._call_sites)
         _watch_process(observer, fresh=fresh)
-
-        if not kwargs.get("automatic"):
-            try:
-                self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
-            except Exception:
-                self._uninstrument()
-                raise
 
     def _instrument_upstream(self, **providers: Any) -> None:
         from opentelemetry.instrumentation import httpx  # noqa: PLC0415
@@ -127,8 +175,31 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             if upstream.is_instrumented_by_opentelemetry:
                 upstream.uninstrument()
         self._upstream = ()
-        if self._observer is not None:
+        self._settings = None
+        if self._observer is not None and self._observer.active:
             self._observer.retire()
+
+
+class _Settings(NamedTuple):
+    config: Config
+    tracer_provider: Any
+    meter_provider: Any
+
+
+#: Modules whose import is waited for. One that has been imported is asked for again by `_instrument`.
+_awaited: Final[set[str]] = set()
+
+
+def _when_imported(instrumentor: HTTPTraceInstrumentor, name: str) -> None:
+    if name in sys.modules or name in _awaited:
+        return
+    _awaited.add(name)
+
+    def imported(module: object) -> None:
+        _awaited.discard(name)
+        instrumentor._imported()
+
+    register_post_import_hook(imported, name)
 
 
 def _importable(module: str) -> bool:

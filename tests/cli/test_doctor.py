@@ -290,7 +290,8 @@ def test_a_program_of_another_python(tmp_path: Path) -> None:
     assert "  ✗ httpx, httpx2: neither is installed: there is nothing to trace" in ran.stdout
     after = httptrace("run", "--", program)
     assert after.returncode == 0
-    assert f"{folder}/python3, which runs it, lacks otel-httptrace, " in after.stderr
+    # What it lacks of OpenTelemetry it is lent; a client library it is not.
+    assert f"neither httpx nor httpx2 is installed where it runs, {folder}/python3." in after.stderr
 
 
 def test_a_program_that_is_no_python() -> None:
@@ -330,5 +331,12 @@ def test_redacted() -> None:
     assert doctor.redacted("OTEL_EXPORTER_OTLP_HEADERS", "secret") == "***"
     assert doctor.redacted("OTEL_VENDOR_TOKEN", "secret") == "***"
     assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@h:1/x?k=v") == "https://***@h:1/x?***"
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@ss@h:1/x#k") == "https://***@h:1/x?***"
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "u:p@h:1/x?k=v") == "***@h:1/x?***"
     assert doctor.redacted("OTEL_SERVICE_NAME", "shop?") == "shop?"
+    assert (
+        doctor.redacted("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,db.password=a,b,host=https://u:p@h")
+        == "service.name=shop,db.password=***,***,host=***"
+    )
+    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPONT", "anything", {"OTEL_EXPORTER_OTLP_ENDPOINT"}) == "***"
     assert environment()["PATH"]

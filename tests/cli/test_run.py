@@ -180,6 +180,25 @@ def test_signals_sent_to_us_are_the_programs(program: Callable[..., str]) -> Non
     assert out == f"over {[f'SIG{name}' for name in names]}\n"
 
 
+def test_signals_sent_to_the_group(program: Callable[..., str]) -> None:
+    """A signal that is sent to the whole process group, where there is no terminal, reaches the program once."""
+    with start("run", "-q", "--", PYTHON, program(LISTENING), start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for name in ("INT", "TERM", "INT", "HUP"):
+            os.killpg(process.pid, getattr(signal, f"SIG{name}"))
+            assert process.stdout.readline() == f"SIG{name}\n"
+            # We take one signal after the other: once this has come, that would have come twice.
+            process.send_signal(signal.SIGUSR1)
+            assert process.stdout.readline() == "SIGUSR1\n"
+        process.send_signal(signal.SIGUSR2)
+        out, err = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, err) == (0, "")
+    got = [name for once in ("INT", "TERM", "INT", "HUP") for name in (f"SIG{once}", "SIGUSR1")]
+    assert out == f"SIGUSR2\nover {[*got, 'SIGUSR2']}\n"
+
+
 def test_ctrl_c(program: Callable[..., str], server: Server) -> None:
     """Ctrl-C reaches the program once; it ends as it does, the report is printed, and we end alike."""
     path = program("""
@@ -520,6 +539,87 @@ def test_a_program_that_forks(program: Callable[..., str], server: Server, tmp_p
         for resource in json.loads(line)["resourceSpans"]
     ]
     assert len({resource["service.instance.id"]["stringValue"] for resource in resources}) == 3
+
+
+#: Requests in children of multiprocessing; the last ends as nobody can help.
+POOLING = """
+    import multiprocessing, os, sys, httpx
+    from concurrent.futures import ProcessPoolExecutor
+    def work(url):
+        with httpx.Client() as client:
+            client.get(url)
+    def die(url):
+        work(url)
+        os._exit(0)
+    if __name__ == "__main__":
+        context = multiprocessing.get_context(sys.argv[2])
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            list(pool.map(work, [sys.argv[1]] * 3))
+        for target in [work, die] if "die" in sys.argv else [work]:
+            child = context.Process(target=target, args=(sys.argv[1],))
+            child.start()
+            child.join()
+        print("done")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing(program: Callable[..., str], server: Server, method: str) -> None:
+    """Children and pools of processes lose no span, whatever way they are started; nothing is said of lost ones."""
+    ran = httptrace("run", "-q", "--json", "-", "--", PYTHON, program(POOLING), server.url(), method)
+
+    said, _, document = ran.stdout.partition("\n")
+    report = json.loads(document)
+    assert (ran.returncode, ran.stderr, said) == (0, "", "done")
+    assert (report["requests"], report["unsent_processes"], report["unsent_spans"]) == (4, 0, 0)
+
+
+def test_what_was_not_sent_is_told(program: Callable[..., str], server: Server, tmp_path: Path) -> None:
+    """How many processes ended before they had sent all spans, and how many these had not sent, is in each report."""
+    path, html = tmp_path / "report.json", tmp_path / "report.html"
+    ran = httptrace(
+        "run", "--json", path, "--html", html, "--width", 200, "--", PYTHON, program(POOLING), server.url(), "fork", "die"
+    )  # fmt: skip
+
+    report = json.loads(path.read_text())
+    assert (ran.returncode, report["requests"]) == (0, 4)
+    assert (report["unsent_processes"], report["unsent_spans"]) == (1, 3)
+    told = "1 process ended before all spans were sent (by os._exit, or of a signal): 3 spans may be missing here"
+    assert f"! {told}" in ran.stderr.splitlines()
+    assert told in html.read_text()
+
+
+def test_only_what_is_ours_is_counted(program: Callable[..., str], server: Server) -> None:
+    """Another tracer's span of the same request (ddtrace's, without a scope) is no request, nor is one to `run` itself."""
+    path = program("""
+        import os, sys, time, httpx
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+        request = ExportTraceServiceRequest()
+        span = request.resource_spans.add().scope_spans.add().spans.add()
+        span.trace_id, span.span_id, span.kind, span.name = b"1" * 16, b"2" * 8, span.SPAN_KIND_CLIENT, "http.request"
+        span.start_time_unix_nano = span.end_time_unix_nano = time.time_ns()
+        url = span.attributes.add(key="http.url").value
+        url.string_value = sys.argv[1]
+        headers = [pair.split("=", 1) for pair in os.environ["OTEL_EXPORTER_OTLP_TRACES_HEADERS"].split(",")]
+        with httpx.Client() as client:
+            client.get(sys.argv[1])
+            print(client.post(
+                os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], content=request.SerializeToString(),
+                headers=dict(headers) | {"Content-Type": "application/x-protobuf"}).status_code)
+    """)
+    ran = httptrace("run", "-q", "--json", "-", "--", PYTHON, path, server.url())
+
+    said, _, document = ran.stdout.partition("\n")
+    report = json.loads(document)
+    assert (ran.returncode, said, report["requests"]) == (0, "200", 1)
+    assert [origin["origin"] for origin in report["origins"]] == [server.url().rstrip("/")]
+
+
+def test_no_warning_of_ours(program: Callable[..., str], server: Server) -> None:
+    """A program that is run with all warnings as errors has none that it has not without us."""
+    ran = httptrace("run", "-q", "--", PYTHON, "-W", "error", "-X", "dev", program(WASTEFUL), server.url())
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
 
 
 def test_help() -> None:

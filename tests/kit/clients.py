@@ -276,7 +276,7 @@ class Client:
     @property
     def pool(self) -> Any:
         """The pool that requests go to."""
-        return self.raw._transport._pool
+        return self.raw._transport_for_url(self.flavour.httpx.URL("http://any.test/"))._pool
 
     async def __aenter__(self) -> Client:
         return self

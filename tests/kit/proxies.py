@@ -6,8 +6,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from urllib.parse import urlsplit
 
+import pytest
+
+from .clients import Flavour
 from .server import Peer, Request, Server, answer, head
 
 
@@ -48,6 +52,25 @@ def _forwarded(request: Request) -> bytes:
         response = b"".join(iter(lambda: upstream.recv(65536), b""))
     _, _, body = response.partition(b"\r\n\r\n")
     return answer(body)
+
+
+class AnsweringProxy(Server):
+    """A forward proxy that answers for every origin itself, with what a `Server` has."""
+
+    def route(self, target: str) -> str:
+        """Which of the routes *target* is."""
+        return urlsplit(target).path
+
+
+def share(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pools use a connection to a forward proxy for every plain-HTTP origin.
+
+    The proxies would have it so, and HTTP. No pool does, up to httpcore 1.0.9 and httpcore2 2.16.2.
+    """
+    which, prefix = ("_sync", "") if flavour.sync else ("_async", "Async")
+    module = import_module(f"{flavour.httpcore.__name__}.{which}.http_proxy")
+    cls = getattr(module, f"{prefix}ForwardHTTPConnection")
+    monkeypatch.setattr(cls, "can_handle_request", lambda self, origin: origin.scheme == b"http")
 
 
 class Socks(Server):

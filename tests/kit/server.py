@@ -288,7 +288,7 @@ class Server:
             request = peer.read_request()
             if request is None:
                 return
-            what = self.routes[request.target.partition("?")[0]]
+            what = self.routes[self.route(request.target)]
             if isinstance(what, bytes):
                 # A response to HEAD is the head of one.
                 peer.send(what.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if request.method == "HEAD" else what)
@@ -297,6 +297,10 @@ class Server:
         if peer.sock.fileno() != -1:
             # Closed on our side: read on, so that nothing unread makes it a reset.
             peer.until_closed()
+
+    def route(self, target: str) -> str:
+        """Which of the routes *target* is."""
+        return target.partition("?")[0]
 
     def note(self, request: Request) -> None:
         """A request has come."""

@@ -135,4 +135,10 @@ def test_whose_spans() -> None:
 
     theirs.scope = ""
     assert len(list(rows([ours, theirs]))) == 2
+    strict = Assembler(unnamed=False)
+    assert [row for span in (ours, theirs) for row in strict.add(span)] == []
+    assert ([row.span_id for row in strict.finish()], strict.foreign) == ([ours.span_id], 1)
+    # ddtrace's, which names none either, is told by its attributes.
+    theirs.attributes["_dd.top_level"] = 1
+    assert [row.span_id for row in rows([ours, theirs])] == [ours.span_id]
     assert names.UPSTREAM_SCOPE == ours.scope

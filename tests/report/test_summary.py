@@ -138,6 +138,8 @@ def test_the_json() -> None:
         "foreign_spans": 0,
         "requests": 1,
         "unobserved_requests": 0,
+        "unsent_processes": 0,
+        "unsent_spans": 0,
         "started": 1_800_000_000.0,
         "ended": 1_800_000_000.01,
         "services": ["shop"],

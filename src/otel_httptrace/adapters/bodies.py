@@ -22,24 +22,36 @@ _now = time.monotonic_ns
 Failed = Callable[[Exchange, BaseException], None]
 
 
-def observed(exchange: Exchange, parts: Iterator[bytes], failed: Failed) -> Generator[bytes, None, None]:
-    """The first iteration."""
-    exchange.reading_since = _now()
-    try:
-        for part in parts:
-            exchange.body_read(_now(), len(part))
-            yield part
-            exchange.reading_since = _now()
-    except BaseException as error:
-        # While nobody reads it is the consumer's, or the iterator is being closed.
-        if exchange.reading_since:
-            failed(exchange, error)
-        raise
-    exchange.body_ended(_now())
+#: The exchange whose body a stream is, and whether it was iterated before; None where nothing is to be told.
+Iterated = Callable[[Any], tuple[Exchange | None, bool]]
 
 
-def drained(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Another iteration."""
+def iteration(original: Callable[[Any], Iterator[bytes]], iterated: Iterated, failed: Failed) -> Callable[..., Any]:
+    """A stream's ``__iter__``: a generator function, as the libraries' own are."""
+
+    def __iter__(self: Any) -> Generator[bytes, None, None]:
+        exchange, again = iterated(self)
+        parts = original(self)
+        if exchange is None or again:
+            yield from _drained(exchange, parts) if exchange is not None else parts
+            return
+        exchange.reading_since = _now()
+        try:
+            for part in parts:
+                exchange.body_read(_now(), len(part))
+                yield part
+                exchange.reading_since = _now()
+        except BaseException as error:
+            # While nobody reads it is the consumer's, or the iterator is being closed.
+            if exchange.reading_since:
+                failed(exchange, error)
+            raise
+        exchange.body_ended(_now())
+
+    return __iter__
+
+
+def _drained(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None, None]:
     since = _now()
     for part in parts:
         exchange.reading_since = since
@@ -50,46 +62,47 @@ def drained(exchange: Exchange, parts: Iterator[bytes]) -> Generator[bytes, None
     exchange.body_ended(_now())
 
 
-async def async_observed(
-    exchange: Exchange, parts: AsyncGenerator[bytes, None], failed: Failed
-) -> AsyncGenerator[bytes, None]:
-    """The first iteration by httpcore2 and httpx2, which close what they iterate if it is a generator."""
-    exchange.reading_since = _now()
-    try:
-        async for part in parts:
-            exchange.body_read(_now(), len(part))
-            yield part
-            exchange.reading_since = _now()
-    except BaseException as error:
-        if exchange.reading_since:
-            failed(exchange, error)
-        raise
-    finally:
-        await parts.aclose()
-    exchange.body_ended(_now())
+def async_iteration(
+    original: Callable[[Any], AsyncGenerator[bytes, None]], iterated: Iterated, failed: Failed
+) -> Callable[..., Any]:
+    """A stream's ``__aiter__``: an asynchronous generator function, as the libraries' own are.
 
+    Left half-way, it closes the library's generator behind it in the same step, as nobody else would before
+    the garbage collector does.
+    """
 
-async def async_drained(exchange: Exchange, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Another iteration by these."""
-    since = _now()
-    try:
-        async for part in parts:
+    async def __aiter__(self: Any) -> AsyncGenerator[bytes, None]:
+        exchange, again = iterated(self)
+        parts = original(self)
+        first = exchange if not again else None
+        since = _now()
+        if first is not None:
+            first.reading_since = since
+        try:
+            async for part in parts:
+                if exchange is not None:
+                    exchange.reading_since = since
+                    exchange.body_read(_now(), len(part))
+                yield part
+                since = _now()
+                if first is not None:
+                    first.reading_since = since
+        except BaseException as error:
+            if first is not None and first.reading_since:
+                failed(first, error)
+            # The loop may be closing all generators at its end, this one among them.
+            if not getattr(parts, "ag_running", False):
+                await parts.aclose()
+            raise
+        if exchange is not None:
             exchange.reading_since = since
-            exchange.body_read(_now(), len(part))
-            yield part
-            since = _now()
-    finally:
-        await parts.aclose()
-    exchange.reading_since = since
-    exchange.body_ended(_now())
+            exchange.body_ended(_now())
+
+    return __aiter__
 
 
 class Observed:
-    """The first iteration by anybody else.
-
-    Not a generator: dropped half-way, that would be closed by the event loop, later, and with it the
-    library's own one behind it.
-    """
+    """The first iteration of an iterator that is no generator."""
 
     def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes], failed: Failed) -> None:
         self._exchange = exchange
@@ -98,7 +111,7 @@ class Observed:
         self._failed = failed
 
     def __getattr__(self, name: str) -> Any:
-        # What else a generator can, `aclose` above all.
+        # What else it can.
         return getattr(self._parts, name)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -120,7 +133,7 @@ class Observed:
 
 
 class Drained(Observed):
-    """Another iteration by anybody else."""
+    """Another iteration of one that is no generator."""
 
     async def __anext__(self) -> bytes:
         exchange, since = self._exchange, _now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 from ..core.timeline import Exchange
 
@@ -13,9 +13,10 @@ from ..core.timeline import Exchange
 CURRENT: ContextVar[Exchange | None] = ContextVar("otel_httptrace_exchange", default=None)
 
 
-def leave(token: Token[Exchange | None]) -> None:
-    """Undo `CURRENT.set`; a coroutine closed from another context has nothing to undo there."""
-    try:
-        CURRENT.reset(token)
-    except ValueError:
-        pass
+def leave(outer: Exchange | None) -> None:
+    """The exchange that is inside has left the pool, and *outer* is inside again.
+
+    A coroutine closed from another context finds nothing of its own there, and leaves that as it is.
+    """
+    if CURRENT.get() is not outer:
+        CURRENT.set(outer)

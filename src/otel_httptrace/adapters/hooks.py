@@ -4,24 +4,30 @@
 # made before us. A hook calls the original with what it was given, and tells
 # the observer before and after; it holds no state and decides nothing.
 #
-# Synchronous and asynchronous hooks stand in pairs. An asynchronous one adds a
-# coroutine only where it must do something afterwards.
+# Synchronous and asynchronous hooks stand in pairs. Each has the parameters and
+# the kind (coroutine, generator) of its original: see lookalike.py.
+#
+# Between any two bytecodes of ours a signal handler of the application's may
+# raise. Hence the shape of them all: what ours raises is contained, what the
+# application raises passes, and either way nothing is left open.
 
 """Hooks on pools, connections, network streams and response streams."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from types import AsyncGeneratorType, ModuleType
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from inspect import isasyncgenfunction
+from types import ModuleType
+from typing import Any
 
-from ..core.ledger import Connection
 from ..core.timeline import Exchange
 from ..guard import Guard
 from . import bodies
 from .current import CURRENT, leave
 from .libraries import Library
+from .lookalike import preceded
 from .observer import Handle, Observer
 from .resolver import Resolver
 from .seams import Patches, attached
@@ -30,7 +36,6 @@ from .trace_events import TraceEvents
 _now = time.monotonic_ns
 
 Hook = Callable[..., Any]
-T = TypeVar("T")
 
 
 class Hooks:
@@ -47,8 +52,6 @@ class Hooks:
         self._guard = guard
         self._observer = observer
         self._refusals: tuple[type[BaseException], ...] = ()
-        #: Modules of libraries that close the iterators they iterate.
-        self._closing: frozenset[str] = frozenset()
         self._resolver = Resolver(patches, guard, observer.looked_up)
         events = TraceEvents(
             guard, self._resolver, observer.watch, observer.opened, observer.looked_up, observer.suppressed
@@ -58,22 +61,15 @@ class Hooks:
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
 
-    def install(self, libraries: list[tuple[Library, ModuleType]]) -> None:
-        """Watch the pools of *libraries*, and name resolution."""
+    def install(self, library: Library, module: ModuleType) -> None:
+        """Watch the pools of *library*, which is *module*, and name resolution."""
         self._resolver.install()
-        for library, module in libraries:
-            self._refusals += (module.ConnectionNotAvailable,)
-            if library.closes_iterators:
-                self._closing |= {library.name}
-            for name in ("ConnectionPool", "HTTPProxy", "SOCKSProxy"):
-                self._watch_pool(getattr(module, name, None), library, "handle_request", self._sync_request, "close")
-                self._watch_pool(
-                    getattr(module, "Async" + name, None),
-                    library,
-                    "handle_async_request",
-                    self._async_request,
-                    "aclose",
-                )
+        self._refusals += (module.ConnectionNotAvailable,)
+        for name in ("ConnectionPool", "HTTPProxy", "SOCKSProxy"):
+            self._watch_pool(getattr(module, name, None), library, "handle_request", self._sync_request, "close")
+            self._watch_pool(
+                getattr(module, "Async" + name, None), library, "handle_async_request", self._async_request, "aclose"
+            )
 
     # The pool.
 
@@ -88,101 +84,110 @@ class Hooks:
         replace(cls, "create_connection", self._create_connection)
 
     def _sync_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        guard, let_go = self._guard, self._observer.let_go
+        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
         begin: Hook = self._observer.begin
         answered: Hook = self._observer.answered
         failed: Hook = self._observer.failed
 
-        def handle_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def handle_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
+            outer, exchange = CURRENT.get(), None
             try:
-                exchange = begin(self, args[0] if args else kwargs.get("request"), counts_only_idle)
-            except Exception:
-                begin, exchange = guard.contain("begin"), None
-            if exchange is None:
-                return original(self, *args, **kwargs)
-            token = CURRENT.set(exchange)
-            try:
-                response = original(self, *args, **kwargs)
-            except BaseException as error:
                 try:
-                    failed(exchange, error)
+                    # It sets CURRENT before it notes the exchange anywhere: so none is lost sight of.
+                    exchange = begin(self, request, counts_only_idle)
                 except BaseException:
-                    guard(let_go, exchange)
-                    failed = guard.contain("failed")
-                if not exchange.finished:
-                    guard(let_go, exchange)
+                    begin = contain("begin", begin)
+                    abandon(outer, None)
+                if exchange is None:
+                    leave(outer)
+                    return original(self, request)
+                try:
+                    response = original(self, request)
+                except BaseException as error:
+                    try:
+                        failed(exchange, error)
+                    except BaseException:
+                        failed = contain("failed", failed)
+                    if not exchange.finished:
+                        abandon(outer, exchange)
+                    raise
+                try:
+                    answered(exchange, response)
+                except BaseException:
+                    answered = contain("answered", answered)
+                    abandon(outer, exchange)
+                if not exchange.headers_at:
+                    abandon(outer, exchange)
+                return response
+            except BaseException:
+                # What interrupted our own code on the way: the application does not get this response.
+                abandon(outer, exchange)
                 raise
             finally:
-                leave(token)
-            try:
-                answered(exchange, response)
-            except BaseException:
-                guard(let_go, exchange)
-                answered = guard.contain("answered")
-            if not exchange.headers_at:
-                guard(let_go, exchange)
-            return response
+                leave(outer)
 
         return handle_request
 
     def _async_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        guard, let_go = self._guard, self._observer.let_go
+        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
         begin: Hook = self._observer.begin
         answered: Hook = self._observer.answered
         failed: Hook = self._observer.failed
 
-        async def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
+            outer, exchange = CURRENT.get(), None
             try:
-                exchange = begin(self, args[0] if args else kwargs.get("request"), counts_only_idle)
-            except Exception:
-                begin, exchange = guard.contain("begin"), None
-            if exchange is None:
-                return await original(self, *args, **kwargs)
-            token = CURRENT.set(exchange)
-            try:
-                response = await original(self, *args, **kwargs)
-            except BaseException as error:
                 try:
-                    failed(exchange, error)
+                    exchange = begin(self, request, counts_only_idle)
                 except BaseException:
-                    guard(let_go, exchange)
-                    failed = guard.contain("failed")
-                if not exchange.finished:
-                    guard(let_go, exchange)
+                    begin = contain("begin", begin)
+                    abandon(outer, None)
+                if exchange is None:
+                    leave(outer)
+                    return await original(self, request)
+                try:
+                    response = await original(self, request)
+                except BaseException as error:
+                    try:
+                        failed(exchange, error)
+                    except BaseException:
+                        failed = contain("failed", failed)
+                    if not exchange.finished:
+                        abandon(outer, exchange)
+                    raise
+                try:
+                    answered(exchange, response)
+                except BaseException:
+                    answered = contain("answered", answered)
+                    abandon(outer, exchange)
+                if not exchange.headers_at:
+                    abandon(outer, exchange)
+                return response
+            except BaseException:
+                abandon(outer, exchange)
                 raise
             finally:
-                leave(token)
-            try:
-                answered(exchange, response)
-            except BaseException:
-                guard(let_go, exchange)
-                answered = guard.contain("answered")
-            if not exchange.headers_at:
-                guard(let_go, exchange)
-            return response
+                leave(outer)
 
         return handle_async_request
 
     def _create_connection(self, original: Hook) -> Hook:
         guard, created = self._guard, self._observer.created
 
-        def create_connection(self: Any, *args: Any, **kwargs: Any) -> Any:
-            connection = original(self, *args, **kwargs)
-            guard(created, self, args[0] if args else kwargs.get("origin"), connection)
+        def create_connection(self: Any, origin: Any) -> Any:
+            connection = original(self, origin)
+            guard(created, self, origin, connection)
             return connection
 
         return create_connection
 
     def _pool_close(self, original: Hook) -> Hook:
-        guard, pool_closing = self._guard, self._observer.pool_closing
+        return self._closing(original, self._observer.pool_closing)
 
-        def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-            guard(pool_closing, self)
-            return original(self, *args, **kwargs)
-
-        return close
+    def _closing(self, original: Hook, closing: Hook) -> Hook:
+        return preceded(original, partial(self._guard, closing))
 
     # A connection of the pool.
 
@@ -196,17 +201,17 @@ class Hooks:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
 
-        def handle_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def handle_request(self: Any, request: Any) -> Any:
             nonlocal assigned
             exchange, conn = CURRENT.get(), attached(self)
             if exchange is None or conn is None:
-                return original(self, *args, **kwargs)
+                return original(self, request)
             try:
                 assigned(exchange, conn, False)
-            except Exception:
-                assigned = guard.contain("assigned")
+            except BaseException:
+                assigned = guard.contain("assigned", assigned)
             try:
-                return original(self, *args, **kwargs)
+                return original(self, request)
             except refusals:
                 guard(refused, exchange, conn)
                 raise
@@ -217,25 +222,20 @@ class Hooks:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
 
-        async def refusable(exchange: Exchange, conn: Connection, coroutine: Coroutine[Any, Any, T]) -> T:
-            try:
-                return await coroutine
-            except refusals:
-                guard(refused, exchange, conn)
-                raise
-
-        def handle_async_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal assigned
             exchange, conn = CURRENT.get(), attached(self)
             if exchange is None or conn is None:
-                return original(self, *args, **kwargs)
-            contended = False
+                return await original(self, request)
             try:
-                contended = assigned(exchange, conn, True)
-            except Exception:
-                assigned = guard.contain("assigned")
-            coroutine = original(self, *args, **kwargs)
-            return refusable(exchange, conn, coroutine) if contended else coroutine
+                assigned(exchange, conn, True)
+            except BaseException:
+                assigned = guard.contain("assigned", assigned)
+            try:
+                return await original(self, request)
+            except refusals:
+                guard(refused, exchange, conn)
+                raise
 
         return handle_async_request
 
@@ -246,26 +246,10 @@ class Hooks:
         self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
 
     def _read(self, original: Hook) -> Hook:
-        def read(self: Any, *args: Any, **kwargs: Any) -> Any:
-            # Nothing is read before the request has been written, on HTTP/1.1.
-            # This is so little that it needs no guard: `attached` cannot raise.
-            exchange = CURRENT.get()
-            if exchange is not None and exchange.send_at and not exchange.wait_at:
-                conn = exchange.conn
-                if conn is not None and not conn.multiplexed and attached(self) is conn:
-                    exchange.wait_at = _now()
-            return original(self, *args, **kwargs)
-
-        return read
+        return preceded(original, _reads)
 
     def _stream_close(self, original: Hook) -> Hook:
-        guard, stream_closing = self._guard, self._observer.stream_closing
-
-        def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-            guard(stream_closing, self)
-            return original(self, *args, **kwargs)
-
-        return close
+        return self._closing(original, self._observer.stream_closing)
 
     # A response's stream.
 
@@ -279,29 +263,18 @@ class Hooks:
             replace(cls, "close", self._sync_close)
 
     def _sync_iteration(self, original: Hook) -> Hook:
-        failed = self._body_failed
-
-        def __iter__(self: Any) -> Iterator[bytes]:
-            parts: Iterator[bytes] = original(self)
-            exchange, again = _iteration(self)
-            if exchange is None:
-                return parts
-            return bodies.drained(exchange, parts) if again else bodies.observed(exchange, parts, failed)
-
-        return __iter__
+        return bodies.iteration(original, _iterated, self._body_failed)
 
     def _async_iteration(self, original: Hook) -> Hook:
-        failed, closing = self._body_failed, self._closing
+        failed = self._body_failed
+        if isasyncgenfunction(original):
+            return bodies.async_iteration(original, _iterated, failed)
 
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
-            exchange, again = _iteration(self)
+            exchange, again = _iterated(self)
             if exchange is None:
                 return parts
-            if isinstance(parts, AsyncGeneratorType) and type(self).__module__.partition(".")[0] in closing:
-                if again:
-                    return bodies.async_drained(exchange, parts)
-                return bodies.async_observed(exchange, parts, failed)
             return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed)
 
         return __aiter__
@@ -313,65 +286,85 @@ class Hooks:
             guard(observer.let_go, exchange)
 
     def _sync_close(self, original: Hook) -> Hook:
-        guard, let_go = self._guard, self._observer.let_go
+        contain = self._guard.contain
         closing: Hook = self._observer.body_closing
-        finish: Hook = self._observer.finish
+        closed = self._body_closed()
 
         def close(self: Any) -> Any:
-            nonlocal closing, finish
+            nonlocal closing
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return original(self)
             exchange = handle.exchange
             try:
-                closing(exchange)
-            except Exception:
-                closing = guard.contain("body_closing")
-            try:
-                return original(self)
+                try:
+                    closing(exchange)
+                except BaseException:
+                    closing = contain("body_closing", closing)
             finally:
-                if not exchange.reading_since or exchange.over_at:
-                    try:
-                        finish(exchange, None)
-                    except BaseException:
-                        guard(let_go, exchange)
-                        finish = guard.contain("finish")
-                    if not exchange.finished:
-                        guard(let_go, exchange)
+                try:
+                    result = original(self)
+                finally:
+                    if not exchange.reading_since or exchange.over_at:
+                        closed(exchange)
+            return result
 
         return close
 
     def _async_close(self, original: Hook) -> Hook:
-        guard, let_go = self._guard, self._observer.let_go
+        contain = self._guard.contain
         closing: Hook = self._observer.body_closing
-        finish: Hook = self._observer.finish
+        closed = self._body_closed()
 
         async def aclose(self: Any) -> Any:
-            nonlocal closing, finish
+            nonlocal closing
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return await original(self)
             exchange = handle.exchange
             try:
-                closing(exchange)
-            except Exception:
-                closing = guard.contain("body_closing")
-            try:
-                return await original(self)
+                try:
+                    closing(exchange)
+                except BaseException:
+                    closing = contain("body_closing", closing)
             finally:
-                if not exchange.reading_since or exchange.over_at:
-                    try:
-                        finish(exchange, None)
-                    except BaseException:
-                        guard(let_go, exchange)
-                        finish = guard.contain("finish")
-                    if not exchange.finished:
-                        guard(let_go, exchange)
+                try:
+                    result = await original(self)
+                finally:
+                    if not exchange.reading_since or exchange.over_at:
+                        closed(exchange)
+            return result
 
         return aclose
 
+    def _body_closed(self) -> Callable[[Exchange], None]:
+        guard, let_go = self._guard, self._observer.let_go
+        finish: Hook = self._observer.finish
 
-def _iteration(stream: object) -> tuple[Exchange | None, bool]:
+        def closed(exchange: Exchange) -> None:
+            nonlocal finish
+            try:
+                finish(exchange, None)
+            except BaseException:
+                let_go(exchange)
+                finish = guard.contain("finish", finish)
+            if not exchange.finished:
+                let_go(exchange)
+
+        return closed
+
+
+def _reads(stream: object) -> None:
+    # Nothing is read before the request has been written, on HTTP/1.1.
+    # This is so little that it needs no guard: `attached` cannot raise.
+    exchange = CURRENT.get()
+    if exchange is not None and exchange.send_at and not exchange.wait_at:
+        conn = exchange.conn
+        if conn is not None and not conn.multiplexed and attached(stream) is conn:
+            exchange.wait_at = _now()
+
+
+def _iterated(stream: object) -> tuple[Exchange | None, bool]:
     # The exchange whose body is iterated, and whether it had been before: see bodies.py.
     handle: Handle | None = attached(stream)
     if handle is None or handle.exchange.finished or (handle.iterated and handle.exchange.over_at):

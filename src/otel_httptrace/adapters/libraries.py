@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 
 from packaging.specifiers import SpecifierSet
 
@@ -23,22 +22,19 @@ class Library:
         supported: versions whose structure was read and is tested.
         counts_only_idle: compares only idle connections with ``max_keepalive_connections``,
             where httpcore 1.0.9 compares all of them.
-        closes_iterators: iterates a body through ``aclosing`` if it is an asynchronous
-            generator (``_utils.safe_async_iterate``), so that only one of these will do.
     """
 
     name: str
     client: str
     supported: str
     counts_only_idle: bool
-    closes_iterators: bool
 
-    def load(self) -> ModuleType | None:
-        """The module; None if it is not installed, or in a version we do not know."""
+    def installed(self) -> bool:
+        """Whether it is installed, in a version we know; one that we do not know is logged."""
         try:
             found = version(self.name)
         except PackageNotFoundError:
-            return None
+            return False
         if not SpecifierSet(self.supported).contains(found, prereleases=True):
             _logger.error(
                 "otel-httptrace needs %s%s, found %s, so %s is not traced: pip install -U '%s%s'",
@@ -49,22 +45,16 @@ class Library:
                 self.name,
                 self.supported,
             )
-            return None
-        try:
-            return importlib.import_module(self.name)
-        except ImportError:
-            return None
+            return False
+        return True
 
     def clients(self) -> list[type]:
-        """The client classes built on it, of those that are installed."""
-        try:
-            module = importlib.import_module(self.client)
-        except ImportError:
-            return []
+        """The client classes built on it, as far as they have been imported."""
+        module = sys.modules.get(self.client)
         return [cls for name in ("Client", "AsyncClient") if isinstance(cls := getattr(module, name, None), type)]
 
 
 LIBRARIES = (
-    Library("httpcore", "httpx", ">=1.0,<2", counts_only_idle=False, closes_iterators=False),
-    Library("httpcore2", "httpx2", ">=2", counts_only_idle=True, closes_iterators=True),
+    Library("httpcore", "httpx", ">=1.0,<2", counts_only_idle=False),
+    Library("httpcore2", "httpx2", ">=2", counts_only_idle=True),
 )

@@ -15,6 +15,7 @@ import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -22,7 +23,7 @@ from typing import Any, Final
 from ..callsite import CallSite, text
 from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
 from ..core.sink import Sink
-from ..core.timeline import NEVER_CLOSED, Exchange, Lookup
+from ..core.timeline import NEVER_CLOSED, Exchange, Lookup, NotCopied
 from ..guard import Guard
 from . import errors, seams
 from .current import CURRENT
@@ -47,11 +48,14 @@ def _collection(phase: str, info: object) -> None:
 _OPEN: Final = State.OPEN
 _DIALLING: Final = State.DIALLING
 
+#: Held while hooks are put in or taken out: whoever starts anew must not find the last ones half gone.
+transition = threading.RLock()
+
 #: A wait for the pool that is shorter is not told.
 _MILLISECOND: Final = 1_000_000
 
 
-class Handle:
+class Handle(NotCopied):
     """On a response's stream: its exchange, and the word when it is collected unclosed."""
 
     __slots__ = ("_dropped", "exchange", "iterated")
@@ -68,7 +72,7 @@ class Handle:
             self._dropped.put(self.exchange)
 
 
-class PoolHandle:
+class PoolHandle(NotCopied):
     """On a pool: its ledger, and the word when it is collected, closed or not."""
 
     __slots__ = ("_dropped", "ledger")
@@ -92,9 +96,12 @@ class Observer:
     def __init__(self, guard: Guard, idle: Callable[[], None]) -> None:
         self._guard = guard
         self._idle = idle
-        self._lock = threading.Lock()
-        #: Types of response streams that are watched.
-        self._bodies: set[type] = set()
+        # Re-entrant: a signal handler of the application's may make a request of its own in there.
+        self._lock = threading.RLock()
+        #: Types of response streams that are watched, by id, as long as there are such types.
+        self._bodies: dict[int, weakref.ref[type]] = {}
+        #: Stands in for `_describe` once that has failed.
+        self._describing: Callable[..., object] | None = None
         self._earlier: list[Process] = []
         # What the garbage collector finalised: exchanges and ledgers; and what it could not be told of in there.
         self._dropped: SimpleQueue[Any] = SimpleQueue()
@@ -109,7 +116,7 @@ class Observer:
         """
         self._earlier = [process for process in self._earlier if process.exchanges]
         self._call_sites = call_sites
-        self._describes = self._keeps_open = True
+        self._describing = None
         if _collection not in gc.callbacks:
             gc.callbacks.append(_collection)
         self._begin(sink)
@@ -122,7 +129,9 @@ class Observer:
 
     def forked(self) -> None:
         """In a child process: what is under way is the parent's, and pools are to be adopted anew."""
-        self._lock = threading.Lock()
+        global transition  # noqa: PLW0603 - another thread of the parent's may hold it
+        transition = threading.RLock()
+        self._lock = threading.RLock()
         self._dropped = SimpleQueue()
         # A collection of a thread that is not here any more does not end here either.
         _collection("stop", None)
@@ -137,9 +146,10 @@ class Observer:
 
     def retire(self) -> None:
         """Take no new exchanges; those under way end as they would have."""
-        self.active = False
-        self._earlier.append(self.process)
-        self._rest()
+        with transition:
+            self.active = False
+            self._earlier.append(self.process)
+            self._rest()
 
     @property
     def at_rest(self) -> bool:
@@ -147,12 +157,13 @@ class Observer:
         return not self.active and not self._earlier
 
     def _rest(self) -> None:
-        if not self.active and not any(process.exchanges for process in self._earlier):
-            self._earlier.clear()
-            if _collection in gc.callbacks:
-                gc.callbacks.remove(_collection)
-                _collection("stop", None)
-            self._idle()
+        with transition:
+            if not self.active and not any(process.exchanges for process in self._earlier):
+                self._earlier.clear()
+                if _collection in gc.callbacks:
+                    gc.callbacks.remove(_collection)
+                    _collection("stop", None)
+                self._idle()
 
     # The pool.
 
@@ -160,37 +171,68 @@ class Observer:
         """A request is handed to *pool*. None: it is not to be observed."""
         if not self._dropped.empty():
             self.collect()
+        process = self.process
         if not self.active:
             return None
         handle = attached(pool)
-        if handle is not None and handle.ledger.process is self.process:
+        if handle is not None and handle.ledger.process is process:
             ledger = handle.ledger
         else:
-            ledger = self._adopt(pool, counts_only_idle)
+            ledger = self._adopt(process, pool, counts_only_idle)
             if ledger is None:
                 return None
         started = _now()
         exchange = Exchange(ledger, request, started, _epoch() - started)
+        # Before it is noted anywhere: whatever interrupts this, `abandon` finds it.
+        CURRENT.set(exchange)
         exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         if self._call_sites is not None:
             exchange.made_at = self._call_sites.find_maker()
-        process = self.process
         process.sink.claim(exchange)
         ledger.waiting[exchange] = process.exchanges[exchange] = None
+        if not self._takes(process):
+            # Retired meanwhile, and perhaps the hooks that would have seen its end are gone.
+            self._unnoted(exchange)
+            return None
         return exchange
 
-    def _adopt(self, pool: Any, counts_only_idle: bool) -> Ledger | None:
+    def _takes(self, process: Process) -> bool:
+        return self.active and process is self.process
+
+    def _unnoted(self, exchange: Exchange) -> None:
+        exchange.finished = True
+        exchange.ledger.waiting.pop(exchange, None)
+        exchange.ledger.process.exchanges.pop(exchange, None)
+        if not self.active:
+            self._rest()
+
+    def abandon(self, outer: Exchange | None, exchange: Exchange | None) -> None:
+        """A hook could not see *exchange* through: end what we hold open of it.
+
+        Args:
+            outer: the exchange that was inside the pool before.
+            exchange: None if `begin` did not return one; then it may have begun one all the same.
+        """
+        if exchange is None:
+            exchange = CURRENT.get()
+            if exchange is None or exchange is outer:
+                return
+            CURRENT.set(outer)
+        if not exchange.finished:
+            self.let_go(exchange)
+
+    def _adopt(self, process: Process, pool: Any, counts_only_idle: bool) -> Ledger | None:
         with self._lock:
             if self.first_exchange is not None:
                 self.first_exchange()
                 self.first_exchange = None
             handle = attached(pool)
-            if handle is not None and handle.ledger.process is self.process:
+            if handle is not None and handle.ledger.process is process:
                 return handle.ledger  # type: ignore[no-any-return]
-            ledger = Ledger(self.process, seams.limits(pool, counts_only_idle))
+            ledger = Ledger(process, seams.limits(pool, counts_only_idle))
             if not attach(pool, PoolHandle(ledger, self._dropped)):
                 return None
-            self.process.ledgers[ledger] = None
+            process.ledgers[ledger] = None
             for connection in seams.connections(pool):
                 self._adopt_connection(ledger, connection, seams.proxied(pool))
             return ledger
@@ -199,7 +241,7 @@ class Observer:
         origin = seams.origin(connection)
         if origin is None or connection.is_closed():
             return
-        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle())
+        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle(), reach=seams.shared(connection))
         conn.multiplexed = seams.multiplexes(connection)
         self._note(conn, connection, proxied)
         stream = seams.network_stream(connection)
@@ -238,7 +280,7 @@ class Observer:
         for conn in list(ledger.live):
             if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
                 ledger.lost(conn, Reason.GOAWAY, now)
-        conn = ledger.created(seams.plain_origin(origin), now)
+        conn = ledger.created(seams.plain_origin(origin), now, seams.shared(connection))
         # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
         own = CURRENT.get()
         if own is not None and own.ledger is ledger and not own.waits_again:
@@ -313,6 +355,8 @@ class Observer:
                 self._first_answer(exchange, conn, now)
             if not exchange.carried:
                 conn.ledger.carries(conn, exchange)
+            if conn.reach is not conn.origin:
+                exchange.target = seams.target(request)
         if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
             self._upgraded(exchange, now)
             return
@@ -321,11 +365,16 @@ class Observer:
             exchange.over_at = now
             self.finish(exchange, None)
             return
-        if type(stream) not in self._bodies:
-            self.watch_body(type(stream))
-            self._bodies.add(type(stream))
-        if self._keeps_open:
+        if id(type(stream)) not in self._bodies:
+            self._know_body(type(stream))
+        if self._guard.trusts("end"):
+            # Else no span may be kept open.
             exchange.ledger.process.sink.awaits_body(exchange)
+
+    def _know_body(self, cls: type) -> None:
+        self.watch_body(cls)
+        bodies, key = self._bodies, id(cls)
+        bodies[key] = weakref.ref(cls, lambda _: bodies.pop(key, None))
 
     def _first_answer(self, exchange: Exchange, conn: Connection, at: int) -> None:
         if conn.state is State.DIALLING:
@@ -351,9 +400,9 @@ class Observer:
         cancelled = errors.cancelled(error)
         exchange.request_failed(now, errors.name_of(error), cancelled=cancelled)
         conn = exchange.conn
-        if conn is None:
+        if conn is None or conn.reach is not conn.origin:
             exchange.target = seams.target(exchange.request)
-        else:
+        if conn is not None:
             if conn.multiplexed:
                 self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
             elif exchange.send_at:
@@ -460,15 +509,18 @@ class Observer:
             return
         exchange.finished = True
         exchange.ledger.finished(exchange, exchange.over_at)
-        if self._describes:
-            try:
+        try:
+            if self._describing is None:
                 process.sink.describe(exchange, error)
-            except Exception:
-                self._describes = False
-                self._guard.contain("describe")
-        if exchange.span is not None:
-            process.sink.end(exchange)
-            exchange.span = None
+            else:
+                self._describing(process.sink, exchange, error)
+        except BaseException:
+            self._describing = self._guard.contain("describe", _describe)
+        finally:
+            # Whatever could or could not be said of it, and whatever interrupted that.
+            if exchange.span is not None:
+                process.sink.end(exchange)
+                exchange.span = None
         exchange.request_headers = exchange.response_headers = ()
         if not self.active:
             self._rest()
@@ -476,7 +528,7 @@ class Observer:
     def _finish_late(self, exchange: Exchange, error: BaseException | None) -> None:
         try:
             self.finish(exchange, error)
-        except Exception:
+        except BaseException:
             self.let_go(exchange)
             self._guard.contain("collect")
 
@@ -487,13 +539,14 @@ class Observer:
         exchange.finished = True
         try:
             process.sink.end(exchange)
-        except Exception:
-            # Then no further span may be kept open.
-            self._keeps_open = False
-            self._guard.contain("end")
-        exchange.span = None
-        self._guard(self.unlisten, exchange)
-        self._guard(exchange.ledger.finished, exchange, _now())
+        except BaseException:
+            self._guard.contain("end", critical=True)
+        finally:
+            exchange.span = None
+            try:
+                self._guard(self.unlisten, exchange)
+            finally:
+                self._guard(exchange.ledger.finished, exchange, _now())
         if not self.active:
             self._guard(self._rest)
 
@@ -516,10 +569,14 @@ class Observer:
             elif isinstance(dropped, Exchange):
                 if not dropped.finished and dropped.ledger.process.alive:
                     self._forgotten(dropped, leaked=True)
-            elif dropped.process.ledgers.pop(dropped, dropped) is None:
-                now = _now()
-                for conn in dropped.abandoned():
-                    dropped.process.sink.closed(conn, now, silent=False)
+            else:
+                self._guard(self._pool_dropped, dropped)
+
+    def _pool_dropped(self, ledger: Ledger) -> None:
+        if ledger.process.ledgers.pop(ledger, ledger) is None:
+            now = _now()
+            for conn in ledger.abandoned():
+                ledger.process.sink.closed(conn, now, silent=False)
 
     def _forgotten(self, exchange: Exchange, *, leaked: bool) -> None:
         try:
@@ -531,7 +588,7 @@ class Observer:
             if leaked:
                 exchange.ledger.leaked(exchange, now)
             self.finish(exchange, None)
-        except Exception:
+        except BaseException:
             self.let_go(exchange)
             self._guard.contain("collect")
 
@@ -542,3 +599,7 @@ class Observer:
             for exchange in list(process.exchanges):
                 if exchange.headers_at:
                     self._forgotten(exchange, leaked=False)
+
+
+def _describe(sink: Sink, exchange: Exchange, error: BaseException | None) -> None:
+    sink.describe(exchange, error)

@@ -7,13 +7,14 @@ nothing of a pool, so nothing is assumed of them.
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..core.ledger import Limits
-from ..core.timeline import Address, Origin
+from ..core.timeline import Address, Origin, Shared
+from ..guard import interrupted
+from .lookalike import lookalike
 
 #: The one attribute that we put on objects of the libraries: on a pool its
 #: ledger, on a connection and its streams the connection's record, on a
@@ -147,7 +148,9 @@ def target(request: Any) -> Origin | None:
     """What a request is for; None where that cannot be told, as for a scheme that the library does not know."""
     try:
         return plain_origin(request.url.origin)
-    except Exception:
+    except Exception as error:
+        if interrupted(error):
+            raise
         return None
 
 
@@ -157,11 +160,31 @@ def origin(connection: object) -> Origin | None:
     return plain_origin(found) if found is not None else None
 
 
+def shared(connection: Any) -> Shared | None:
+    """Whether a connection through a forward proxy would carry requests to any plain-HTTP origin: see core/ledger.py.
+
+    What it says of itself is public (``can_handle_request``), ``_remote_origin`` and ``_proxy_origin`` are not.
+    """
+    own, proxy = getattr(connection, "_remote_origin", None), getattr(connection, "_proxy_origin", None)
+    try:
+        if own is None or proxy is None or own.scheme != b"http":
+            return None
+        # A name that nobody asks for (RFC 2606), so it can't be the connection's own.
+        other = type(own)(own.scheme, b"other.invalid", own.port)
+        return Shared(plain_origin(proxy)) if connection.can_handle_request(other) is True else None
+    except Exception as error:
+        if interrupted(error):
+            raise
+        return None
+
+
 def address(stream: Any, which: str) -> Address | None:
     """An end of a network stream, ``server_addr`` or ``client_addr``; None if not known."""
     try:
         found = stream.get_extra_info(which)
-    except Exception:
+    except Exception as error:
+        if interrupted(error):
+            raise
         # The peer may be gone already: then its address is not known.
         return None
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
@@ -180,15 +203,14 @@ def _nothing() -> None:
     return None
 
 
-_MISSING: Final = object()
-
-
 class Patches:
-    """Replaced attributes, each put back only where it is still ours."""
+    """Replaced attributes, each put back only where it is still ours.
+
+    Classes may be made at run time, and go: of a class nothing is kept that would keep it.
+    """
 
     def __init__(self) -> None:
-        self._replaced: list[tuple[Any, str, object, object]] = []
-        self._seen: set[tuple[int, str]] = set()
+        self._replaced: dict[int, _Owner] = {}
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Replace *owner*'s attribute *name* by ``make(original)``, once.
@@ -197,16 +219,18 @@ class Patches:
             AttributeError: there is no such attribute.
             TypeError: *owner* cannot be patched (a type implemented in C).
         """
-        if (id(owner), name) in self._seen:
+        known = self._replaced.get(id(owner))
+        if known is not None and name in known.wrappers:
             return
-        own = vars(owner).get(name, _MISSING)
+        inherited = name not in vars(owner)
         original = getattr(owner, name)
-        wrapper = make(original)
-        functools.update_wrapper(wrapper, original)
+        wrapper = lookalike(make(original), original)
         setattr(owner, name, wrapper)
-        self._seen.add((id(owner), name))
-        # Keeps the owner alive, so that its id stays its own.
-        self._replaced.append((owner, name, own, wrapper))
+        if known is None:
+            replaced, key = self._replaced, id(owner)
+            known = replaced[key] = _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {})
+        # The wrapper lives on the owner, and holds the original.
+        known.wrappers[name] = (weakref.ref(wrapper), inherited)
 
     def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
         """Replace a method where *cls* has it from, so that subclasses are not patched twice.
@@ -225,14 +249,33 @@ class Patches:
                 continue
             return
 
+    def replaced(self) -> list[tuple[Any, str]]:
+        """What is replaced: whose attribute, and its name."""
+        return [
+            (owner, name)
+            for known in list(self._replaced.values())
+            if (owner := known.owner()) is not None
+            for name in list(known.wrappers)
+        ]
+
     def restore(self) -> None:
         """Put every original back; what somebody has wrapped since stays, and is inert."""
-        for owner, name, own, wrapper in reversed(self._replaced):
-            if vars(owner).get(name) is not wrapper:
+        for known in list(self._replaced.values()):
+            owner = known.owner()
+            if owner is None:
                 continue
-            if own is _MISSING:
-                delattr(owner, name)
-            else:
-                setattr(owner, name, own)
+            for name, (reference, inherited) in known.wrappers.items():
+                wrapper = reference()
+                if wrapper is None or vars(owner).get(name) is not wrapper:
+                    continue
+                if inherited:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, wrapper.__wrapped__)
         self._replaced.clear()
-        self._seen.clear()
+
+
+class _Owner(NamedTuple):
+    owner: weakref.ref[Any]
+    #: By name: what we put there, and whether the owner only inherited what was there before.
+    wrappers: dict[str, tuple[weakref.ref[Any], bool]]

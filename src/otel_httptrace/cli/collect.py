@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import queue
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import IO, Any, Final
 
@@ -17,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from ..report.analysis import Analysis
 from ..report.findings import Thresholds
 from ..report.otlp import from_protobuf
-from ..report.rows import Assembler
+from ..report.rows import Assembler, Row
 from ..report.summary import Report
 from .output import otlp_line
 
@@ -35,12 +36,17 @@ class Collector:
     def __init__(self, thresholds: Thresholds, otlp: IO[bytes] | None = None) -> None:
         self._queue: queue.Queue[Any] = queue.Queue(_LENGTH)
         self._analysis = Analysis(thresholds)
-        self._assembler = Assembler()
+        # OpenTelemetry's SDK names each: what does not is another tracer's span of the same request.
+        self._assembler = Assembler(unnamed=False)
         self._lock = threading.Lock()
         self._otlp = otlp
         self._problems: dict[str, int] = {}
         self.spans = 0
         self.requests = 0
+        #: Processes that ended before they had sent all their spans, and how many spans these lost.
+        self.unsent = (0, 0)
+        #: Origins of the receiver's own: what is sent there is no request of the program's.
+        self.own: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="httptrace-fold", daemon=True)
         self._thread.start()
 
@@ -53,8 +59,7 @@ class Collector:
         self._queue.put(None)
         self._thread.join()
         with self._lock:
-            for row in self._assembler.finish():
-                self._analysis.add(row)
+            self._count(self._assembler.finish())
             self.requests = self._analysis.requests
 
     def report(self) -> Report:
@@ -67,7 +72,13 @@ class Collector:
                     problem if times == 1 else f"{problem} ({times} times)" for problem, times in self._problems.items()
                 ),
             )
-            return replace(report, origins=copy.deepcopy(report.origins))
+            processes, spans = self.unsent
+            return replace(
+                report,
+                origins=copy.deepcopy(report.origins),
+                unsent_processes=processes,
+                unsent_spans=spans,
+            )
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:
@@ -85,12 +96,15 @@ class Collector:
         with self._lock:
             for span in from_protobuf(request):
                 self.spans += 1
-                for row in self._assembler.add(span):
-                    self._analysis.add(row)
+                self._count(self._assembler.add(span))
             # An SDK sends a request's children no later than the request.
-            for row in self._assembler.ready():
-                self._analysis.add(row)
+            self._count(self._assembler.ready())
             self.requests = self._analysis.requests
+
+    def _count(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            if row.origin not in self.own:
+                self._analysis.add(row)
 
     def _guarded(self, what: str, function: Any, request: Any) -> None:
         try:

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import entry_points
@@ -61,7 +61,8 @@ _MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), Sta
     "doctor",
     context_settings={"allow_interspersed_args": False},
     short_help="Why is nothing to be seen? Checks the installation and the settings.",
-    epilog="Values of headers are not shown. The exit status is 1 if there is a problem.",
+    epilog="Values that may be secret (headers, resource attributes, passwords and queries of URLs) are not shown. "
+    "The exit status is 1 if there is a problem.",
 )
 @click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text.")
 @click.argument("program", nargs=-1, type=click.UNPROCESSED, metavar="[PROGRAM [ARGS]...]")
@@ -180,13 +181,28 @@ def inspect(python: str, *arguments: str, environ: Mapping[str, str] | None = No
         return None
 
 
+def version(python: str) -> tuple[int, int] | None:
+    """Major and minor version of *python*, whatever its age; None if it does not say."""
+    try:
+        ran = subprocess.run(  # noqa: S603
+            [python, "-c", "import sys; print('%d %d' % sys.version_info[:2])"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        major, minor = map(int, ran.stdout.split())
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    return major, minor
+
+
 def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
     """Why the requests of *program*, run with *environ*, are not seen, as far as that shows; None if it does not."""
     python = python_of(program)
     facts = inspect(python) if python is not None else None
-    lack = _missing(facts) if facts is not None else None
-    if lack:
-        return lack
+    if facts is not None and facts["versions"]["httpx"] is None and facts["versions"]["httpx2"] is None:
+        return f"neither httpx nor httpx2 is installed where it runs, {facts['executable']}."
     checks = list(settings(environ, facts))
     # What surely keeps spans from being made comes before what may.
     for check in checks:
@@ -196,25 +212,6 @@ def why_unseen(program: str, environ: Mapping[str, str]) -> str | None:
         if check.what in _EXCLUDING:
             return f"{check.what} is {check.seen}, and {check.advice}"
     return None
-
-
-def _missing(facts: Any) -> str | None:
-    # As a sentence.
-    needed = (
-        "otel-httptrace",
-        "opentelemetry-distro",
-        "opentelemetry-instrumentation-httpx",
-        "opentelemetry-exporter-otlp-proto-http",
-    )
-    missing = [name for name in needed if facts["versions"][name] is None]
-    if not missing:
-        if facts["versions"]["httpx"] is None and facts["versions"]["httpx2"] is None:
-            return f"neither httpx nor httpx2 is installed where it runs, {facts['executable']}."
-        return None
-    return (
-        f"{facts['executable']}, which runs it, lacks {', '.join(missing)}: "
-        f"{facts['executable']} -m pip install 'otel-httptrace[cli]'"
-    )
 
 
 def installed(facts: Any) -> Iterator[Check]:
@@ -293,7 +290,7 @@ def settings(environ: Mapping[str, str], facts: Any = None) -> Iterator[Check]:
             near = difflib.get_close_matches(name, known, 1, 0.9)
             if near:
                 state, advice = State.WARNING, f"nothing reads it; {near[0]} is meant?"
-        yield Check(state, name, redacted(name, value), advice)
+        yield Check(state, name, redacted(name, value, known), advice)
     yield from _own_settings(environ)
     protocol = _protocol(environ)
     exporters = environ.get("OTEL_TRACES_EXPORTER", "otlp")
@@ -482,18 +479,50 @@ def _known_variables() -> set[str]:
     return known
 
 
-_SECRET: Final = re.compile(r"HEADERS|TOKEN|SECRET|PASSWORD|CREDENTIAL|API_KEY")
+_SECRET: Final = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH")
+#: Lists of pairs, whose values may be anything.
+_PAIRS: Final = re.compile(r"HEADERS|RESOURCE_ATTRIBUTES")
+#: Of a resource, what says who and where a process is: these are shown, for one looks for them.
+_PUBLIC: Final = frozenset(
+    {
+        "service.name",
+        "service.namespace",
+        "service.version",
+        "service.instance.id",
+        "deployment.environment",
+        "deployment.environment.name",
+    }
+)
 
 
-def redacted(name: str, value: str) -> str:
-    """What may be shown of a variable: of headers their names, of URLs no password."""
-    if _SECRET.search(name):
-        if "HEADERS" in name:
-            keys = [part.partition("=")[0].strip() for part in value.split(",") if "=" in part]
-            return ",".join(f"{key}=***" for key in keys) or "***"
+def redacted(name: str, value: str, known: Collection[str] = ()) -> str:
+    """What may be shown of a variable: of headers and attributes the names, of URLs neither password nor query.
+
+    Args:
+        name: of the variable.
+        value: of it.
+        known: names that something reads; of any other, nothing is known of the value, and it is not shown.
+    """
+    if _PAIRS.search(name):
+        return ",".join(_pair(part, "HEADERS" not in name) for part in value.split(",") if part.strip()) or "***"
+    # Names of this form are made up by upstream, for each library.
+    read = name in known or name.endswith("_EXCLUDED_URLS")
+    if _SECRET.search(name) or (known and not read):
         return "***"
-    value = re.sub(r"(?<=://)[^/?#\s]*@", "***@", value)
-    return re.sub(r"\?.*", "?***", value) if "://" in value else value
+    # Userinfo may hold any sign: it ends at the last @ of the authority, or of what a careless one left unquoted.
+    value = re.sub(r"(?<=//)[^\s]*@", "***@", value)
+    if "//" not in value:
+        value = re.sub(r"^[^/\s]*:[^/\s]*@", "***@", value)
+    return re.sub(r"[?#].*", "?***", value) if "//" in value or "***@" in value else value
+
+
+def _pair(text: str, attributes: bool) -> str:
+    key, equals, value = text.partition("=")
+    if not equals:
+        # The rest of a value that has a comma in it.
+        return "***"
+    shown = attributes and key.strip() in _PUBLIC and not re.search(r"//|@", value)
+    return f"{key.strip()}={value.strip() if shown else '***'}"
 
 
 # Whether anybody listens.
@@ -626,7 +655,7 @@ def request(python: str, environ: Mapping[str, str]) -> Iterator[Check]:
             clean, receiver.endpoint, [python], token=receiver.token, propagators=_propagators(python, environ)
         ).environ
         url = f"http://127.0.0.1:{server.server_port}/"
-        told = inspect(python, url, environ=prepared, under=script)
+        told = inspect(python, "requested", url, environ=prepared, under=script)
         server.shutdown()
     if told is None:
         yield Check(

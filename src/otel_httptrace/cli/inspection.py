@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import sys
 from importlib import metadata
 
@@ -40,10 +42,14 @@ GROUPS = (
 )
 
 
-def installed() -> dict[str, object]:
-    """Versions, by distribution, and the instrumentations that ``opentelemetry-instrument`` would find."""
+def installed(*more: str) -> dict[str, object]:
+    """Versions, by distribution, and the instrumentations that ``opentelemetry-instrument`` would find.
+
+    Args:
+        *more: distributions to look for, besides.
+    """
     versions: dict[str, str | None] = {}
-    for name in DISTRIBUTIONS:
+    for name in dict.fromkeys((*DISTRIBUTIONS, *more)):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # noqa: PERF203
@@ -53,10 +59,44 @@ def installed() -> dict[str, object]:
     return {
         "python": sys.version.split()[0],
         "executable": sys.executable,
+        "prefix": sys.prefix,
+        "markers": {
+            "implementation_name": sys.implementation.name,
+            "implementation_version": platform.python_version(),
+            "os_name": os.name,
+            "platform_machine": platform.machine(),
+            "platform_python_implementation": platform.python_implementation(),
+            "platform_release": platform.release(),
+            "platform_system": platform.system(),
+            "platform_version": platform.version(),
+            "python_full_version": platform.python_version(),
+            "python_version": ".".join(platform.python_version_tuple()[:2]),
+            "sys_platform": sys.platform,
+        },
         "versions": versions,
         "entry_points": names,
         "offered": offered,
     }
+
+
+def lent(folder: str) -> dict[str, object]:
+    """Whether what is in *folder* can be imported here, and is found by its entry points."""
+    sys.path.append(folder)
+    wanted = {
+        "opentelemetry_instrumentor": "httptrace",
+        "opentelemetry_distro": "distro",
+        "opentelemetry_configurator": "configurator",
+        "opentelemetry_traces_exporter": "otlp_proto_http",
+    }
+    for group, name in wanted.items():
+        found = [entry for entry in metadata.entry_points(group=group) if entry.name == name]
+        if not found:
+            return {"error": f"the entry point {name} of {group} is not found"}
+        try:
+            found[0].load()
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+    return {"error": None}
 
 
 def requested(url: str) -> dict[str, object]:
@@ -78,8 +118,8 @@ def requested(url: str) -> dict[str, object]:
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {error}"
     instrumentor = HTTPTraceInstrumentor()
-    replaced = getattr(getattr(instrumentor, "_patches", None), "_replaced", ())
-    hooks = sorted({f"{_name(owner)}.{name}" for owner, name, *_ in replaced})
+    patches = getattr(instrumentor, "_patches", None)
+    hooks = sorted({f"{_name(owner)}.{name}" for owner, name in (patches.replaced() if patches is not None else ())})
     return {
         "instrumented": bool(instrumentor.is_instrumented_by_opentelemetry),
         "hooks": hooks,
@@ -94,5 +134,6 @@ def _name(owner: object) -> str:
 
 
 if __name__ == "__main__":
-    facts = requested(sys.argv[1]) if len(sys.argv) > 1 else installed()
+    what, *arguments = sys.argv[1:] or ("installed",)
+    facts = globals()[what](*arguments)
     sys.stdout.write(json.dumps(facts) + "\n")

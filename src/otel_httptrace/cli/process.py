@@ -7,6 +7,11 @@
 # which is which (si_code), to whoever waits for a signal instead of having it
 # delivered; so they are held back (blocked) here and waited for.
 #
+# A signal sent to the whole group (kill -INT -- -PID, as a CI system does) looks to the
+# kernel like one sent to us alone, and the program has had it. So there is a third
+# process in the group, which does nothing (cat, with nothing to read) and has these signals
+# blocked: what is for the group is then pending there.
+#
 # Where that cannot be asked (macOS, Windows) a SIGINT is taken for a typed one if
 # we are in the foreground of a terminal.
 
@@ -15,6 +20,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,20 +102,90 @@ if sys.platform == "linux":
         pid = os.posix_spawn(
             command[0], list(command), dict(environ), setsigmask=mask - held, setsigdef=[*_PYTHONS, signal.SIGCHLD]
         )
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                return os.waitstatus_to_exitcode(status)
-            # Not sigtimedwait: stopped and continued (Ctrl-Z, fg) after its time is over,
-            # CPython's returns what it has not got.
-            info = signal.sigwaitinfo(held)
-            if info.si_signo != signal.SIGCHLD and _for_us_alone(info, pid):
-                os.kill(pid, info.si_signo)
+        with _Witness(held) as witness:
+            while True:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    return os.waitstatus_to_exitcode(status)
+                # Not sigtimedwait: stopped and continued (Ctrl-Z, fg) after its time is over,
+                # CPython's returns what it has not got.
+                info = signal.sigwaitinfo(held)
+                if info.si_signo != signal.SIGCHLD and _for_us_alone(info, pid, witness):
+                    os.kill(pid, info.si_signo)
 
-    def _for_us_alone(info: Any, pid: int) -> bool:
+    def _for_us_alone(info: Any, pid: int, witness: _Witness) -> bool:
         typed = info.si_signo in _TYPED and info.si_code > 0
+        # Asked in any case: what is pending there is to be forgotten.
+        grouped = witness.saw(info.si_signo)
         # What the program sends to its group, or to its parent, it has had already.
-        return not typed and info.si_pid != pid
+        return not typed and not grouped and info.si_pid != pid
+
+    class _Witness:
+        # A process in our group that has signals *held* pending, and ends with us: its stdin does.
+
+        def __init__(self, held: set[int]) -> None:
+            self._held = held
+            self._pid = 0
+            self._ours = -1
+            self._seen: set[int] = set()
+            self._command = shutil.which("cat")
+
+        def __enter__(self) -> _Witness:
+            self._start()
+            return self
+
+        def __exit__(self, *exc_info: object) -> None:
+            self._end()
+
+        def _start(self) -> None:
+            if self._command is None:
+                return
+            theirs, self._ours = os.pipe()
+            try:
+                self._pid = os.posix_spawn(
+                    self._command,
+                    ["cat"],
+                    {},
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, theirs, 0),
+                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                    ],
+                    setsigmask=self._held,
+                )
+            except OSError:
+                # No process can be had: then a signal for the group is taken for one of ours.
+                os.close(self._ours)
+            finally:
+                os.close(theirs)
+
+        def _end(self) -> None:
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+                os.waitpid(self._pid, 0)
+                os.close(self._ours)
+                self._pid = 0
+
+        def saw(self, number: int) -> bool:
+            """Whether the signal *number* was sent to the whole group."""
+            if number not in self._seen:
+                self._seen |= self._pending()
+                if self._seen:
+                    # The only way to take them from there.
+                    self._end()
+                    self._start()
+            grouped = number in self._seen
+            self._seen.discard(number)
+            return grouped
+
+        def _pending(self) -> set[int]:
+            try:
+                with open(f"/proc/{self._pid}/status", encoding="ascii", errors="replace") as file:
+                    fields = dict(line.partition(":")[::2] for line in file)
+                bits = int(fields["ShdPnd"], 16)
+            except (OSError, KeyError, ValueError):
+                return set()
+            return {number for number in self._held if bits >> (number - 1) & 1}
 
 else:
     _CAN_WAIT = False

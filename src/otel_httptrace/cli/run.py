@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
@@ -20,6 +20,7 @@ from . import named, process
 from .collect import Collector
 from .environ import prepare
 from .files import open_private
+from .inject import Lent
 from .output import Output, check_writable, duration, forwarder, options, say
 from .problem import Problem, Unread
 
@@ -55,21 +56,23 @@ def command(
 ) -> int:
     """Run PROGRAM, which uses httpx or httpx2, and print what its requests did.
 
-    Its Python must have otel-httptrace and opentelemetry-distro installed; it needs no change.
+    It needs no change, and its Python none: what that lacks of OpenTelemetry it is lent for this run.
 
     \b
       httptrace run -- python app.py
+      httptrace run -- /srv/shop/.venv/bin/python app.py
       httptrace run --html page.html -- gunicorn -w 4 shop:app
       httptrace run --every 30s -- uvicorn shop:app
       httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
     """
     path = find(program[0])
-    script = instrument(path)
     if otlp is not None:
         output.check_others(otlp=otlp)
         check_writable(otlp)
-    process.hold_signals()
     with contextlib.ExitStack() as stack:
+        lent = stack.enter_context(Lent())
+        facts = _lend(path, lent)
+        process.hold_signals()
         collector, receiver = _listen(stack, output, otlp, forward)
         environ, notes, warnings = prepare(
             os.environ,
@@ -77,24 +80,25 @@ def command(
             program,
             token=receiver.token,
             forward=forward is not None,
-            propagators=_propagators(path, script),
+            propagators=_propagators(facts),
         )
+        environ = lent.environ(environ)
         for note in (*(notes if verbose else ()), *warnings):
             say(note)
         live = _Live(collector, output, every)
-        # argparse there takes the first -- of the program's arguments for its own.
-        command = [script, path, "--", *program[1:]]
         try:
             with live:
-                status = process.run(command, environ)
+                status = process.run([path, *program[1:]], environ)
         except OSError as error:
-            raise Problem(f"{script}: {error.strerror}") from error
+            # What a shell says of a file that is there and does not run.
+            raise Problem(f"{path}: {error.strerror}", 126) from error
         process.release_signals()
+        collector.unsent = lent.unsent()
     report = collector.report()
     if not report.requests and not (output.quiet and output.text is None):
         say(why_nothing(report, status, path, environ))
     try:
-        shown = replace(output, quiet=True) if not report.spans and not report.problems else output
+        shown = replace(output, quiet=True) if not (report.spans or report.problems or report.unsent) else output
         shown.write(report, sys.stderr)
     except Unread:
         # Whoever reads the report went away; that is not the program's doing.
@@ -111,17 +115,39 @@ def command(
     return process.die_like(status)
 
 
-def _propagators(program: str, script: str) -> Sequence[str] | None:
-    # Our own Python is looked at first: to ask another takes its time.
-    value, group = os.environ.get(named.PROPAGATORS, ""), named.GROUPS[named.PROPAGATORS]
-    own = named.offered()[group] if value else []
-    if not named.missing(named.PROPAGATORS, value, {group: own}):
-        return None
-    from . import doctor  # noqa: PLC0415
+def _lend(program: str, lent: Lent) -> Any:
+    # The facts of the program's Python, to which is lent what it lacks; None if it is none, or cannot be asked.
+    from . import doctor, inject  # noqa: PLC0415
 
-    facts = doctor.inspect(doctor.python_of(program) or doctor.python_of(script) or sys.executable)
-    found: Sequence[str] | None = facts["offered"][group] if facts is not None else None
-    return found
+    python = doctor.python_of(program)
+    if python is None:
+        return None
+    facts = doctor.inspect(python, "installed", *inject.candidates())
+    if facts is None:
+        version = doctor.version(python)
+        if version is not None and version < (3, 10):
+            shown = ".".join(map(str, version))
+            raise Problem(f"{python}, which runs the program, is Python {shown}: 3.10 or later is supported")
+        return None
+    missing = inject.lacking(facts)
+    if missing:
+        lent.lend(missing, facts)
+        told = doctor.inspect(python, "lent", lent.packages)
+        if told is None or told["error"]:
+            why = told["error"] if told is not None else "it could not be run"
+            raise Problem(
+                f"{python}, which runs the program, lacks {', '.join(sorted(missing))}, and cannot use ours: {why}; "
+                f"{python} -m pip install 'otel-httptrace[cli]'"
+            )
+    return facts
+
+
+def _propagators(facts: Any) -> Sequence[str] | None:
+    group = named.GROUPS[named.PROPAGATORS]
+    # What is not Python has a Python of its own, if any: most likely like ours.
+    found: Sequence[str] = facts["offered"][group] if facts is not None else named.offered()[group]
+    # None there: then it is lent ours.
+    return found or named.offered()[group]
 
 
 def _told(error: Exception) -> str:
@@ -148,7 +174,10 @@ def _listen(
     collector = Collector(output.thresholds, file)
     stack.callback(collector.close)
     onward = onwards.send if onwards is not None else None
-    return collector, stack.enter_context(Receiver(collector.keep, forward=onward, token=new_token()))
+    receiver = stack.enter_context(Receiver(collector.keep, forward=onward, token=new_token()))
+    # By its name, too: where there is a proxy it is told that.
+    collector.own = frozenset({receiver.endpoint, receiver.endpoint.replace("127.0.0.1", "localhost")})
+    return collector, receiver
 
 
 def _opened(stack: contextlib.ExitStack, path: str) -> IO[bytes]:

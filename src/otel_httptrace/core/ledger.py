@@ -13,6 +13,22 @@
 # which takes it off the list first, may dial a replacement second, and closes
 # it last. So a replacement is created before its predecessor's close is seen:
 # we therefore look at who is missing whenever a connection is created.
+#
+# Which connections could have carried a request? Those to its origin. A forward
+# proxy takes requests to any plain-HTTP origin on one connection, but no pool
+# makes use of that: in httpcore 1.0.0 to 1.0.9 and httpcore2 2.16.2 a connection
+# through a forward proxy serves the one origin it was opened for (http_proxy.py,
+# ForwardHTTPConnection.can_handle_request), and a request to another is dialled
+# beside an idle one. There a loss for one origin explains nothing of another: had
+# it been kept, the new one would have been opened all the same. So the connection
+# is asked, and what it can carry is its *reach*: an `Origin`, or, should a pool
+# share it, `Shared`. All that is decided here goes by the reach. Where it is
+# shared, a loss while it served one origin explains the next connection through
+# the proxy, whatever that is for; `all_busy` means every connection through the
+# proxy; `client_closed`, that the pool had one when it was closed; and
+# `first_connection` and `new_client`, whether this process had been connected
+# through that proxy in this way. Metrics go by the origin all the same. What goes
+# through CONNECT or SOCKS is one origin's for good.
 
 """The ledger of one pool's connections."""
 
@@ -23,9 +39,10 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Collection
 from enum import Enum
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, Origin
+from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, NotCopied, Origin, Shared
 
 if TYPE_CHECKING:
     from .sink import Sink
@@ -107,7 +124,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class Loss(NamedTuple):
     """A connection that is gone, and has not yet explained a new one."""
 
-    origin: Origin
+    reach: Origin | Shared
     reason: Reason
     at: int
     #: The span context of the request that lost it, and where it closed its response.
@@ -137,18 +154,21 @@ class Limits(NamedTuple):
     counts_only_idle: bool = False
 
 
-class Connection:
+class Connection(NotCopied):
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
         "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
-        "explained_by", "id", "idle_since", "leaked_by", "ledger", "multiplexed", "open_reason", "opened_at",
-        "opened_by", "origin", "peer", "probe", "state", "transport", "unlisted", "unseen", "user", "users", "version",
+        "explained_by", "id", "idle_since", "leaked_by", "leaked_since", "ledger", "multiplexed", "open_reason",
+        "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted", "unseen",
+        "user", "users", "version",
     )  # fmt: skip
 
-    def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int) -> None:
+    def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int, reach: Shared | None = None) -> None:
         self.ledger = ledger
+        #: What it was opened for, and which requests it could carry.
         self.origin = origin
+        self.reach: Origin | Shared = origin if reach is None else reach
         self.id = number
         self.created_at = at
         #: When whoever entered the pool as it was made had begun; no reference, as a
@@ -167,6 +187,7 @@ class Connection:
         #: Gone from the pool's list while in use.
         self.unlisted = False
         self.idle_since = 0
+        #: As the first answer had it; see `protocol`.
         self.version: str | None = None
         self.peer: Address | None = None
         self.transport: str | None = None
@@ -183,9 +204,10 @@ class Connection:
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
         self.user: Exchange | None = None
-        #: Span context of the request that opened it, and of one that leaked it.
+        #: Span context of the request that opened it, and of one that leaked it, with when that began.
         self.opened_by: Any = None
         self.leaked_by: Any = None
+        self.leaked_since = 0
         #: For the adapter, opaque here: how to ask whether its socket is readable.
         self.probe: Any = None
 
@@ -201,6 +223,12 @@ class Connection:
     def idle(self) -> bool:
         """Whether it is open and nobody uses it."""
         return self.state is State.OPEN and not self.users and not self.unseen
+
+    @property
+    def protocol(self) -> str | None:
+        """The version of HTTP that it speaks, as `1.1`; None as long as that is not known."""
+        # HTTP/2 is agreed upon before the first request, HTTP/1.0 or 1.1 told by the first answer.
+        return "2" if self.multiplexed else self.version
 
     @property
     def last_user(self) -> Exchange | None:
@@ -223,8 +251,8 @@ class Process:
     """What all pools of a process know together, from being instrumented to being forked or uninstrumented.
 
     Args:
-        max_origins: how many origins it remembers having connected to. Beyond that the least
-            recently opened are forgotten, and a first connection can no longer be told.
+        max_origins: how many origins, or shared proxies, it remembers having connected to. Beyond that
+            the least recently opened are forgotten, and a first connection can no longer be told.
     """
 
     #: Not started anew with the counts: an id is unique for as long as the process lives.
@@ -239,7 +267,7 @@ class Process:
         self.ledgers: dict[Ledger, None] = {}
         #: False in a child process: what is under way is the parent's.
         self.alive = True
-        self._connected: OrderedDict[Origin, None] = OrderedDict()
+        self._connected: OrderedDict[Origin | Shared, None] = OrderedDict()
         self._max_origins = max_origins
         self._forgot = False
         self._lock = threading.RLock()
@@ -248,19 +276,19 @@ class Process:
         """The next connection's number."""
         return next(self._numbers)
 
-    def connected(self, origin: Origin) -> None:
-        """A connection to *origin* is ready."""
+    def connected(self, reach: Origin | Shared) -> None:
+        """A connection that reaches *reach* is ready."""
         with self._lock:
-            self._connected[origin] = None
-            self._connected.move_to_end(origin)
+            self._connected[reach] = None
+            self._connected.move_to_end(reach)
             if len(self._connected) > self._max_origins:
                 self._connected.popitem(last=False)
                 self._forgot = True
 
-    def first(self, origin: Origin) -> Reason:
-        """Why a pool that never connected to *origin* opens a connection to it."""
+    def first(self, reach: Origin | Shared) -> Reason:
+        """Why a pool that never had a connection that reaches *reach* opens one."""
         with self._lock:
-            if origin in self._connected:
+            if reach in self._connected:
                 return Reason.NEW_CLIENT
             return Reason.UNKNOWN if self._forgot else Reason.FIRST_CONNECTION
 
@@ -282,9 +310,9 @@ class Ledger:
         #: path of a request takes no lock.
         self.idle: dict[Connection, None] = {}
         # Each waits for the new connection that it explains, which may never
-        # come. Per origin, the least recently lost of too many forgotten first.
-        self._lost: OrderedDict[Origin, deque[Loss]] = OrderedDict()
-        self._origins: OrderedDict[Origin, None] = OrderedDict()
+        # come. Per reach, the least recently lost of too many forgotten first.
+        self._lost: OrderedDict[Origin | Shared, deque[Loss]] = OrderedDict()
+        self._reached: OrderedDict[Origin | Shared, None] = OrderedDict()
         self._forgot = False
         self._closed_before = False
         # Re-entrant: a garbage collection inside it may finalise a body of the same pool.
@@ -297,45 +325,45 @@ class Ledger:
 
     # Opening.
 
-    def adopted(self, origin: Origin, at: int, *, busy: bool) -> Connection:
+    def adopted(self, origin: Origin, at: int, *, busy: bool, reach: Shared | None = None) -> Connection:
         """A connection was there before we were, *busy* or not: what it did is not known."""
         with self.lock:
-            conn = Connection(self, origin, self.process.number(), at)
+            conn = Connection(self, origin, self.process.number(), at, reach)
             conn.move(State.OPEN)
             conn.carried, conn.unseen = None, busy
             if not busy:
                 self.idle[conn] = None
             self.live[conn] = None
-            self._remember(origin)
-            self.process.connected(origin)
+            self._remember(conn.reach)
+            self.process.connected(conn.reach)
             return conn
 
-    def created(self, origin: Origin, at: int) -> Connection:
+    def created(self, origin: Origin, at: int, reach: Shared | None = None) -> Connection:
         """The pool decided to open a connection; who went missing has been reported to `missed`."""
         with self.lock:
-            conn = Connection(self, origin, self.process.number(), at)
+            conn = Connection(self, origin, self.process.number(), at, reach)
             conn.open_reason = self._explain(conn, at)
             self.live[conn] = None
             return conn
 
     def _explain(self, new: Connection, at: int) -> Reason:
-        origin, expiry = new.origin, self.limits.keepalive_expiry
-        losses = self._lost.get(origin)
+        reach, expiry = new.reach, self.limits.keepalive_expiry
+        losses = self._lost.get(reach)
         if losses:
             new.explained_by = loss = losses.pop()
             if not losses:
-                del self._lost[origin]
+                del self._lost[reach]
             # Had it been kept, it would have expired by now.
             expired = expiry is not None and at - loss.at >= expiry
             return Reason.KEEPALIVE_EXPIRED if expired else loss.reason
         # A copy, here and below: a collection in here may close connections of this very pool.
-        if any(conn.origin == origin and conn.state in (State.DIALLING, State.OPEN) for conn in list(self.live)):
+        if any(conn.reach == reach and conn.state in (State.DIALLING, State.OPEN) for conn in list(self.live)):
             return Reason.ALL_BUSY
-        if origin in self._origins:
+        if reach in self._reached:
             return Reason.CLIENT_CLOSED if self._closed_before else Reason.UNKNOWN
         if self._forgot:
             return Reason.UNKNOWN
-        return self.process.first(origin)
+        return self.process.first(reach)
 
     def opened(self, conn: Connection, at: int) -> bool:
         """The connection is ready, TLS and proxy included."""
@@ -343,8 +371,8 @@ class Ledger:
             if not conn.move(State.OPEN):
                 return False
             conn.opened_at = at
-            self._remember(conn.origin)
-            self.process.connected(conn.origin)
+            self._remember(conn.reach)
+            self.process.connected(conn.reach)
             return True
 
     def dial_failed(self, conn: Connection) -> None:
@@ -355,10 +383,10 @@ class Ledger:
                 if conn.explained_by is not None:
                     self._note_loss(conn.explained_by)
 
-    def _remember(self, origin: Origin) -> None:
-        self._origins[origin] = None
-        if len(self._origins) > 10_000:
-            self._origins.popitem(last=False)
+    def _remember(self, reach: Origin | Shared) -> None:
+        self._reached[reach] = None
+        if len(self._reached) > 10_000:
+            self._reached.popitem(last=False)
             self._forgot = True
 
     # Use.
@@ -600,7 +628,7 @@ class Ledger:
         if conn is None:
             return
         with self.lock:
-            conn.leaked_by = exchange.context
+            conn.leaked_by, conn.leaked_since = exchange.context, exchange.started
             if conn.multiplexed:
                 # The others share it on; only it will never be idle again.
                 self.idle.pop(conn, None)
@@ -636,41 +664,53 @@ class Ledger:
         return True
 
     def _note_loss(self, loss: Loss) -> None:
-        losses = self._lost.get(loss.origin)
+        losses = self._lost.get(loss.reach)
         if losses is None:
-            losses = self._lost[loss.origin] = deque(maxlen=_MAX_LOSSES)
+            losses = self._lost[loss.reach] = deque(maxlen=_MAX_LOSSES)
             if len(self._lost) > _MAX_LOST_ORIGINS:
                 self._lost.popitem(last=False)
         else:
-            self._lost.move_to_end(loss.origin)
-        losses.append(loss)
+            self._lost.move_to_end(loss.reach)
+        if losses and losses[-1].at > loss.at:
+            # One that was to be replaced by a dial that failed: others have been lost since, and come first.
+            losses = self._lost[loss.reach] = deque(sorted([*losses, loss], key=_when), _MAX_LOSSES)
+        else:
+            losses.append(loss)
 
     def _loss(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None) -> Loss:
         if exchange is None or reason not in BLAMED:
-            return Loss(conn.origin, reason, at)
-        return Loss(conn.origin, reason, at, exchange.context, exchange.closed_at)
+            return Loss(conn.reach, reason, at)
+        return Loss(conn.reach, reason, at, exchange.context, exchange.closed_at)
 
     def holders(self) -> list[Any]:
-        """Span contexts of the requests that hold the pool's connections, oldest connection first."""
+        """Span contexts of the requests that hold the pool's connections, oldest request first."""
         with self.lock:
-            contexts = []
+            found = []
             for conn in list(self.live):
-                holding = [exchange.context for exchange in list(conn.users)]
-                contexts += holding or [conn.leaked_by]
-            return [context for context in contexts if context is not None]
+                found += [(exchange.started, exchange.context) for exchange in list(conn.users)]
+                found.append((conn.leaked_since, conn.leaked_by))
+            return [context for _, context in sorted(found, key=_first) if context is not None]
+
+
+_when: Final = attrgetter("at")
+_first: Final = itemgetter(0)
+
+
+def _closes(name: bytes, value: bytes) -> bool:
+    # A list of tokens, any of which may have "close" within it (RFC 9110, section 7.6.1).
+    return name.lower() == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]
 
 
 def keeps_alive(exchange: Exchange) -> bool:
     """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, sections 6.3 and 9.3)."""
     if exchange.http_version < b"HTTP/1.1":
         return False
-    if any(name.lower() == b"connection" and b"close" in value.lower() for name, value in exchange.request_headers):
+    if any(_closes(name, value) for name, value in exchange.request_headers):
         return False
     # Neither length nor chunks: the body ends with the connection.
     delimited = exchange.method == b"HEAD" or exchange.status in (204, 304)
     for name, value in exchange.response_headers:
-        field = name.lower()
-        if field == b"connection" and b"close" in value.lower():
+        if _closes(name, value):
             return False
-        delimited = delimited or field in (b"content-length", b"transfer-encoding")
+        delimited = delimited or name.lower() in (b"content-length", b"transfer-encoding")
     return delimited

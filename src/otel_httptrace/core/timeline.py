@@ -44,11 +44,27 @@ class Origin(NamedTuple):
     port: int | None
 
 
+class Shared(NamedTuple):
+    """Every plain-HTTP origin, through one forward proxy."""
+
+    proxy: Origin
+
+
 class Address(NamedTuple):
     """One end of a connection; over a Unix socket the path, without a port."""
 
     host: str
     port: int | None
+
+
+class NotCopied:
+    """What we put on objects of the libraries is no part of them: their copies and pickles have None there."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type, tuple[()]]:
+        # By a built-in type, as whoever reads the pickle may not have this package.
+        return type(None), ()
 
 
 @dataclass(eq=False)
@@ -245,7 +261,7 @@ class Exchange:
         self.started = started
         self.wall = wall
 
-        #: What it was for; known to the connection, if it has one.
+        #: What it was for, where it has no connection that knows it: none at all, or a shared one.
         self.target: Origin | None = None
         self.conn: Connection | None = None
         self.dial: Dial | None = None
@@ -301,7 +317,7 @@ class Exchange:
     @property
     def origin(self) -> Origin | None:
         """What it was for; None if it failed before that was known."""
-        return self.conn.origin if self.conn is not None else self.target
+        return self.conn.origin if self.target is None and self.conn is not None else self.target
 
     @property
     def phase(self) -> str:

@@ -154,10 +154,12 @@ class Assembler:
 
     Args:
         window: how many spans one waits for the other.
+        unnamed: whether a request's span may be one that names no scope, as from a source that does not say.
     """
 
-    def __init__(self, window: int = 20_000) -> None:
+    def __init__(self, window: int = 20_000, *, unnamed: bool = True) -> None:
         self._window = window
+        self._unnamed = unnamed
         self._clock = 0
         #: Requests that wait, with the number of spans that had come before.
         self._requests: OrderedDict[tuple[str, str], tuple[int, Span]] = OrderedDict()
@@ -168,7 +170,7 @@ class Assembler:
     def add(self, span: Span) -> list[Row]:
         """Take *span*; hand out the requests that have waited long enough."""
         self._clock += 1
-        if span.client and span.scope in _SCOPES:
+        if span.client and (span.scope == names.UPSTREAM_SCOPE or (not span.scope and self._may_be(span))):
             self._requests[span.trace_id, span.span_id] = (self._clock, span)
         elif span.parent_id and span.name in STEPS:
             key = (span.trace_id, span.parent_id)
@@ -189,6 +191,10 @@ class Assembler:
         while children and next(iter(children.values()))[0] <= limit:
             children.popitem(last=False)
         return found
+
+    def _may_be(self, span: Span) -> bool:
+        # ddtrace, asked to send OTLP, makes a span of its own of each request, which names no scope.
+        return self._unnamed and not any(name.startswith("_dd.") for name in span.attributes)
 
     def ready(self) -> Iterator[Row]:
         """Hand out all requests there are, where their children are known to have come; others' go on waiting."""
@@ -301,7 +307,6 @@ def _well_typed(attributes: dict[str, Any]) -> dict[str, Any]:
 
 _YEARS: Final = 1e9
 
-_SCOPES: Final = frozenset({names.UPSTREAM_SCOPE, ""})
 _AUTHORITY: Final = re.compile("[^/?#]*//[^/?#]*")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 

@@ -58,6 +58,8 @@ def document(report: Report) -> dict[str, Any]:
         "foreign_spans": report.foreign,
         "requests": report.requests,
         "unobserved_requests": report.unobserved,
+        "unsent_processes": report.unsent_processes,
+        "unsent_spans": report.unsent_spans,
         "started": report.started,
         "ended": report.ended,
         "services": list(report.services),

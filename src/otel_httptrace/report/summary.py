@@ -9,6 +9,7 @@ from typing import Final
 
 from .findings import Finding, Thresholds
 from .rows import Row
+from .units import count
 
 _GROWTH: Final = 1.02
 _LOG: Final = math.log(_GROWTH)
@@ -97,6 +98,8 @@ class Report:
         timeline: requests in the order in which they began, at most as many as were asked for;
             ``left_out`` says how many more there were.
         problems: what could not be read, a sentence each.
+        unsent_processes: how many are known to have ended before they had sent all their spans, ``unsent_spans`` of
+            them; what was read from elsewhere than a run does not tell.
     """
 
     spans: int
@@ -114,3 +117,15 @@ class Report:
     left_out: int
     thresholds: Thresholds
     problems: tuple[str, ...] = ()
+    unsent_processes: int = 0
+    unsent_spans: int = 0
+
+    @property
+    def unsent(self) -> str:
+        """A sentence on the processes that ended before they had sent all their spans; empty if none did."""
+        if not self.unsent_processes:
+            return ""
+        return (
+            f"{count(self.unsent_processes, 'process', 'processes')} ended before all spans were sent (by os._exit, or "
+            f"of a signal): {count(self.unsent_spans, 'span')} may be missing here"
+        )

@@ -76,7 +76,7 @@ def render(report: Report, console: Console) -> None:
 def summarize(report: Report, console: Console) -> None:
     """Print *report* without single requests."""
     console.print(_heading(report, console.width))
-    for problem in report.problems:
+    for problem in (*report.problems, *filter(None, [report.unsent])):
         console.print(_beside(Text("!", style="bold red"), Text(printable(problem))))
     console.print()
     console.print(_findings(report.findings, report, console.width))

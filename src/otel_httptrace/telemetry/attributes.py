@@ -13,13 +13,14 @@ from . import names
 
 Attributes = dict[str, Any]
 
-#: A wait shorter than this says nothing: one millisecond, in nanoseconds.
-NOTEWORTHY: Final = 1_000_000
 _SECOND: Final = 1_000_000_000
 #: Durations are told in steps of 2**-20 s, 0.95 microseconds: a double then ends in
 #: zeros, and of its eight bytes gzip keeps four. Three of them are on every request,
 #: and were most of what it cost on the wire.
 _STEPS: Final = 2**20
+#: A wait shorter than this says nothing: the least nanoseconds that are told as a millisecond or
+#: more. What is told is what counts: 1,000,000 are told as 0.00099945 s, for a step less is not seen.
+NOTEWORTHY: Final = -(-_SECOND * -(-_STEPS // 1000) // _STEPS)
 
 #: Responses without a body, whatever Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
 _BODILESS: Final = frozenset({204, 304})
@@ -130,7 +131,8 @@ def _left(exchange: Exchange, attributes: Attributes) -> None:
 
 def body(exchange: Exchange) -> Attributes:
     """The ``httptrace.body.*`` attributes, for ``http.receive`` or where the request span is over already."""
-    attributes: Attributes = {names.BODY_OUTCOME: exchange.outcome, names.BODY_READ_WAIT: _seconds(exchange.read_wait)}
+    waited = min(exchange.read_wait, exchange.over_at - exchange.headers_at)
+    attributes: Attributes = {names.BODY_OUTCOME: exchange.outcome, names.BODY_READ_WAIT: _seconds(waited)}
     if exchange.outcome != COMPLETE:
         _left(exchange, attributes)
     return attributes
@@ -142,11 +144,16 @@ def body_size(exchange: Exchange) -> int | None:
         return None
     if exchange.outcome == COMPLETE:
         return exchange.bytes_read
+    announced = None
     for name, value in exchange.response_headers:
-        if name.lower() == b"content-length":
-            # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
-            return int(value) if value.isdigit() and len(value) < 19 else None
-    return None
+        field = name.lower()
+        if field == b"transfer-encoding":
+            # It overrides Content-Length (RFC 9112, section 6.3).
+            return None
+        # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
+        if field == b"content-length" and value.isdigit() and len(value) < 19:
+            announced = int(value)
+    return announced
 
 
 def connect(attempt: Attempt) -> Attributes:

@@ -2,6 +2,9 @@
 # something rare happened (a lookup, a wait, a connection's end) and when a
 # reader collects. The counts are kept per origin, as many as `max_origins`,
 # the least recently used moving to one called "_other": no total is ever lost.
+#
+# Locks are re-entrant: a signal handler of the application's may make a request
+# while one is held.
 
 """Metrics: plain counts, read when somebody collects."""
 
@@ -51,7 +54,7 @@ class _Capped:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._seen: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __call__(self, name: str) -> str:
         with self._lock:
@@ -78,7 +81,7 @@ class _Lasting:
         #: By origin, what else was said with it; last the one that was seen last.
         self._seen: OrderedDict[_Said, dict[_Said, None]] = OrderedDict()
         #: Several readers may collect at a time.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __call__(self, present: Mapping[tuple[_Said, _Said], float], limit: int) -> list[Observation]:
         """Show *present*, by origin and what else is said, and of what is gone that of the latest *limit* origins."""
@@ -90,7 +93,7 @@ class _Lasting:
             most = max(limit, len({where for where, _ in present}))
             while len(self._seen) > most:
                 self._seen.popitem(last=False)
-            seen = [(where, more) for where, others in self._seen.items() for more in others]
+            seen = [(where, more) for where, others in list(self._seen.items()) for more in list(others)]
         return [Observation(present.get((where, more), self._zero), dict(where + more)) for where, more in seen]
 
 
@@ -159,7 +162,7 @@ class Metrics:
             # Forked: the parent is still there to say of what it has shown that it is gone.
             self._lasting = _all_lasting()
         self._process = process
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
         self._others: Counter[_Key] = Counter()
         #: The most recently used, for the next request is usually for the same.
@@ -195,9 +198,9 @@ class Metrics:
         if conn is None or not exchange.send_at:
             self._add(exchange.origin, ("request", exchange.failed_phase or ""))
         elif exchange.outcome is None:
-            self._add(conn.origin, _REQUESTS[exchange.reused])
+            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused])
         else:
-            self._add(conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
+            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
         if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase is POOL:
             waited = exchange.time_pool or 0
             if waited >= NOTEWORTHY:
@@ -253,7 +256,7 @@ class Metrics:
                     where = (
                         {names.SERVER_ADDRESS: _OTHER} if isinstance(origin, str) else _address(origin, scheme=False)
                     )
-                    for (counted, value), number in counts.items():
+                    for (counted, value), number in list(counts.items()):
                         if counted != kind:
                             continue
                         described = dict(where)
@@ -275,8 +278,8 @@ class Metrics:
             for conn in list(ledger.live):
                 if conn.state in (State.OPEN, State.LOST):
                     more: dict[str, Any] = {names.HTTP_CONNECTION_STATE: "idle" if conn.idle else "active"}
-                    if conn.version is not None:
-                        more[names.NETWORK_PROTOCOL_VERSION] = conn.version
+                    if conn.protocol is not None:
+                        more[names.NETWORK_PROTOCOL_VERSION] = conn.protocol
                     totals[self._where(conn.origin, scheme=True), tuple(more.items())] += 1
         return self._with_zeros(names.METRIC_OPEN_CONNECTIONS, totals)
 

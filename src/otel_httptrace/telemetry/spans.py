@@ -86,7 +86,10 @@ class Spans:
         def end(end_time: int | None = None) -> None:
             exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
             if exchange.finished:
-                self._guard(self._end, span, exchange)
+                try:
+                    self._end(span, exchange)
+                except BaseException:
+                    self._guard.contain("end", critical=True)
 
         try:
             span.end = end
@@ -122,7 +125,13 @@ class Spans:
             # Not before upstream: a transport within its span may have read this body, and sent again.
             if at is None or over > at or exchange.outcome is NEVER_CLOSED:
                 at = over
-        span.end(at)
+        try:
+            span.end(at)
+        except BaseException:
+            if span.is_recording():
+                raise
+            # It is over, and what its processor made of that is not ours.
+            self._guard.contain("on_end")
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """Say everything on the request span, and make its children."""

@@ -1,0 +1,5 @@
+"""No neighbour: what the others are like."""
+
+from exchange import play
+
+play()
