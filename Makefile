@@ -5,7 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
+# Inputs for each parser.
+FUZZ ?= 2000
+
+.PHONY: help demo test check types tests fuzz backends test-backends bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -28,15 +31,15 @@ tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+fuzz: .venv/.done  ## Every parser, and the receiver, with what nobody would send: make fuzz FUZZ=100000
+	HTTPTRACE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz -k whatever $(ARGS)
+
 backends:  ## The real programs for test-backends, in build/backends: needs Go and Node.js, once, for minutes
 	@$(PYTHON) tools/backends/build.py
 
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
 	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
-
-torture: .venv/.done  ## All of tests/torture, for an hour or two; HTTPTRACE_TORTURE_SEED=7 for other dice
-	HTTPTRACE_TORTURE=long $(BIN)/python -m pytest -q -n 2 tests/torture $(ARGS)
 
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
