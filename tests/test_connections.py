@@ -253,6 +253,7 @@ async def test_tls_that_fails(
         "httptrace.time.tls": SECONDS,
         "httptrace.failed_phase": "tls",
         "error.type": "ConnectError",
+        "httptrace.failed_cause": "CERTIFICATE_VERIFY_FAILED",
     }
     assert failed(span)
     assert attributes(telemetry.child("http.tls"))["error.type"] == "SSLCertVerificationError"
@@ -371,6 +372,7 @@ async def test_a_proxy_that_refuses(
         "httptrace.time.proxy": SECONDS,
         "httptrace.failed_phase": "proxy",
         "error.type": "ProxyError",
+        "httptrace.failed_cause": "ProxyError",
     }
     assert telemetry.tree(span) == [("http.getconn", ["http.connect", "http.proxy"])]
     assert attributes(telemetry.child("http.proxy"))["error.type"] == "ProxyError"

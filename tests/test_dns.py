@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from kit.clients import MODES, Flavour
 from kit.dns import Resolver
-from kit.matchers import SECONDS, Seconds
+from kit.matchers import SECONDS, Like, Seconds
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes, failed
 
@@ -77,6 +78,7 @@ async def test_a_name_that_does_not_exist(flavour: Flavour, telemetry: Telemetry
         "httptrace.time.dns": SECONDS,
         "httptrace.failed_phase": "dns",
         "error.type": "ConnectError",
+        "httptrace.failed_cause": Like("EAI_NONAME|EAI_AGAIN"),
     }
     assert failed(span)
     assert telemetry.tree(span) == [("http.getconn", ["http.dns"])]
@@ -89,22 +91,24 @@ async def test_a_name_that_does_not_exist(flavour: Flavour, telemetry: Telemetry
 
 @PATCHABLE
 @pytest.mark.parametrize(
-    ("error", "word"),
+    ("error", "word", "cause"),
     [
-        (socket.gaierror(socket.EAI_NONAME, "no such name"), "host_not_found"),
-        (socket.gaierror(socket.EAI_NODATA, "no address"), "host_not_found"),
-        (socket.gaierror(socket.EAI_AGAIN, "later"), "try_again"),
-        (socket.gaierror(socket.EAI_FAIL, "never"), "no_recovery"),
-        (TimeoutError("slow"), "timed_out"),
-        (socket.gaierror(socket.EAI_MEMORY, "no memory"), "gaierror"),
-        (OSError("odd"), "OSError"),
+        (socket.gaierror(socket.EAI_NONAME, "no such name"), "host_not_found", "EAI_NONAME"),
+        (socket.gaierror(socket.EAI_NODATA, "no address"), "host_not_found", "EAI_NODATA"),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), "try_again", "EAI_AGAIN"),
+        (socket.gaierror(socket.EAI_FAIL, "never"), "no_recovery", "EAI_FAIL"),
+        (TimeoutError("slow"), "timed_out", None),
+        (socket.gaierror(socket.EAI_MEMORY, "no memory"), "gaierror", "EAI_MEMORY"),
+        (OSError(errno.EMFILE, "too many"), "too_many_open_files", "EMFILE"),
+        (OSError(errno.ENFILE, "too many"), "too_many_open_files", "ENFILE"),
+        (OSError("odd"), "OSError", "OSError"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 async def test_error_words(
-    flavour: Flavour, resolver: Resolver, telemetry: Telemetry, error: Exception, word: str
+    flavour: Flavour, resolver: Resolver, telemetry: Telemetry, error: Exception, word: str, cause: str | None
 ) -> None:
-    """A lookup's error is one of four words, else the exception's class name, on the span and on the metric."""
+    """A lookup's error is one of five words, else the exception's class name, on the span and on the metric."""
     resolver.answers["origin.test"] = error
     async with flavour.client() as client:
         with pytest.raises((flavour.httpx.ConnectError, flavour.httpx.ConnectTimeout, TimeoutError)) as raised:
@@ -115,6 +119,8 @@ async def test_error_words(
         "httptrace.time.dns": SECONDS,
         "httptrace.failed_phase": "dns",
         "error.type": type(raised.value).__name__,
+        "httptrace.failed_cause": cause or type(raised.value).__name__,
+        **({} if raised.type is not flavour.httpx.ConnectTimeout else {"httptrace.timeout": 10.0}),
     }
     assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test", "error.type": word}
     assert failed(telemetry.child("http.dns"))
@@ -187,6 +193,8 @@ async def test_a_lookup_that_outlives_the_timeout(flavour: Flavour, resolver: Re
         "httptrace.time.dns": Seconds(0.09),
         "httptrace.failed_phase": "dns",
         "error.type": "ConnectTimeout",
+        "httptrace.failed_cause": "ConnectTimeout",
+        "httptrace.timeout": 0.5,
     }
     assert attributes(telemetry.child("http.dns")) == {"dns.question.name": "origin.test", "error.type": "timed_out"}
     assert telemetry.metric("dns.lookup.duration") == {
@@ -293,6 +301,7 @@ async def test_a_lookup_that_succeeds_before_a_refused_connect(
         "httptrace.time.connect": SECONDS,
         "httptrace.failed_phase": "connect",
         "error.type": "ConnectError",
+        "httptrace.failed_cause": "ECONNREFUSED",
     }
     assert telemetry.tree(span) == [("http.getconn", ["http.dns", "http.connect"])]
     assert attributes(telemetry.child("http.connect"))["error.type"] == "connection_refused"

@@ -38,6 +38,8 @@ async def test_pool_timeout(flavour: Flavour, server: Server, telemetry: Telemet
     assert telemetry.told(span) == {
         "httptrace.failed_phase": "pool",
         "error.type": "PoolTimeout",
+        "httptrace.failed_cause": "PoolTimeout",
+        "httptrace.timeout": 0.05,
         "httptrace.time.pool": Seconds(0.05),
         "httptrace.pool.connections": 2,
         "httptrace.pool.idle": 0,

@@ -328,6 +328,7 @@ async def test_a_body_that_breaks_is_a_failed_request(
             "http.response.body.size": 10,
             "httptrace.conn.close_reason": "request_failed",
             "error.type": error,
+            "httptrace.failed_cause": "ECONNRESET" if target == "/half-reset" else error,
         },
     )
     assert failed(span)
@@ -351,6 +352,8 @@ async def test_a_body_that_times_out(flavour: Flavour, server: Server, telemetry
             "http.response.body.size": 10,
             "httptrace.conn.close_reason": "request_failed",
             "error.type": "ReadTimeout",
+            "httptrace.failed_cause": "ReadTimeout",
+            "httptrace.timeout": 0.2,
         },
     )
     assert failed(span)
@@ -497,6 +500,7 @@ async def test_a_refused_connection(flavour: Flavour, telemetry: Telemetry) -> N
         "httptrace.time.connect": SECONDS,
         "httptrace.failed_phase": "connect",
         "error.type": "ConnectError",
+        "httptrace.failed_cause": "ECONNREFUSED",
     }
     assert failed(span)
     connect = telemetry.child("http.connect")
@@ -516,6 +520,8 @@ async def test_a_connect_timeout(flavour: Flavour, telemetry: Telemetry) -> None
         "httptrace.time.connect": Seconds(0.04),
         "httptrace.failed_phase": "connect",
         "error.type": "ConnectTimeout",
+        "httptrace.failed_cause": "ConnectTimeout",
+        "httptrace.timeout": 0.05,
     }
     assert failed(span)
     assert attributes(telemetry.child("http.connect"))["error.type"] == "timed_out"
@@ -530,7 +536,12 @@ async def test_no_answer(flavour: Flavour, server: Server, telemetry: Telemetry)
 
     _, span = telemetry.requests()
     told = telemetry.told(span)
-    failure = {"httptrace.failed_phase": "wait", "error.type": "RemoteProtocolError"}
+    failure = {
+        "httptrace.failed_phase": "wait",
+        "error.type": "RemoteProtocolError",
+        "httptrace.failed_cause": "RemoteProtocolError",
+        "httptrace.response.bytes_received": 0,
+    }
     expected = on_reused(server, **failure, **{"httptrace.conn.close_reason": "request_failed"})
     del expected["httptrace.time.receive"]
     assert told == expected

@@ -18,8 +18,8 @@ from ..core.timeline import Exchange
 
 _now = time.monotonic_ns
 
-#: Told what the body's own read raised.
-Failed = Callable[[Exchange, BaseException], None]
+#: Told what the body's own read raised, and of which stream.
+Failed = Callable[[Exchange, BaseException, Any], None]
 
 
 #: The exchange whose body a stream is, and whether it was iterated before; None where nothing is to be told.
@@ -44,7 +44,7 @@ def iteration(original: Callable[[Any], Iterator[bytes]], iterated: Iterated, fa
         except BaseException as error:
             # While nobody reads it is the consumer's, or the iterator is being closed.
             if exchange.reading_since:
-                failed(exchange, error)
+                failed(exchange, error, self)
             raise
         exchange.body_ended(_now())
 
@@ -89,7 +89,7 @@ def async_iteration(
                     first.reading_since = since
         except BaseException as error:
             if first is not None and first.reading_since:
-                failed(first, error)
+                failed(first, error, self)
             # The loop may be closing all generators at its end, this one among them.
             if not getattr(parts, "ag_running", False):
                 await parts.aclose()
@@ -104,8 +104,9 @@ def async_iteration(
 class Observed:
     """The first iteration of an iterator that is no generator."""
 
-    def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes], failed: Failed) -> None:
+    def __init__(self, exchange: Exchange, parts: AsyncIterator[bytes], failed: Failed, stream: object = None) -> None:
         self._exchange = exchange
+        self._stream = stream
         self._parts = parts
         self._next = parts.__anext__
         self._failed = failed
@@ -126,7 +127,7 @@ class Observed:
             exchange.body_ended(_now())
             raise
         except BaseException as error:
-            self._failed(exchange, error)
+            self._failed(exchange, error, self._stream)
             raise
         exchange.body_read(_now(), len(part))
         return part

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+
+from .causes import causes
 
 # The resolver's errors, in the words of getaddrinfo(3).
 _RESOLVER = {
@@ -29,7 +30,12 @@ _CONNECT = {
     errno.EADDRNOTAVAIL: "address_not_available",
     errno.EACCES: "access_denied",
     errno.EPERM: "access_denied",
+    # .NET has no word for these: that a process is out of descriptors is not the other end's doing.
+    errno.EMFILE: "too_many_open_files",
+    errno.ENFILE: "too_many_open_files",
 }
+
+_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def cancelled(error: BaseException) -> bool:
@@ -43,10 +49,12 @@ def name_of(error: BaseException) -> str:
 
 
 def of_lookup(error: BaseException) -> str:
-    """A word for a failed lookup: ``host_not_found``, ``try_again``, ``no_recovery``, ``timed_out``."""
-    for cause in _causes(error):
+    """A word for a failed lookup: ``host_not_found``, ``try_again``, ``no_recovery``, ``timed_out``, ..."""
+    for cause in causes(error):
         if isinstance(cause, socket.gaierror) and cause.errno in _RESOLVER:
             return _RESOLVER[cause.errno]
+        if isinstance(cause, OSError) and cause.errno in _FILES:
+            return _CONNECT[cause.errno]
         if _timed_out(cause):
             return "timed_out"
     return name_of(error)
@@ -56,7 +64,7 @@ def of_connect(error: BaseException) -> str:
     """A word for a failed connect: ``connection_refused``, ``timed_out`` and so on."""
     if _timed_out(error):
         return "timed_out"
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, socket.gaierror):
             return of_lookup(cause)
         if isinstance(cause, OSError) and cause.errno in _CONNECT:
@@ -68,7 +76,7 @@ def of_connect(error: BaseException) -> str:
 
 def of_tls(error: BaseException) -> str:
     """The class name of the ``ssl`` error, else of the exception."""
-    for cause in _causes(error):
+    for cause in causes(error):
         # By name: this must not import ssl.
         if any(base.__module__ == "ssl" and base.__name__ == "SSLError" for base in type(cause).__mro__):
             return name_of(cause)
@@ -77,15 +85,3 @@ def of_tls(error: BaseException) -> str:
 
 def _timed_out(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) or type(error).__name__ == "ConnectTimeout"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    # httpcore maps an OSError "from" itself; anyio and trio put the errors of
-    # all addresses into a group behind an OSError without a number.
-    queue, seen = [error], 0
-    while queue and seen < 32:
-        current = queue.pop(0)
-        seen += 1
-        yield current
-        queue.extend(inner for inner in getattr(current, "exceptions", ()) if isinstance(inner, BaseException))
-        queue.extend(inner for inner in (current.__cause__, current.__context__) if inner is not None)

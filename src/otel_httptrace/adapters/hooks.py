@@ -22,12 +22,13 @@ from inspect import isasyncgenfunction
 from types import ModuleType
 from typing import Any
 
+from ..core.evidence import SLOW
 from ..core.timeline import Exchange
 from ..guard import Guard
-from . import bodies
+from . import bodies, evidence
 from .current import CURRENT, leave
 from .libraries import Library
-from .lookalike import preceded
+from .lookalike import counting, preceded
 from .observer import Handle, Observer
 from .resolver import Resolver
 from .seams import Patches, attached
@@ -243,7 +244,7 @@ class Hooks:
         self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
 
     def _read(self, original: Hook) -> Hook:
-        return preceded(original, _reads)
+        return counting(original, _reads)
 
     def _stream_close(self, original: Hook) -> Hook:
         return self._closing(original, self._observer.stream_closing)
@@ -272,13 +273,13 @@ class Hooks:
             exchange, again = _iterated(self)
             if exchange is None:
                 return parts
-            return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed)
+            return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed, self)
 
         return __aiter__
 
-    def _body_failed(self, exchange: Exchange, error: BaseException) -> None:
+    def _body_failed(self, exchange: Exchange, error: BaseException, stream: Any) -> None:
         guard, observer = self._guard, self._observer
-        guard(observer.body_raised, exchange, error)
+        guard(observer.body_raised, exchange, error, stream)
         if not exchange.finished or exchange.span is not None:
             guard(observer.let_go, exchange)
 
@@ -351,14 +352,20 @@ class Hooks:
         return closed
 
 
-def _reads(stream: object) -> None:
-    # Nothing is read before the request has been written, on HTTP/1.1.
+def _reads(stream: object) -> Exchange | None:
+    # Nothing is read before the request has been written, on HTTP/1.1. Whose answer it is that is read.
     # This is so little that it needs no guard: `attached` cannot raise.
     exchange = CURRENT.get()
-    if exchange is not None and exchange.send_at and not exchange.wait_at:
-        conn = exchange.conn
-        if conn is not None and not conn.multiplexed and attached(stream) is conn:
-            exchange.wait_at = _now()
+    if exchange is None or not exchange.send_at:
+        return None
+    conn = exchange.conn
+    if conn is None or conn.multiplexed or attached(stream) is not conn:
+        return None
+    if not exchange.wait_at:
+        exchange.wait_at = now = _now()
+        if now - exchange.send_at >= SLOW:
+            evidence.written_slowly(exchange, stream)
+    return exchange
 
 
 def _iterated(stream: object) -> tuple[Exchange | None, bool]:

@@ -79,6 +79,28 @@ def preceded(
     return _made(head + body, _original=original, _before=before)
 
 
+def counting(original: Callable[..., Any], before: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A method that calls ``before(self)``, then *original*, and adds the length of what that returns.
+
+    Args:
+        original: what it stands in for: it returns bytes.
+        before: takes the object, and answers with what has a ``received`` to add to, or None.
+    """
+    signature = _Signature(_code(original))
+    kind = _kind(original)
+    call = f"{'await ' if kind == 'coroutine' else ''}_original({signature.passed})"
+    return _made(
+        f"{'async ' if kind == 'coroutine' else ''}def standing_in({signature.parameters}):\n"
+        f"    _counter = _before({signature.first})\n"
+        f"    _result = {call}\n"
+        f"    if _counter is not None and _result:\n"
+        f"        _counter.received += len(_result)\n"
+        f"    return _result\n",
+        _original=original,
+        _before=before,
+    )
+
+
 def _with_parameters_of(code: CodeType, hook: Callable[..., Any], kind: str) -> Callable[..., Any]:
     signature = _Signature(code)
     call = f"_hook({signature.passed})"

@@ -21,11 +21,12 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from ..callsite import CallSite, text
+from ..core.evidence import SLOW
 from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
 from ..core.sink import Sink
-from ..core.timeline import NEVER_CLOSED, Exchange, Lookup, NotCopied
+from ..core.timeline import CANCELLED, FAILED, NEVER_CLOSED, Exchange, Lookup, NotCopied
 from ..guard import Guard
-from . import errors, seams
+from . import errors, evidence, loops, seams
 from .current import CURRENT
 from .seams import Probe, attach, attached
 
@@ -188,6 +189,10 @@ class Observer:
         exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         if self._call_sites is not None:
             exchange.made_at = self._call_sites.find_maker()
+            if exchange.made_at is not None:
+                evidence.begun(exchange)
+        else:
+            evidence.begun(exchange)
         process.sink.claim(exchange)
         ledger.waiting[exchange] = process.exchanges[exchange] = None
         if not self.active or process is not self.process:
@@ -240,6 +245,10 @@ class Observer:
             return
         conn = ledger.adopted(origin, _now(), busy=not connection.is_idle(), reach=seams.shared(connection))
         conn.multiplexed = seams.multiplexes(connection)
+        before = attached(connection)
+        if before is not None:
+            conn.inherited = before.inherited or not before.ledger.process.alive
+            conn.loop = before.loop
         self._note(conn, connection, proxied)
         stream = seams.network_stream(connection)
         if stream is not None:
@@ -282,13 +291,19 @@ class Observer:
         own = CURRENT.get()
         if own is not None and own.ledger is ledger and not own.waits_again:
             conn.entered_at = own.started
+        if hasattr(pool, "handle_async_request"):
+            conn.loop = loops.running()
         self._note(conn, connection, seams.proxied(pool))
 
     def pool_closing(self, pool: Any) -> None:
         """The pool is being closed."""
         handle = attached(pool)
-        if handle is not None and handle.ledger.process.alive:
-            handle.ledger.pool_closed(_now())
+        if handle is None or not handle.ledger.process.alive:
+            return
+        ledger: Ledger = handle.ledger
+        if self._call_sites is not None and any(conn.users for conn in list(ledger.live)):
+            evidence.client_closed(ledger, self._call_sites.find(sys._getframe(1)))
+        ledger.pool_closed(_now())
 
     def assigned(self, exchange: Exchange, conn: Connection, asynchronous: bool) -> bool:
         """The pool handed *exchange* to *conn*; whether that one may yet refuse it."""
@@ -301,6 +316,7 @@ class Observer:
         ledger.acquired(conn, exchange, now)
         if conn.state is not _OPEN or conn.multiplexed:
             if conn.state is _DIALLING or conn.multiplexed:
+                evidence.assigned(exchange, conn, now)
                 self.listen(exchange, conn, asynchronous)
                 return True
             # Closed since the pool chose it.
@@ -317,6 +333,7 @@ class Observer:
         if exchange.conn is not conn:
             return
         now = _now()
+        evidence.refused(exchange, now)
         exchange.ledger.refused(exchange, now)
         if conn.multiplexed and conn.probe.goaway():
             conn.ledger.lost(conn, Reason.GOAWAY, now)
@@ -354,6 +371,8 @@ class Observer:
                 conn.ledger.carries(conn, exchange)
             if conn.reach is not conn.origin:
                 exchange.target = seams.target(request)
+        if now - exchange.send_at >= SLOW:
+            evidence.answered_slowly(exchange, now)
         if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
             self._upgraded(exchange, now)
             return
@@ -396,9 +415,12 @@ class Observer:
             ledger.refused(exchange, now)
         cancelled = errors.cancelled(error)
         exchange.request_failed(now, errors.name_of(error), cancelled=cancelled)
-        conn = exchange.conn
+        request, conn = exchange.request, exchange.conn
+        evidence.raised(exchange, error, now, seams.answer(lambda: request.extensions))
         if conn is None or conn.reach is not conn.origin:
-            exchange.target = seams.target(exchange.request)
+            exchange.target = seams.target(request)
+        if not cancelled:
+            ledger.process.sink.failed(exchange)
         if conn is not None:
             if conn.multiplexed:
                 self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
@@ -430,7 +452,9 @@ class Observer:
         if conn is None or not conn.ready or conn.state is State.CLOSED or not conn.ledger.process.alive:
             return
         now = _now()
-        by = CURRENT.get()
+        own = by = CURRENT.get()
+        if own is not None and loops.foreign(conn.loop):
+            evidence.of(own).foreign_loop = True
         if by is not None and (by.conn is not conn or by.headers_at):
             by = None
         user = by or conn.last_user
@@ -438,7 +462,9 @@ class Observer:
         if user is not None and (by is not None or user.reading_since):
             # Only here is what is being handled known to be the exchange's own.
             error = sys.exc_info()[1]
-            cancelled = errors.cancelled(error) if error is not None else None
+            if error is not None:
+                cancelled = errors.cancelled(error)
+                evidence.closing(user, stream, now, cancelled=cancelled)
         elif user is not None and user.headers_at and user.holds and not user.over_at and conn.doomed is None:
             # Left without a word to the pool: an iterator finalised after a break.
             self._left(user, now)
@@ -464,11 +490,15 @@ class Observer:
 
     # The body.
 
-    def body_raised(self, exchange: Exchange, error: BaseException) -> None:
-        """The body's own read raised *error*."""
+    def body_raised(self, exchange: Exchange, error: BaseException, stream: Any) -> None:
+        """The body's own read raised *error*; *stream* is the response's."""
         now = _now()
         cancelled = errors.cancelled(error)
         exchange.body_raised(now, errors.name_of(error), cancelled=cancelled)
+        if exchange.outcome in (FAILED, CANCELLED):
+            evidence.raised(exchange, error, now, seams.extensions(stream))
+            if not cancelled:
+                exchange.ledger.process.sink.failed(exchange)
         conn = exchange.conn
         if conn is not None and conn.multiplexed:
             self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
@@ -479,6 +509,8 @@ class Observer:
         if exchange.ended:
             # With threads the connection may serve another request before the
             # close returns: it is free from here on.
+            if exchange.over_at - exchange.headers_at >= SLOW:
+                evidence.received_slowly(exchange)
             exchange.ledger.released(exchange, _now())
         elif not exchange.over_at and (not exchange.reading_since or sys.exc_info()[1] is None):
             # A read that fails closes the response on its way out, too. With no exception
@@ -488,7 +520,12 @@ class Observer:
     def _left(self, exchange: Exchange, at: int) -> None:
         exchange.body_left(at)
         # Within the collector the stack is that of whoever happened to allocate.
-        if self._call_sites is not None and not (_collecting and _collecting == _ident()):
+        if _collecting and _collecting == _ident():
+            return
+        evidence.left(exchange)
+        if at - exchange.headers_at >= SLOW:
+            evidence.received_slowly(exchange)
+        if self._call_sites is not None:
             place = self._call_sites.find(sys._getframe(3))
             if place is not None:
                 exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)

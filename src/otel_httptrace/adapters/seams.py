@@ -112,6 +112,16 @@ class Probe:
         ours = getattr(state, "our_state", None)
         return None if ours is None else str(ours) == "IDLE"
 
+    def stream(self) -> Any:
+        """The network stream; None if it is gone."""
+        return self._stream()
+
+    def streams(self) -> tuple[int | None, int | None]:
+        """On HTTP/2, how many streams are open and may be: ``_events``, ``_max_streams``; None if not known."""
+        inner = innermost(self._connection())
+        events, limit = getattr(inner, "_events", None), getattr(inner, "_max_streams", None)
+        return (len(events) if isinstance(events, dict) else None), (limit if isinstance(limit, int) else None)
+
     def available(self) -> bool:
         """Whether it takes further requests, which is part of the connection interface."""
         connection = self._connection()
@@ -148,7 +158,12 @@ def plain_origin(origin: Any) -> Origin:
 
 def target(request: Any) -> Origin | None:
     """What a request is for; None where that cannot be told, as for a scheme that the library does not know."""
-    return _answer(lambda: plain_origin(request.url.origin))
+    return answer(lambda: plain_origin(request.url.origin))
+
+
+def extensions(stream: Any) -> Any:
+    """The extensions of the request that a response's stream belongs to: ``_pool_request``; None if not known."""
+    return answer(lambda: stream._pool_request.request.extensions)
 
 
 def origin(connection: object) -> Origin | None:
@@ -171,19 +186,19 @@ def shared(connection: Any) -> Shared | None:
         other = type(own)(own.scheme, b"other.invalid", own.port)
         return Shared(plain_origin(proxy)) if connection.can_handle_request(other) is True else None
 
-    return _answer(ask)
+    return answer(ask)
 
 
 def address(stream: Any, which: str) -> Address | None:
     """An end of a network stream, ``server_addr`` or ``client_addr``; None if not known."""
     # The peer may be gone already: then its address is not known.
-    found = _answer(lambda: stream.get_extra_info(which))
+    found = answer(lambda: stream.get_extra_info(which))
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str):
         return Address(found[0], found[1])
     return Address(found, None) if isinstance(found, str) and found else None
 
 
-def _answer(ask: Callable[[], T]) -> T | None:
+def answer(ask: Callable[[], T]) -> T | None:
     """What *ask* answers; None where it fails, unless it is the application that interrupted it."""
     try:
         return ask()

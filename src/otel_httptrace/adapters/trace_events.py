@@ -16,7 +16,7 @@ from typing import Any
 from ..core.ledger import Connection
 from ..core.timeline import TLS, Address, Attempt, Dial, Exchange, Lookup, Step
 from ..guard import Guard
-from . import errors, seams
+from . import errors, evidence, seams
 from .resolver import Resolver
 
 _now = time.monotonic_ns
@@ -250,6 +250,7 @@ class TraceEvents:
 
     def _http2_started(self, exchange: Exchange, conn: Connection, info: dict[str, Any], at: int) -> None:
         self._ready(exchange, conn, at, multiplexed=True)
+        evidence.waited_for_stream(exchange, conn, at)
         exchange.sending(at)
         conn.ledger.carries(conn, exchange)
 

@@ -159,9 +159,9 @@ class Connection(NotCopied):
 
     __slots__ = (
         "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
-        "explained_by", "id", "idle_since", "leaked_by", "leaked_since", "ledger", "multiplexed", "open_reason",
-        "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted", "unseen",
-        "user", "users", "version",
+        "explained_by", "id", "idle_since", "inherited", "leaked_by", "leaked_since", "ledger", "loop", "multiplexed",
+        "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted",
+        "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int, reach: Shared | None = None) -> None:
@@ -210,6 +210,10 @@ class Connection(NotCopied):
         self.leaked_since = 0
         #: For the adapter, opaque here: how to ask whether its socket is readable.
         self.probe: Any = None
+        #: Likewise: in which event loop it is opened, if any.
+        self.loop: Any = None
+        #: Opened before a fork, by another process.
+        self.inherited = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} to {self.origin.host}:{self.origin.port} {self.state.value}>"
@@ -439,7 +443,7 @@ class Ledger:
                 conn.user = next(iter(list(conn.users)), None)
             exchange.conn = None
             exchange.close_reason = None
-            exchange.acquired_at = exchange.send_at = 0
+            exchange.acquired_at = exchange.send_at = exchange.wait_at = 0
             exchange.was_idle, exchange.idle, exchange.carried = False, None, False
             exchange.waits_again = True
             self.waiting[exchange] = None

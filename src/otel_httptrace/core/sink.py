@@ -29,6 +29,9 @@ class Sink(Protocol):
     def closed(self, conn: Connection, at: int, *, silent: bool) -> None:
         """A connection that was ready is closed."""
 
+    def failed(self, exchange: Exchange) -> None:
+        """The exchange failed, before its body or in it; a cancellation is no failure."""
+
     def awaits_body(self, exchange: Exchange) -> None:
         """The headers are in: the exchange goes on until its body is over."""
 

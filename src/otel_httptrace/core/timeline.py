@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
+    from .evidence import Evidence
     from .ledger import Connection, Ledger
 
 # Phases, in the order in which they happen.
@@ -247,11 +248,11 @@ class Exchange:
     # these many times faster than defaults that it finds on the class.
     __slots__ = (
         "acquired_at", "bytes_read", "carried", "carried_before", "close_reason", "closed_at", "closed_via", "conn",
-        "context", "dial", "ended", "ends_early", "error", "extensions", "failed_phase", "finished", "headers_at",
-        "holds", "http_version", "idle", "last_byte_at", "ledger", "made_at", "method", "outcome", "over_at", "pool",
-        "read_wait", "reading_since", "request", "request_headers", "response_headers", "reused", "send_at", "silent",
-        "span", "started", "status", "target", "upgraded", "upstream_ended", "wait_at", "waits_again", "wall",
-        "was_idle",
+        "context", "dial", "ended", "ends_early", "error", "evidence", "extensions", "failed_phase", "finished",
+        "headers_at", "holds", "http_version", "idle", "last_byte_at", "ledger", "longest_wait", "made_at", "method",
+        "outcome", "over_at", "pool", "read_wait", "reading_since", "received", "request", "request_headers",
+        "response_headers", "reused", "send_at", "silent", "span", "started", "status", "target", "upgraded",
+        "upstream_ended", "wait_at", "waits_again", "wall", "was_idle",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, request: Any, started: int, wall: int) -> None:
@@ -279,6 +280,8 @@ class Exchange:
         self.reused = self.was_idle = self.upgraded = self.waits_again = False
 
         self.acquired_at = self.send_at = self.wait_at = self.headers_at = self.over_at = 0
+        #: Bytes of an answer that came before its headers were complete, on HTTP/1.1.
+        self.received = 0
 
         self.method = b""
         self.status = 0
@@ -291,14 +294,17 @@ class Exchange:
         self.outcome: str | None = None
         self.failed_phase: str | None = None
         self.error: str | None = None
-        #: When the body's own read was entered; zero outside of it.
-        self.bytes_read = self.last_byte_at = self.read_wait = self.reading_since = 0
+        #: `reading_since`: when the body's own read was entered; zero outside of it.
+        self.bytes_read = self.last_byte_at = self.read_wait = self.longest_wait = self.reading_since = 0
 
         self.close_reason: str | None = None
         self.closed_at: str | None = None
         self.closed_via: str | None = None
         #: Where the application made the request, made into text only if it leaks.
         self.made_at: Any = None
+
+        #: Only where something failed, waited or was lost.
+        self.evidence: Evidence | None = None
 
         #: Suppressed: nothing is emitted or counted, the ledger goes on.
         self.silent = False
@@ -358,21 +364,28 @@ class Exchange:
 
     def body_read(self, at: int, size: int) -> None:
         """A part of the body came, of *size* bytes."""
-        self.read_wait += at - self.reading_since
+        waited = at - self.reading_since
+        self.read_wait += waited
+        if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
+            self.longest_wait = waited
         self.reading_since = 0
         self.last_byte_at = at
         self.bytes_read += size
 
     def body_ended(self, at: int) -> None:
         """The body was read to its end."""
-        self.read_wait += at - self.reading_since
+        waited = at - self.reading_since
+        self.read_wait += waited
+        if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
+            self.longest_wait = waited
         self.reading_since = 0
         if not self.over_at:
             self.ended, self.outcome, self.over_at = True, COMPLETE, at
 
     def body_raised(self, at: int, error: str, *, cancelled: bool) -> None:
         """The body's own read raised."""
-        self.read_wait += at - self.reading_since if self.reading_since else 0
+        if self.reading_since:
+            self._waited(at)
         self.reading_since = 0
         if not self.over_at:
             self.outcome, self.over_at = (CANCELLED if cancelled else FAILED), at
@@ -385,8 +398,13 @@ class Exchange:
             self.outcome, self.over_at = CLOSED_EARLY, at
             if self.reading_since:
                 # Under a read in another task or thread, which has yet to notice.
-                self.read_wait += at - self.reading_since
+                self._waited(at)
                 self.reading_since = at
+
+    def _waited(self, at: int) -> None:
+        waited = at - self.reading_since
+        self.read_wait += waited
+        self.longest_wait = max(self.longest_wait, waited)
 
     def body_forgotten(self) -> None:
         """Nobody closed the response, and nobody can any more: it ends with its last byte."""
@@ -398,10 +416,21 @@ class Exchange:
 
     @property
     def time_pool(self) -> int | None:
-        """Waiting for the pool."""
-        if self.acquired_at:
-            return self.acquired_at - self.started
-        return self.over_at - self.started if self.failed_phase == POOL else None
+        """Waiting for the pool: neither for a stream of an HTTP/2 connection, nor while it was sent before."""
+        evidence = self.evidence
+        until = self.acquired_at
+        if not until:
+            if self.failed_phase != POOL:
+                return None
+            until = (evidence.stream_since if evidence is not None else 0) or self.over_at
+        return until - self.started - (evidence.earlier if evidence is not None else 0)
+
+    @property
+    def time_stream(self) -> int | None:
+        """Waiting for a stream of an HTTP/2 connection that was at its limit."""
+        if self.evidence is None or not self.evidence.stream_since:
+            return None
+        return (self.send_at or self.over_at) - self.evidence.stream_since
 
     @property
     def time_send(self) -> int | None:

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..core.ledger import Connection
 from ..core.timeline import COMPLETE, POOL, SEND, WAIT, Address, Attempt, Exchange, Step
-from . import names
+from . import evidence, names
+from .units import NOTEWORTHY, SECOND
+from .units import seconds as _seconds
+
+__all__ = ["NOTEWORTHY", "Attributes", "body", "body_size", "connect", "getconn", "proxy", "request", "tls"]
 
 Attributes = dict[str, Any]
 
-_SECOND: Final = 1_000_000_000
-#: Durations are told in steps of 2**-20 s, 0.95 microseconds: a double then ends in
-#: zeros, and of its eight bytes gzip keeps four. Three of them are on every request,
-#: and were most of what it cost on the wire.
-_STEPS: Final = 2**20
-#: A wait shorter than this says nothing: the least nanoseconds that are told as a millisecond or
-#: more. What is told is what counts: 1,000,000 are told as 0.00099945 s, for a step less is not seen.
-NOTEWORTHY: Final = -(-_SECOND * -(-_STEPS // 1000) // _STEPS)
-
 #: Responses without a body, whatever Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
 _BODILESS: Final = frozenset({204, 304})
-
-
-def _seconds(nanoseconds: int) -> float:
-    # Down, so that the phases are still no more than the whole.
-    return nanoseconds * _STEPS // _SECOND / _STEPS
 
 
 def request(exchange: Exchange) -> Attributes:
@@ -40,13 +31,15 @@ def request(exchange: Exchange) -> Attributes:
         attributes[names.CONN_ID] = conn.id
         if exchange.carried_before is not None:
             attributes[names.CONN_REQUESTS] = exchange.carried_before
+        else:
+            _adopted(conn, attributes)
         if exchange.reused:
             if conn.multiplexed:
                 attributes[names.CONN_WAS_IDLE] = exchange.was_idle
             if exchange.idle is not None:
                 attributes[names.CONN_IDLE] = _seconds(exchange.idle)
-        elif conn.open_reason is not None and exchange.dial is not None:
-            attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
+        else:
+            _opened(conn, exchange, attributes)
         if exchange.close_reason is not None:
             attributes[names.CONN_CLOSE_REASON] = exchange.close_reason
     peer = conn.peer if conn is not None else None
@@ -70,13 +63,31 @@ def request(exchange: Exchange) -> Attributes:
         attributes[names.TIME_RECEIVE] = _seconds(received)
         attributes[names.BODY_OUTCOME] = exchange.outcome
         if received >= NOTEWORTHY:
-            attributes[names.BODY_READ_WAIT] = _seconds(min(exchange.read_wait, received))
+            _waited(exchange, received, attributes)
         if exchange.outcome is not COMPLETE:
             _left(exchange, attributes)
         size = body_size(exchange)
         if size is not None:
             attributes[names.HTTP_RESPONSE_BODY_SIZE] = size
+    if exchange.evidence is not None:
+        evidence.add(exchange, exchange.evidence, attributes)
     return attributes
+
+
+def _adopted(conn: Connection, attributes: Attributes) -> None:
+    if conn.inherited:
+        attributes[names.CONN_INHERITED] = True
+
+
+def _opened(conn: Connection, exchange: Exchange, attributes: Attributes) -> None:
+    if conn.open_reason is not None and exchange.dial is not None:
+        attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
+
+
+def _waited(exchange: Exchange, received: int, attributes: Attributes) -> None:
+    attributes[names.BODY_READ_WAIT] = _seconds(min(exchange.read_wait, received))
+    if received >= SECOND:
+        attributes[names.BODY_MAX_GAP] = _seconds(min(exchange.longest_wait, received))
 
 
 def _sent(exchange: Exchange, attributes: Attributes) -> None:
@@ -119,6 +130,7 @@ def _failed(exchange: Exchange, attributes: Attributes) -> None:
     if exchange.error is not None:
         # Upstream writes it only under the new conventions (OTEL_SEMCONV_STABILITY_OPT_IN).
         attributes[names.ERROR_TYPE] = exchange.error
+        evidence.add_failed(exchange, attributes)
 
 
 def _left(exchange: Exchange, attributes: Attributes) -> None:
@@ -127,6 +139,8 @@ def _left(exchange: Exchange, attributes: Attributes) -> None:
         attributes[names.BODY_CLOSED_AT] = exchange.closed_at
     if exchange.closed_via is not None:
         attributes[names.BODY_CLOSED_VIA] = exchange.closed_via
+    if exchange.evidence is not None and exchange.evidence.closed_by is not None:
+        attributes[names.BODY_CLOSED_BY] = exchange.evidence.closed_by
 
 
 def body(exchange: Exchange) -> Attributes:

@@ -75,6 +75,71 @@ REQUEST: Final = (
     Attribute(names.POOL_WAITING, "int", f"`{names.TIME_POOL}` is there", "other requests that waited"),
     Attribute(names.POOL_LIMIT, "int", f"`{names.TIME_POOL}` is there, and a limit", "`max_connections`"),
     Attribute(names.ERROR_TYPE, "string", "it failed", "the exception's class"),
+    Attribute(
+        names.FAILED_CAUSE,
+        "string",
+        "it failed",
+        "the most specific name in the exception's causes: an errno (`ECONNRESET`), a reason of `ssl` "
+        "(`CERTIFICATE_VERIFY_FAILED`), a resolver's code (`EAI_AGAIN`), an HTTP/2 error code (`INTERNAL_ERROR`), "
+        "else a class; never a message",
+    ),
+    Attribute(
+        names.RESPONSE_BYTES_RECEIVED,
+        "int, bytes",
+        "it failed in `wait`",
+        "how much of an answer had come: 0 is not one byte, more could not be read",
+    ),
+    Attribute(names.TIMEOUT, "double, s", "a timeout struck", "as it was configured, for that phase"),
+    Attribute(
+        names.STALLED,
+        "double, s",
+        "known, and 10 ms or more",
+        "how long this process did not get to run this request, at least",
+    ),
+    Attribute(names.CONN_INHERITED, "boolean", "`true` only", "the connection was opened before a fork"),
+    Attribute(names.CONN_FOREIGN_LOOP, "boolean", "`true` only, and it failed", "opened in another event loop"),
+    Attribute(
+        names.CONN_CLOSED_AT,
+        "string",
+        "`client_closed` under a request",
+        "the application's line that closed the client",
+    ),
+    Attribute(names.CONN_CLOSED_VIA, "string", "a library in between", "that library's line, in the same form"),
+    Attribute(
+        names.BODY_CLOSED_BY,
+        "string",
+        "closed early by an exception",
+        "the class of what was passing through the caller: its own, or that of a body that could not be decoded",
+    ),
+    Attribute(names.BODY_MAX_GAP, "double, s", f"`{names.TIME_RECEIVE}` is 1 s or more", "the longest wait for bytes"),
+    Attribute(
+        names.TIME_STREAM,
+        "double, s",
+        "1 ms or more, HTTP/2",
+        "waiting for a stream of a connection that was at its limit",
+    ),
+    Attribute(names.CONN_STREAMS, "int", f"`{names.TIME_STREAM}` is there", "streams that were open"),
+    Attribute(names.CONN_STREAM_LIMIT, "int", f"`{names.TIME_STREAM}` is there", "how many the server allows"),
+    Attribute(names.HTTP_REQUEST_RESEND_COUNT, "int", "sent again", "how often it had been sent before"),
+    Attribute(
+        names.TCP_UNACKED,
+        "int, bytes",
+        "failed, or 1 s or more, in `send`, `wait` or the body; Linux",
+        "written, and not acknowledged by the other end: at the failure, or when the request had been written",
+    ),
+    Attribute(
+        names.TCP_RETRANSMITS,
+        "int",
+        f"as `{names.TCP_UNACKED}`",
+        "how often in a row that was sent again in vain",
+    ),
+    Attribute(names.TCP_RTT, "double, s", f"as `{names.TCP_UNACKED}`", "the round trip, smoothed"),
+    Attribute(
+        names.NETWORK_PROTOCOL_VERSION,
+        "string",
+        "HTTP/2, and it failed",
+        "`2`; with a response it is upstream's",
+    ),
 )
 
 #: Those that are on no request span: of child spans, links and metrics.
@@ -86,7 +151,6 @@ OTHERS: Final = (
     Attribute(names.NETWORK_LOCAL_ADDRESS, "string", "connected", "our end"),
     Attribute(names.NETWORK_LOCAL_PORT, "int", "connected over TCP", "our end's port"),
     Attribute(names.NETWORK_TYPE, "string", "connected over TCP", "`ipv4` or `ipv6`"),
-    Attribute(names.NETWORK_PROTOCOL_VERSION, "string", "known", "`1.0`, `1.1` or `2`"),
     Attribute(names.TLS_PROTOCOL_NAME, "string", "shaken hands", "`tls`"),
     Attribute(names.TLS_PROTOCOL_VERSION, "string", "shaken hands", "as `1.3`"),
     Attribute(names.TLS_CIPHER, "string", "shaken hands", "the cipher's name"),
@@ -179,6 +243,7 @@ SPANS: Final = (
             names.BODY_BYTES_READ,
             names.BODY_CLOSED_AT,
             names.BODY_CLOSED_VIA,
+            names.BODY_CLOSED_BY,
         ),
     ),
 )
@@ -210,6 +275,12 @@ METRICS: Final = (
         "counter, {request}",
         "requests; where no connection was obtained by failed phase",
         (*_SERVER, names.CONN_REUSED, names.FAILED_PHASE),
+    ),
+    Described(
+        names.METRIC_REQUESTS_FAILED,
+        "counter, {request}",
+        "requests that failed, in the body where there is no phase; 100 names of errors and causes, the rest `_other`",
+        (*_SERVER, names.FAILED_PHASE, names.ERROR_TYPE, names.FAILED_CAUSE),
     ),
     Described(
         names.METRIC_CONNECTIONS_OPENED,

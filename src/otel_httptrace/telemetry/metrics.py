@@ -31,6 +31,8 @@ _LOOKUP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 _CONNECTION_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 _OTHER: Final = "_other"
+#: How many names of errors and their causes are told apart, for any exception of the application's is one.
+_MAX_CAUSES: Final = 100
 _NONE: Final = object()
 
 #: What was counted: of what kind, and which of its values.
@@ -169,6 +171,7 @@ class Metrics:
         self._latest: tuple[object, Counter[_Key]] = (_NONE, Counter())
         self._names = _Capped(self._max_origins)
         self._hosts = _Capped(self._max_origins)
+        self._causes = _Capped(_MAX_CAUSES)
 
     # What happens.
 
@@ -205,6 +208,13 @@ class Metrics:
             waited = exchange.time_pool or 0
             if waited >= NOTEWORTHY:
                 self._queue.record(waited / 1e9, self._described(exchange.origin), context=_inside(exchange))
+
+    def failed(self, exchange: Exchange) -> None:
+        """An exchange failed, before its body or in it."""
+        evidence = exchange.evidence
+        cause = evidence.cause if evidence is not None else None
+        how = (exchange.failed_phase, self._causes(exchange.error or ""), self._causes(cause or ""))
+        self._add(exchange.origin, ("failed", how))
 
     def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
         """A lookup is over."""
@@ -245,6 +255,7 @@ class Metrics:
             "opened": names.CONN_OPEN_REASON,
             "closed": names.CONN_CLOSE_REASON,
             "body": names.BODY_OUTCOME,
+            "failed": names.FAILED_PHASE,
         }[kind]
 
         def callback(options: CallbackOptions) -> Iterator[Observation]:
@@ -260,7 +271,9 @@ class Metrics:
                         if counted != kind:
                             continue
                         described = dict(where)
-                        if kind == "request" and isinstance(value, str):
+                        if kind == "failed":
+                            described.update(_how(*value))
+                        elif kind == "request" and isinstance(value, str):
                             if value:
                                 described[names.FAILED_PHASE] = value
                         elif value != "":
@@ -310,9 +323,17 @@ class Metrics:
         return self._with_zeros(names.METRIC_RESPONSES_OPEN_MAX_AGE, oldest)
 
 
+def _how(phase: str | None, error: str, cause: str) -> Iterator[tuple[str, str]]:
+    """In which phase, by which error and which cause, each as far as it is known."""
+    for name, value in ((names.FAILED_PHASE, phase), (names.ERROR_TYPE, error), (names.FAILED_CAUSE, cause)):
+        if value:
+            yield name, value
+
+
 def _show(meter: Meter, shown: list[Metrics]) -> None:
     for name, unit, description, kind in (
         (names.METRIC_REQUESTS, "{request}", "Requests sent to a pool.", "request"),
+        (names.METRIC_REQUESTS_FAILED, "{request}", "Requests that failed, by how and why.", "failed"),
         (names.METRIC_CONNECTIONS_OPENED, "{connection}", "Connections opened, by why.", "opened"),
         (names.METRIC_CONNECTIONS_CLOSED, "{connection}", "Connections closed, by why.", "closed"),
         (names.METRIC_BODIES, "{response}", "Response bodies, by how they ended.", "body"),

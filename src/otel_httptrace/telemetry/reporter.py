@@ -62,6 +62,11 @@ class Reporter:
         if not silent:
             self._metrics.closed(conn, at)
 
+    def failed(self, exchange: Exchange) -> None:
+        """See `Sink`."""
+        if not exchange.silent and not suppressed():
+            self._metrics.failed(exchange)
+
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """See `Sink`."""
         # Written out, for this is for every request: see `suppressed`.

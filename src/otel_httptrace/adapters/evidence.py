@@ -1,0 +1,211 @@
+# Called on the rare paths alone: something was raised, closed in use, sent again
+# or slow. Whatever is asked here is asked once, at that moment, and nothing of
+# what it is asked of (an exception, a frame, a socket) is kept.
+
+"""Evidence, taken where something failed, waited or was lost."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ..callsite import Place, text
+from ..core.evidence import SLOW, Evidence
+from ..core.ledger import Connection, Ledger
+from ..core.timeline import POOL, WAIT, Attempt, Exchange, Step
+from . import causes, errors, kernel, loops, seams
+
+#: Which of the configured timeouts struck, by the exception's class.
+_TIMEOUTS: Final = {"PoolTimeout": "pool", "ConnectTimeout": "connect", "ReadTimeout": "read", "WriteTimeout": "write"}
+#: The kernel tells when data came last in ticks, of which there are a hundred a second or more: nanoseconds.
+_TICK: Final = 10_000_000
+#: On HTTP/2, a wait for a stream that is shorter is not told.
+_MILLISECOND: Final = 1_000_000
+
+
+def of(exchange: Exchange) -> Evidence:
+    """The evidence of *exchange*, which has some from now on."""
+    if exchange.evidence is None:
+        exchange.evidence = Evidence()
+    return exchange.evidence
+
+
+# What failed.
+
+
+def raised(exchange: Exchange, error: BaseException, at: int, extensions: Any) -> None:
+    """*exchange* ended in *error*, which is being handled now.
+
+    Args:
+        exchange: whose end has been noted.
+        error: what came out of the pool or the body.
+        at: when.
+        extensions: the request's, where the configured timeouts are.
+    """
+    conn, cancelled = exchange.conn, errors.cancelled(error)
+    if conn is not None:
+        if exchange.evidence is None or exchange.evidence.socket is None:
+            _ask(exchange, conn.probe.stream(), at, cancelled=cancelled)
+        if exchange.failed_phase == POOL and conn.multiplexed:
+            waited_for_stream(exchange, conn, at)
+    if cancelled:
+        return
+    evidence = of(exchange)
+    evidence.cause = causes.cause(error)
+    if conn is not None and loops.foreign(conn.loop):
+        evidence.foreign_loop = True
+    which = _TIMEOUTS.get(type(error).__name__, "")
+    evidence.timeout = _timeout(extensions, which)
+    if evidence.timeout is not None:
+        allowed = int(evidence.timeout * 1e9)
+        for waited in _waited(exchange, which, evidence.struck_at or at):
+            evidence.held_up(waited - allowed)
+    if exchange.failed_phase == WAIT:
+        _held_up_by_kernel(exchange, evidence, evidence.struck_at or at)
+
+
+def _timeout(extensions: Any, which: str) -> float | None:
+    timeouts = extensions.get("timeout") if isinstance(extensions, Mapping) else None
+    value = timeouts.get(which) if isinstance(timeouts, Mapping) else None
+    # What is no number, and OTLP's JSON has no other, is not what struck.
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _waited(exchange: Exchange, which: str, at: int) -> list[int]:
+    """How long the wait took that a timeout was set for, where that was one wait and when it began is known."""
+    conn, dial = exchange.conn, exchange.dial
+    if which == "pool" and not exchange.waits_again:
+        return [at - exchange.started]
+    if which == "read" and exchange.failed_phase == WAIT and conn is not None:
+        # Of several reads each has its own; on HTTP/2 others read, too.
+        return [at - exchange.wait_at] if not exchange.received and not conn.multiplexed else []
+    if which == "connect" and dial is not None:
+        last = dial.last
+        # A lookup may count or not, and each of several addresses has its own.
+        if isinstance(last, Step) or (isinstance(last, Attempt) and not last.lookups):
+            return [last.ended - last.started]
+    return []
+
+
+def _held_up_by_kernel(exchange: Exchange, evidence: Evidence, at: int) -> None:
+    # Data that came while nobody read it. On TLS and HTTP/2 that need not have been the answer, but a session ticket
+    # or settings.
+    conn, said = exchange.conn, evidence.socket
+    if conn is None or conn.multiplexed or conn.origin.scheme != "http" or exchange.received or said is None:
+        return
+    if said.quiet is not None and said.quiet < at - exchange.wait_at:
+        evidence.held_up(said.quiet - _TICK)
+
+
+# The kernel's word.
+
+
+def closing(exchange: Exchange, stream: Any, at: int, *, cancelled: bool) -> None:
+    """The connection of *exchange* is about to be closed by the exception that ends that."""
+    of(exchange).struck_at = at
+    _ask(exchange, stream, at, cancelled=cancelled)
+
+
+def written_slowly(exchange: Exchange, stream: Any) -> None:
+    """The request has been written, which took a second or more."""
+    said = seams.answer(lambda: kernel.ask(stream))
+    if said is not None:
+        of(exchange).socket = said
+
+
+def answered_slowly(exchange: Exchange, at: int) -> None:
+    """The answer has come, a second or more after the request began to be written."""
+    conn = exchange.conn
+    if conn is None or not exchange.send_at or not exchange.wait_at:
+        return
+    before = exchange.evidence.socket if exchange.evidence is not None else None
+    said = seams.answer(lambda: kernel.ask(conn.probe.stream()))
+    if said is None:
+        return
+    evidence = of(exchange)
+    # What had not arrived when the request had been written says more than that all has by now.
+    evidence.socket = said if before is None else said.as_of(before)
+    if said.quiet is not None and said.quiet < at - exchange.wait_at:
+        # The answer was there, and nobody read it.
+        evidence.held_up(said.quiet - _TICK)
+
+
+def received_slowly(exchange: Exchange) -> None:
+    """The body is over, a second or more after the headers, and the connection is still this exchange's."""
+    conn = exchange.conn
+    said = seams.answer(lambda: kernel.ask(conn.probe.stream())) if conn is not None else None
+    if said is not None:
+        of(exchange).socket = said
+
+
+def _ask(exchange: Exchange, stream: Any, at: int, *, cancelled: bool) -> None:
+    since = exchange.headers_at or exchange.wait_at or exchange.send_at
+    if not exchange.send_at or (cancelled and at - since < SLOW):
+        return
+    said = seams.answer(lambda: kernel.ask(stream))
+    if said is not None:
+        of(exchange).socket = said
+
+
+# Who closed what.
+
+
+def left(exchange: Exchange) -> None:
+    """The body is being closed before its end: perhaps by an exception on its way through the caller."""
+    error = sys.exc_info()[1]
+    if error is None or isinstance(error, GeneratorExit):
+        return
+    if exchange.evidence is None or exchange.evidence.handled != id(error):
+        of(exchange).closed_by = errors.name_of(error)
+
+
+def begun(exchange: Exchange) -> None:
+    """The application sends a request, and will close its response by itself."""
+    handled = sys.exc_info()[1]
+    if handled is not None:
+        # By its id: it is alive as long as it is handled, and that is until the request is over, or it says nothing.
+        of(exchange).handled = id(handled)
+
+
+def client_closed(ledger: Ledger, place: Place | None) -> None:
+    """The pool is being closed at *place*, and perhaps requests are under way."""
+    if place is None:
+        return
+    for conn in list(ledger.live):
+        for exchange in list(conn.users):
+            evidence = of(exchange)
+            evidence.conn_closed_at, evidence.conn_closed_via = text(place.application), text(place.library)
+
+
+# HTTP/2.
+
+
+def assigned(exchange: Exchange, conn: Connection, at: int) -> None:
+    """The pool gave *exchange* a connection that it shares with others, or dials."""
+    if len(conn.users) > 1:
+        of(exchange).assigned_at = at
+
+
+def waited_for_stream(exchange: Exchange, conn: Connection, at: int) -> None:
+    """*exchange* has a stream of *conn*, or has given up: perhaps the connection was at its limit until now."""
+    evidence = exchange.evidence
+    if evidence is None or not evidence.assigned_at:
+        return
+    since = max(evidence.assigned_at, conn.opened_at)
+    if at - since < _MILLISECOND:
+        return
+    streams, limit = conn.probe.streams()
+    if streams is not None and limit is not None and streams >= limit:
+        evidence.stream_since, evidence.streams, evidence.stream_limit = since, streams, limit
+        if not exchange.failed_phase:
+            exchange.acquired_at = exchange.acquired_at or since
+
+
+def refused(exchange: Exchange, at: int) -> None:
+    """The connection could not take *exchange*, which perhaps had been sent: it will be sent again."""
+    if exchange.send_at:
+        evidence = of(exchange)
+        evidence.resends += 1
+        evidence.earlier += at - (exchange.acquired_at or exchange.send_at)

@@ -1,0 +1,74 @@
+# Evidence: what tells one cause from another with the same symptom. All of it is
+# taken only where something failed, waited or was lost, and hangs off an exchange
+# that has such a thing to say; most have none, and their `evidence` is None.
+#
+# None and zero mean "not known", and are not told.
+
+"""What an exchange that failed, waited or lost something can prove."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+#: A phase that took so long is slow, and what the kernel says of its socket is told: nanoseconds.
+SLOW: Final = 1_000_000_000
+#: For so long at least a process must have been held up, to be told: nanoseconds.
+STALL: Final = 10_000_000
+
+
+class Socket(NamedTuple):
+    """What the kernel says of a TCP socket at one moment; None where it does not say."""
+
+    #: Bytes written that the other end has not acknowledged, whether or not they were sent.
+    unacked: int | None = None
+    #: How often in a row what is not acknowledged was sent again in vain.
+    retransmits: int | None = None
+    #: The smoothed round trip, in nanoseconds.
+    rtt: int | None = None
+    #: Nanoseconds since data came last.
+    quiet: int | None = None
+
+    def as_of(self, before: Socket) -> Socket:
+        """The same, save that what was not acknowledged is as it was *before*."""
+        return self._replace(unacked=before.unacked)
+
+
+class Evidence:
+    """Facts about one exchange. All durations are nanoseconds."""
+
+    __slots__ = (
+        "assigned_at", "cause", "closed_by", "conn_closed_at", "conn_closed_via", "earlier", "foreign_loop", "handled",
+        "resends", "socket", "stalled", "stream_limit", "stream_since", "streams", "struck_at", "timeout",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        #: The most specific name in the exception's chain of causes.
+        self.cause: str | None = None
+        #: The configured timeout that struck, in seconds, as it was configured.
+        self.timeout: float | None = None
+        #: For how long this process did not get to run, demonstrably.
+        self.stalled = 0
+        self.socket: Socket | None = None
+        #: When what ended it began to close its connection: that is before it came out of the pool.
+        self.struck_at = 0
+        #: The connection it used belongs to another event loop.
+        self.foreign_loop = False
+        #: Where the client was closed under it.
+        self.conn_closed_at: str | None = None
+        self.conn_closed_via: str | None = None
+        #: The class of the exception that was passing through the caller as the body was closed.
+        self.closed_by: str | None = None
+        #: The id of the exception that was being handled as it began: not one that passes later.
+        self.handled = 0
+        #: On HTTP/2, when it was given its connection, and since when it waited for a stream of that.
+        self.assigned_at = self.stream_since = 0
+        #: Streams open then, and how many the server allows.
+        self.streams: int | None = None
+        self.stream_limit: int | None = None
+        #: How often it had been sent before, and how long that took, from when it was given a connection.
+        self.resends = self.earlier = 0
+
+    def held_up(self, duration: int) -> None:
+        """The process did not get to run for *duration*, by one of the ways to know it."""
+        if duration >= STALL:
+            self.stalled = max(self.stalled, duration)
