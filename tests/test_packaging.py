@@ -15,6 +15,8 @@ from otel_httptrace.instrumentor import HTTPTraceInstrumentor
 
 if sys.version_info >= (3, 11):
     import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

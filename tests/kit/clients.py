@@ -67,9 +67,13 @@ class Flavour:
                 return await coroutine
 
             return trio.run(main)  # type: ignore[no-any-return]
-        uvloop = importlib.import_module("uvloop") if self.mode == "uvloop" else None
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
-            return runner.run(coroutine)
+        # Not asyncio.Runner, which Python 3.10 does not have.
+        anyio = importlib.import_module("anyio")
+
+        async def awaited() -> T:
+            return await coroutine
+
+        return anyio.run(awaited, backend_options={"use_uvloop": self.mode == "uvloop"})  # type: ignore[no-any-return]
 
     async def sleep(self, seconds: float) -> None:
         """Let others run for *seconds*."""
