@@ -319,7 +319,7 @@ def test_versions() -> None:
     }
     problems = {check.what: check for check in doctor.installed(facts) if check.state is State.PROBLEM}
 
-    assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0,<2'"
+    assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0.3,<2'"
     assert problems["httpx2"].advice == "py -m pip install httpcore2"
     assert problems["entry point httptrace"].advice == "py -m pip install -U --force-reinstall 'otel-httptrace'"
     (exporter,) = [
