@@ -167,7 +167,10 @@ def test_a_stream_left_early(sdk: str, function: str, code: str, via: str) -> No
     ]
     assert lost_by == [[], [requests[0].span_id], [requests[1].span_id]]
     if sdk == "openai":
-        assert masked(ran.output) == shown("README.md", "opentelemetry-instrument python examples/llm_stream.py openai")
+        printed = shown("README.md", "opentelemetry-instrument python examples/llm_stream.py openai")
+        if sys.version_info < (3, 11):
+            printed = [line.replace(" in Stream.", " in ") for line in printed]
+        assert masked(ran.output) == printed
         assert place("llm_stream.py", function, code) in (EXAMPLES / "README.md").read_text()
 
 
