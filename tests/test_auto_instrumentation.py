@@ -176,7 +176,7 @@ def test_an_unsupported_version(
         with __import__(name).Client() as its:
             its.get(server.url())
 
-    wanted = {"httpcore": ">=1.0,<2", "httpcore2": ">=2"}[library]
+    wanted = {"httpcore": ">=1.0.3,<2", "httpcore2": ">=2"}[library]
     assert [record.getMessage() for record in caplog.records if record.name == "otel_httptrace"] == [
         f"otel-httptrace needs {library}{wanted}, found 0.18.0, so {client} is not traced: "
         f"pip install -U '{library}{wanted}'"
