@@ -47,7 +47,9 @@ def _install_locked(session: nox.Session, locked: Path) -> None:
 
 
 def _wheel(session: nox.Session) -> str:
-    session.run("make", "-s", "wheel", external=True)
+    # As `make wheel` does, which might set up anew the environment that this runs in.
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run(sys.executable, "-m", "hatchling", "build", external=True)
     (wheel,) = Path("dist").absolute().glob("*.whl")
     return str(wheel)
 

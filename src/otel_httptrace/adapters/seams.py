@@ -226,12 +226,19 @@ class Patches:
         inherited = name not in vars(owner)
         original = getattr(owner, name)
         wrapper = lookalike(make(original), original)
-        setattr(owner, name, wrapper)
         if known is None:
             replaced, key = self._replaced, id(owner)
-            known = replaced[key] = _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {})
+            known = replaced.setdefault(key, _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {}))
         # The wrapper lives on the owner, and holds the original.
-        known.wrappers[name] = (weakref.ref(wrapper), inherited)
+        ours = (weakref.ref(wrapper), inherited)
+        try:
+            # Threads may come here at once, and a signal handler's request within: the first replaces it, alone.
+            if known.wrappers.setdefault(name, ours) is ours:
+                setattr(owner, name, wrapper)
+        except BaseException:
+            if known.wrappers.get(name) is ours and vars(owner).get(name) is not wrapper:
+                del known.wrappers[name]
+            raise
 
     def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
         """Replace a method where *cls* has it from, so that subclasses are not patched twice.
