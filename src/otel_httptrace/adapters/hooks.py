@@ -61,7 +61,7 @@ class Hooks:
         observer.watch_connection = self._watch_connection
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
-        patches.on_lost = lambda: observer.later(self._mend)
+        patches.on_lost = lambda: guard(observer.later, self._mend)
 
     def install(self, library: Library, module: ModuleType) -> None:
         """Watch the pools of *library*, which is *module*, and name resolution."""
