@@ -57,7 +57,7 @@ scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in
 foreign:  ## The test suites of others, without us and with us: none may fail with us only
 	@$(PYTHON) tools/foreign_suites.py $(ARGS)
 
-neighbours:  ## Programs with other instrumentation in them, without us and with us: none may tell
+neighbours: .venv/.done  ## Programs with other instrumentation in them, without us and with us: none may tell
 	@$(PYTHON) tools/neighbours.py $(ARGS)
 
 docs: .venv/.done  ## docs/*.md, from the code
