@@ -15,6 +15,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h2.settings
 
 from .server import PATIENCE
 
@@ -39,9 +40,9 @@ class Stream:
         """Send the rest of it."""
         self.peer.do(self._end, body)
 
-    def reset(self) -> None:
-        """Reset the stream, and not the connection."""
-        self.peer.do(self.peer.h2.reset_stream, self.number)
+    def reset(self, code: int = 0) -> None:
+        """Reset the stream, and not the connection, for the reason that *code* is."""
+        self.peer.do(self.peer.h2.reset_stream, self.number, code)
 
     def _begin(self, body: bytes, status: int) -> None:
         self.peer.h2.send_headers(self.number, [(":status", str(status))])
@@ -94,6 +95,8 @@ class H2Peer:
             self.sock = self.server.tls.wrap_socket(self.sock, server_side=True)
             self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
             self.h2.initiate_connection()
+            if self.server.limit is not None:
+                self.h2.update_settings({h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: self.server.limit})
             self._flush()
             while self._once():
                 self._flush()
@@ -143,6 +146,8 @@ class H2Server:
         tls.set_alpn_protocols(["h2"])
         self.tls = tls
         self.held = held
+        #: How many streams a connection may have at a time.
+        self.limit: int | None = None
         self.peers: list[H2Peer] = []
         #: Accept connections, but let them wait for their handshake.
         self.admit = threading.Event()

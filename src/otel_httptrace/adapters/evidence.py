@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any, Final
 
 from ..callsite import Place, text
@@ -21,6 +22,8 @@ from . import causes, errors, kernel, loops, seams
 _TIMEOUTS: Final = {"PoolTimeout": "pool", "ConnectTimeout": "connect", "ReadTimeout": "read", "WriteTimeout": "write"}
 #: The kernel tells when data came last in ticks, of which there are a hundred a second or more: nanoseconds.
 _TICK: Final = 10_000_000
+#: How many generators there may be around a body.
+_MOST_GENERATORS: Final = 32
 #: On HTTP/2, a wait for a stream that is shorter is not told.
 _MILLISECOND: Final = 1_000_000
 
@@ -152,13 +155,59 @@ def _ask(exchange: Exchange, stream: Any, at: int, *, cancelled: bool) -> None:
 # Who closed what.
 
 
+# What leaves a loop over a body drops its iterator, which a generator notices by
+# a GeneratorExit before anybody handles the exception: that is on its way, and no
+# code can see it. Whoever has the response closes it next, and there it is seen:
+# by httpx through to the stream's own `close()`, which we watch. httpx2 closes
+# the response as soon as the iterator ends and the stream no second time, so there
+# the response is watched, from the first time on that this happens.
+
+
 def left(exchange: Exchange) -> None:
     """The body is being closed before its end: perhaps by an exception on its way through the caller."""
-    error = sys.exc_info()[1]
-    if error is None or isinstance(error, GeneratorExit):
-        return
-    if exchange.evidence is None or exchange.evidence.handled != id(error):
+    error = _passing()
+    if isinstance(error, GeneratorExit):
+        of(exchange).awaits_close = True
+    elif error is not None and (exchange.evidence is None or exchange.evidence.handled != id(error)):
         of(exchange).closed_by = errors.name_of(error)
+
+
+def awaits_close(exchange: Exchange) -> bool:
+    """Whether the end of an iterator has closed the body, and is still all that is to be seen."""
+    evidence = exchange.evidence
+    if evidence is None or not evidence.awaits_close:
+        return False
+    evidence.awaits_close = False
+    left(exchange)
+    return evidence.awaits_close
+
+
+def owner(frame: FrameType | None) -> tuple[bool, Any]:
+    """Who closes a body that *frame* closes at the end of its iterator, and will be closed once more.
+
+    Returns:
+        Whether it will: the body's own iterator closes it, or a response does, and which one, at the end of its.
+    """
+    if frame is not None and frame.f_code.co_name in ("__iter__", "__aiter__"):
+        return True, None
+    for _ in range(_MOST_GENERATORS):
+        if frame is None or frame.f_code.co_name not in ("close", "aclose"):
+            break
+        outer = frame.f_back
+        if outer is not None and outer.f_code.co_name in ("iter_raw", "aiter_raw"):
+            return True, frame.f_locals.get("self")
+        frame = outer
+    return False, None
+
+
+def _passing() -> BaseException | None:
+    # A generator that is closed while an exception is handled has that as the context of its GeneratorExit.
+    error = sys.exc_info()[1]
+    for _ in range(_MOST_GENERATORS):
+        if not isinstance(error, GeneratorExit) or error.__context__ is None:
+            break
+        error = error.__context__
+    return error
 
 
 def begun(exchange: Exchange) -> None:

@@ -62,6 +62,7 @@ class Hooks:
         observer.watch_connection = self._watch_connection
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
+        observer.watch_response = self._watch_response
         patches.on_lost = lambda: guard(observer.later, self._mend)
 
     def install(self, library: Library, module: ModuleType) -> None:
@@ -262,7 +263,14 @@ class Hooks:
     def _stream_close(self, original: Hook) -> Hook:
         return self._closing(original, self._observer.stream_closing)
 
-    # A response's stream.
+    # A response, and its stream.
+
+    def _watch_response(self, cls: type) -> None:
+        for name in ("close", "aclose"):
+            self._patches.replace_method(cls, name, self._response_close)
+
+    def _response_close(self, original: Hook) -> Hook:
+        return self._closing(original, self._observer.response_closing)
 
     def _watch_body(self, cls: type) -> None:
         replace = self._patches.replace_method
@@ -306,17 +314,17 @@ class Hooks:
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return original(self)
-            exchange = handle.exchange
+            exchange, again = handle.exchange, False
             try:
                 try:
-                    closing(exchange)
+                    again = closing(exchange)
                 except BaseException:
                     closing = contain("body_closing", closing)
             finally:
                 try:
                     result = original(self)
                 finally:
-                    if not exchange.reading_since or exchange.over_at:
+                    if not again and (not exchange.reading_since or exchange.over_at):
                         closed(exchange)
             return result
 
@@ -332,17 +340,17 @@ class Hooks:
             handle = attached(self)
             if handle is None or handle.exchange.finished:
                 return await original(self)
-            exchange = handle.exchange
+            exchange, again = handle.exchange, False
             try:
                 try:
-                    closing(exchange)
+                    again = closing(exchange)
                 except BaseException:
                     closing = contain("body_closing", closing)
             finally:
                 try:
                     result = await original(self)
                 finally:
-                    if not exchange.reading_since or exchange.over_at:
+                    if not again and (not exchange.reading_since or exchange.over_at):
                         closed(exchange)
             return result
 

@@ -268,6 +268,8 @@ class Observer:
     watch_connection: Callable[[type], None]
     watch_stream: Callable[[type], None]
     watch_body: Callable[[type], None]
+    #: Likewise: a response's own type, where its stream is not closed by it.
+    watch_response: Callable[[type], None]
     #: Set by the hooks: listen to the trace events of an exchange, and stop.
     listen: Callable[[Exchange, Connection, bool], None]
     unlisten: Callable[[Exchange], None]
@@ -504,18 +506,35 @@ class Observer:
             self._check(conn, exchange, now, Reason.REQUEST_CANCELLED if cancelled else Reason.REQUEST_FAILED)
         self.finish(exchange, error)
 
-    def body_closing(self, exchange: Exchange) -> None:
-        """The response is about to be closed."""
+    def body_closing(self, exchange: Exchange) -> bool:
+        """The response is about to be closed; whether it will be once more, by whoever has it."""
         if exchange.ended:
             # With threads the connection may serve another request before the
             # close returns: it is free from here on.
             if exchange.over_at - exchange.headers_at >= SLOW:
                 evidence.received_slowly(exchange)
             exchange.ledger.released(exchange, _now())
-        elif not exchange.over_at and (not exchange.reading_since or sys.exc_info()[1] is None):
+            return False
+        if not exchange.over_at and (not exchange.reading_since or sys.exc_info()[1] is None):
             # A read that fails closes the response on its way out, too. With no exception
             # about, it is another task or thread that closes it under a read.
             self._left(exchange, _now())
+        return evidence.awaits_close(exchange) and self._closed_once_more(exchange)
+
+    def _closed_once_more(self, exchange: Exchange) -> bool:
+        again, response = evidence.owner(sys._getframe(3))
+        if response is not None:
+            if not attach(response, Handle(exchange, self._dropped)):
+                return False
+            self.watch_response(type(response))
+        return again
+
+    def response_closing(self, response: Any) -> None:
+        """A response is being closed whose body the end of an iterator has closed before, or any other."""
+        handle = attached(response)
+        if handle is not None and not handle.exchange.finished and handle.exchange.over_at:
+            evidence.left(handle.exchange)
+            self.finish(handle.exchange, None)
 
     def _left(self, exchange: Exchange, at: int) -> None:
         exchange.body_left(at)
@@ -606,7 +625,7 @@ class Observer:
                 self._guard(function, *args)
             elif isinstance(dropped, Exchange):
                 if not dropped.finished and dropped.ledger.process.alive:
-                    self._forgotten(dropped, leaked=True)
+                    self._forgotten(dropped, leaked=not dropped.over_at)
             else:
                 self._guard(self._pool_dropped, dropped)
 

@@ -37,8 +37,9 @@ class Evidence:
     """Facts about one exchange. All durations are nanoseconds."""
 
     __slots__ = (
-        "assigned_at", "cause", "closed_by", "conn_closed_at", "conn_closed_via", "earlier", "foreign_loop", "handled",
-        "resends", "socket", "stalled", "stream_limit", "stream_since", "streams", "struck_at", "timeout",
+        "assigned_at", "awaits_close", "cause", "closed_by", "conn_closed_at", "conn_closed_via", "earlier",
+        "foreign_loop", "handled", "resends", "socket", "stalled", "stream_limit", "stream_since", "streams",
+        "struck_at", "timeout",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -58,6 +59,8 @@ class Evidence:
         self.conn_closed_via: str | None = None
         #: The class of the exception that was passing through the caller as the body was closed.
         self.closed_by: str | None = None
+        #: Its iterator was finalised, and so the body closed, by what is not to be seen yet:
+        self.awaits_close = False
         #: The id of the exception that was being handled as it began: not one that passes later.
         self.handled = 0
         #: On HTTP/2, when it was given its connection, and since when it waited for a stream of that.
