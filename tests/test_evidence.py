@@ -314,28 +314,52 @@ async def test_an_answer_that_took_a_second(
     assert evidence(second, *OF_THE_MACHINE) == {}
 
 
+def waits(telemetry: Telemetry) -> bool:
+    """Whether a request waits for its answer, in the read."""
+    return any(exchange.wait_at for exchange in telemetry.instrumentor._observer.process.exchanges)
+
+
 #: More than the buffers on the way hold.
 UPLOAD = 30_000_000
 
 
 class _SlowReader(Server):
-    """Reads nothing of a request until told, then all of it, with a pause near its end, and answers."""
+    """Reads nothing of a request until told, then all of it, save for a pause near its end until *written*."""
+
+    def __init__(self, written: Callable[[], object]) -> None:
+        super().__init__()
+        # What is acknowledged but not read is little.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self._written = written
 
     def serve(self, peer: Peer) -> None:
         """See `Server`."""
         assert self.go.wait(PATIENCE)
-        left = UPLOAD - 100_000
-        while left > 0 and (data := peer.receive()):
+        left = UPLOAD
+        while left > 0:
+            if left < 500_000:
+                step_until(self._written)
+            data = peer.receive()
+            if not data:
+                return
             left -= len(data)
-        time.sleep(0.3)
         peer.send(answer())
         peer.until_closed()
 
 
+def step_until(condition: Callable[[], object]) -> None:
+    """Wait, in a thread, for what another will have done."""
+    until = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+# trio leaves next to nothing to the kernel that is not sent yet (TCP_NOTSENT_LOWAT).
 @LINUX
+@pytest.mark.modes("sync", "asyncio")
 async def test_an_upload_that_is_not_over(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
     """After a slow upload, what had not arrived as the wait began is told, for that is what was waited for."""
-    server = running(_SlowReader())
+    server = running(_SlowReader(lambda: waits(telemetry)))
     timer = threading.Timer(1.2, server.go.set)
     timer.start()
     async with flavour.client() as client:
@@ -353,7 +377,7 @@ async def test_an_upload_that_is_not_over(flavour: Flavour, running: Any, teleme
 @pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 async def test_a_write_timeout(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
     """A server that does not read: the write times out, and how much of it is still here is told."""
-    server = running(_SlowReader())
+    server = running(_SlowReader(lambda: True))
     async with flavour.client() as client:
         with pytest.raises(flavour.httpx.WriteTimeout):
             await client.request(
@@ -552,7 +576,7 @@ async def test_a_loop_that_is_blocked_while_the_answer_is_there(
     """Where the answer had come and nobody ran to read it, how long that was is told, at least."""
 
     async def block() -> None:
-        await flavour.until(lambda: server.requests)
+        await flavour.until(lambda: server.requests and waits(telemetry))
         server.go.set()
         time.sleep(1.3)
 
@@ -571,7 +595,7 @@ async def test_a_timeout_that_a_blocked_loop_made(flavour: Flavour, server: Serv
     """A timeout that strikes late, for the loop was blocked, says by how much, and what was configured."""
 
     async def block() -> None:
-        await flavour.until(lambda: server.requests)
+        await flavour.until(lambda: server.requests and waits(telemetry))
         time.sleep(0.9)
 
     async with flavour.client() as client:

@@ -98,7 +98,7 @@ def _held_up_by_kernel(exchange: Exchange, evidence: Evidence, at: int) -> None:
     conn, said = exchange.conn, evidence.socket
     if conn is None or conn.multiplexed or conn.origin.scheme != "http" or exchange.received or said is None:
         return
-    if said.quiet is not None and said.quiet < at - exchange.wait_at:
+    if said.quiet is not None and said.quiet - _TICK < at - exchange.wait_at:
         evidence.held_up(said.quiet - _TICK)
 
 
@@ -130,7 +130,7 @@ def answered_slowly(exchange: Exchange, at: int) -> None:
     evidence = of(exchange)
     # What had not arrived when the request had been written says more than that all has by now.
     evidence.socket = said if before is None else said.as_of(before)
-    if said.quiet is not None and said.quiet < at - exchange.wait_at:
+    if said.quiet is not None and said.quiet - _TICK < at - exchange.wait_at:
         # The answer was there, and nobody read it.
         evidence.held_up(said.quiet - _TICK)
 
@@ -188,7 +188,8 @@ def owner(frame: FrameType | None) -> tuple[bool, Any]:
     Returns:
         Whether it will: the body's own iterator closes it, or a response does, and which one, at the end of its.
     """
-    if frame is not None and frame.f_code.co_name in ("__iter__", "__aiter__"):
+    # An asynchronous one is ended by the event loop, when nobody has the response any more.
+    if frame is not None and frame.f_code.co_name == "__iter__":
         return True, None
     for _ in range(_MOST_GENERATORS):
         if frame is None or frame.f_code.co_name not in ("close", "aclose"):
