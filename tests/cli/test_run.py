@@ -704,7 +704,7 @@ def test_nobody_to_forward_to(program: Callable[..., str], server: Server) -> No
 #: What happens where a signal's sender cannot be asked for.
 ELSEWHERE = """
     import sys
-    from otel_httptrace.cli import process
+    from otel_httptrace.cli.programs import process
     process._CAN_WAIT = False
     sys.exit(process.die_like(process.run(sys.argv[1:], {"PATH": "/bin:/usr/bin"})))
 """
