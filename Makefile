@@ -4,14 +4,19 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
+# They need no server, and no process of their own.
+QUICK = tests/test_architecture.py tests/test_config.py tests/test_core_ledger.py tests/test_core_timeline.py
 
-.PHONY: help demo test check types tests backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
+.PHONY: help demo quick test check types tests backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: .venv-demo/.done  ## The founding story on real sockets, as an engineer sees it
 	@.venv-demo/bin/httptrace demo
+
+quick: check types  ## In half a minute: lint, types, and the tests that need no server
+	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
 
 test: check types tests  ## Everything that must hold: lint, types, tests with coverage
 
