@@ -264,7 +264,9 @@ class Client:
         httpx = flavour.httpx
         self.flavour = flavour
         options = {"verify": _any_context(), "timeout": 10, "trust_env": False, **options}
-        own = {name: options.pop(name) for name in ("uds", "retries", "local_address") if name in options}
+        own: dict[str, Any] = {
+            name: options.pop(name) for name in ("uds", "retries", "local_address") if name in options
+        }
         if own:
             for name in ("verify", "limits", "http2", "http1"):
                 if name in options:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.rows import PHASES, Row, Step, rows
@@ -69,7 +69,7 @@ class Export:
             end_time_unix_nano=10**18 + int((start + duration) * MS),
             attributes=pairs({name.replace("__", "."): of for name, of in attributes.items()}),
         )
-        span.status.code = status
+        span.status.code = cast("Status.StatusCode.ValueType", status)
         for other, described in links:
             span.links.add(trace_id=other.trace_id, span_id=other.span_id, attributes=pairs(described))
         return span
