@@ -752,8 +752,8 @@ def test_ctrl_c_on_other_systems(program: Callable[..., str]) -> None:
 
 def test_nothing_of_it_is_on_the_way(program: Callable[..., str], server: Server) -> None:
     """A program that is run has nothing of the command's in its memory."""
-    path = program(textwrap.dedent(WASTEFUL) + "print([name for name in sys.modules if name.startswith("
-                   "('jinja2', 'otel_httptrace.cli', 'otel_httptrace.report'))])")  # fmt: skip
+    path = program(textwrap.dedent(WASTEFUL) + "print([name for name in sys.modules if f'{name}.'.startswith("
+                   "('jinja2.', 'otel_httptrace.cli.', 'otel_httptrace.report.'))])")  # fmt: skip
     ran = httptrace("run", "-q", "--", PYTHON, path, server.url())
 
     assert (ran.returncode, ran.stdout) == (0, "done\n[]\n")
