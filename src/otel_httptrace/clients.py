@@ -92,7 +92,7 @@ CLIENTS: Final[tuple[Client, ...]] = (
     Client(
         name="httpx",
         core="httpcore",
-        supported=">=1.0,<2",
+        supported=">=1.0.3,<2",
         classes=("Client", "AsyncClient"),
         plumbing=("httpx", "httpcore"),
         timeouts=_TIMEOUTS,
