@@ -34,6 +34,10 @@ _get: Final = object.__getattribute__
 _set: Final = object.__setattr__
 
 
+#: What we put on a thing, by `KEY`: `attached`, for hooks that every request goes through, and without its answer.
+stored: Final = _get
+
+
 def attached(thing: object) -> Any:
     """What we put on *thing*; None if nothing."""
     try:
@@ -49,6 +53,24 @@ def attach(thing: object, value: object) -> bool:
     except (AttributeError, TypeError):
         return False
     return True
+
+
+def attach_unless(thing: object, value: T, stands: Callable[[T], bool]) -> T | None:
+    """Put *value* on *thing*, unless what is there *stands*; what is there then, None where that is not possible."""
+    for _ in range(8):
+        try:
+            there: T = _get(thing, KEY)
+        except AttributeError:
+            # From finding nothing to this is one step: no signal handler comes in between.
+            try:
+                _set(thing, KEY, value)
+            except (AttributeError, TypeError):
+                return None
+            return value
+        if stands(there):
+            return there
+        object.__delattr__(thing, KEY)
+    return None
 
 
 def limits(pool: object, counts_only_idle: bool) -> Limits:
@@ -96,7 +118,8 @@ class Probe:
     def readable(self) -> bool | None:
         """Whether the socket is readable, as the pool itself asks it; None if not known."""
         stream = self._stream()
-        answer = stream.get_extra_info("is_readable") if stream is not None else None
+        # Closed already, it may raise: trio's does.
+        answer = _answer(lambda: stream.get_extra_info("is_readable")) if stream is not None else None
         return None if answer is None else bool(answer)
 
     def goaway(self) -> bool:
@@ -111,6 +134,10 @@ class Probe:
         state = getattr(innermost(self._connection()), "_h11_state", None)
         ours = getattr(state, "our_state", None)
         return None if ours is None else str(ours) == "IDLE"
+
+    def network_stream(self) -> Any:
+        """Its network stream, once it is connected: see below; None if not known."""
+        return network_stream(self._connection())
 
     def available(self) -> bool:
         """Whether it takes further requests, which is part of the connection interface."""
@@ -134,6 +161,12 @@ def innermost(connection: object) -> Any:
 def network_stream(connection: object) -> Any:
     """The network stream of an open connection: ``_network_stream``; None if not known."""
     return getattr(innermost(connection), "_network_stream", None)
+
+
+def carried(connection: object) -> int | None:
+    """How many requests it has carried: ``_request_count``; None if not known."""
+    count = getattr(innermost(connection), "_request_count", None)
+    return count if isinstance(count, int) else None
 
 
 def multiplexes(connection: object) -> bool:
@@ -212,6 +245,7 @@ class Patches:
 
     def __init__(self) -> None:
         self._replaced: dict[int, _Owner] = {}
+        self._restored = False
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Replace *owner*'s attribute *name* by ``make(original)``, once.
@@ -220,18 +254,25 @@ class Patches:
             AttributeError: there is no such attribute.
             TypeError: *owner* cannot be patched (a type implemented in C).
         """
+        if self._restored:
+            # A hook that was at work when all was put back.
+            return
         known = self._replaced.get(id(owner))
-        if known is not None and name in known.wrappers:
+        if known is not None and name in known.wrappers and known.wrappers[name][0]() is not None:
             return
         inherited = name not in vars(owner)
         original = getattr(owner, name)
         wrapper = lookalike(make(original), original)
-        setattr(owner, name, wrapper)
         if known is None:
             replaced, key = self._replaced, id(owner)
             known = replaced[key] = _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {})
-        # The wrapper lives on the owner, and holds the original.
+        # Noted before it is done, so that whatever interrupts this, it is undone at the end. The wrapper
+        # lives on the owner, and holds the original: one that did not get there is dead, and made anew.
         known.wrappers[name] = (weakref.ref(wrapper), inherited)
+        setattr(owner, name, wrapper)
+        if self._restored:
+            # Meanwhile, in another thread, which may not have seen this one.
+            _put_back(owner, name, wrapper, inherited=inherited)
 
     def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
         """Replace a method where *cls* has it from, so that subclasses are not patched twice.
@@ -256,24 +297,30 @@ class Patches:
             (owner, name)
             for known in list(self._replaced.values())
             if (owner := known.owner()) is not None
-            for name in list(known.wrappers)
+            for name, (reference, _) in list(known.wrappers.items())
+            if reference() is not None
         ]
 
     def restore(self) -> None:
-        """Put every original back; what somebody has wrapped since stays, and is inert."""
+        """Put every original back, for good; what somebody has wrapped since stays, and is inert."""
+        self._restored = True
         for known in list(self._replaced.values()):
             owner = known.owner()
             if owner is None:
                 continue
-            for name, (reference, inherited) in known.wrappers.items():
+            for name, (reference, inherited) in list(known.wrappers.items()):
                 wrapper = reference()
-                if wrapper is None or vars(owner).get(name) is not wrapper:
-                    continue
-                if inherited:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, wrapper.__wrapped__)
+                if wrapper is not None:
+                    _put_back(owner, name, wrapper, inherited=inherited)
         self._replaced.clear()
+
+
+def _put_back(owner: Any, name: str, wrapper: Any, *, inherited: bool) -> None:
+    if vars(owner).get(name) is wrapper:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, wrapper.__wrapped__)
 
 
 class _Owner(NamedTuple):
