@@ -242,9 +242,13 @@ class Observer:
             if found is not ledger:
                 return found
             process.ledgers[ledger] = watch
+            proxied = seams.proxied(pool)
             for connection in seams.connections(pool):
                 if not connection.is_closed():
-                    self._adopt_connection(ledger, connection, seams.proxied(pool), busy=not connection.is_idle())
+                    # It was there before us; or a fault of ours kept it from us, and its own count tells the rest.
+                    count = seams.carried(connection) if self._guard.failing else None
+                    busy = not connection.is_idle()
+                    self._adopt_connection(ledger, connection, proxied, busy=busy, carried=count)
             return ledger
 
     def _adopt_connection(
