@@ -26,12 +26,12 @@ from ..core.timeline import Exchange
 from ..guard import Guard
 from . import bodies
 from . import observer as observing
-from .current import CURRENT, leave
+from .current import CURRENT
 from .libraries import Library
 from .lookalike import preceded
-from .observer import Handle, Observer
+from .observer import Observer
 from .resolver import Resolver
-from .seams import Patches, attached
+from .seams import KEY, Patches, attached, stored
 from .trace_events import TraceEvents
 
 _now = time.monotonic_ns
@@ -61,7 +61,8 @@ class Hooks:
         observer.watch_connection = self._watch_connection
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
-        patches.on_lost = lambda: guard(observer.later, self._mend)
+        observer.mend = self._mend
+        patches.on_dropped = observer.later.append
 
     def install(self, library: Library, module: ModuleType) -> None:
         """Watch the pools of *library*, which is *module*, and name resolution."""
@@ -95,10 +96,12 @@ class Hooks:
         replace(cls, "create_connection", self._create_connection)
 
     def _sync_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
-        begin: Hook = self._observer.begin
-        answered: Hook = self._observer.answered
-        failed: Hook = self._observer.failed
+        observer = self._observer
+        contain, abandon = self._guard.contain, partial(self._guard, observer.abandon)
+        give_up, later = observer.give_up, observer.later.append
+        begin: Hook = observer.begin
+        answered: Hook = observer.answered
+        failed: Hook = observer.failed
 
         def handle_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
@@ -111,7 +114,7 @@ class Hooks:
                     begin = contain("begin", begin)
                     abandon(outer, None)
                 if exchange is None:
-                    leave(outer)
+                    CURRENT.set(outer)
                     return original(self, request)
                 try:
                     response = original(self, request)
@@ -131,19 +134,24 @@ class Hooks:
                 return response
             except BaseException:
                 # The application does not get a response: `failed` has ended it, or could not, or something
-                # of the application's has interrupted us.
-                abandon(outer, exchange)
+                # of the application's has interrupted us, and may do so again: then it is for later.
+                if exchange is None or not exchange.finished or exchange.span is not None:
+                    later((give_up, outer, exchange, CURRENT.get()))
+                    abandon(outer, exchange)
                 raise
             finally:
-                leave(outer)
+                # One step, which nothing can interrupt.
+                CURRENT.set(outer)
 
         return handle_request
 
     def _async_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
-        begin: Hook = self._observer.begin
-        answered: Hook = self._observer.answered
-        failed: Hook = self._observer.failed
+        observer = self._observer
+        contain, abandon = self._guard.contain, partial(self._guard, observer.abandon)
+        give_up, later = observer.give_up, observer.later.append
+        begin: Hook = observer.begin
+        answered: Hook = observer.answered
+        failed: Hook = observer.failed
 
         async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
@@ -155,7 +163,7 @@ class Hooks:
                     begin = contain("begin", begin)
                     abandon(outer, None)
                 if exchange is None:
-                    leave(outer)
+                    CURRENT.set(outer)
                     return await original(self, request)
                 try:
                     response = await original(self, request)
@@ -174,19 +182,24 @@ class Hooks:
                     abandon(outer, exchange)
                 return response
             except BaseException:
-                abandon(outer, exchange)
+                if exchange is None or not exchange.finished or exchange.span is not None:
+                    later((give_up, outer, exchange, CURRENT.get()))
+                    abandon(outer, exchange)
                 raise
             finally:
-                leave(outer)
+                # A coroutine closed from another context finds nothing of its own there, and leaves that as it is.
+                if CURRENT.get() is not outer:
+                    CURRENT.set(outer)
 
         return handle_async_request
 
     def _create_connection(self, original: Hook) -> Hook:
-        guard, created, patches, mend = self._guard, self._observer.created, self._patches, self._mend
+        guard, created, later, mend = self._guard, self._observer.created, self._observer.later, self._mend
 
         def create_connection(self: Any, origin: Any) -> Any:
             connection = original(self, origin)
-            if patches.lost:
+            # Among what is to be dealt with there may be hooks that this connection is to have.
+            if later:
                 guard(mend)
             guard(created, self, origin, connection)
             return connection
@@ -194,10 +207,8 @@ class Hooks:
         return create_connection
 
     def _pool_close(self, original: Hook) -> Hook:
-        return self._closing(original, self._observer.pool_closing)
-
-    def _closing(self, original: Hook, closing: Hook) -> Hook:
-        return preceded(original, partial(self._guard, closing), whatever=True)
+        contain = partial(self._guard.contain, "pool_closing")
+        return preceded(original, self._observer.pool_closing, contain, whatever=True)
 
     # A connection of the pool.
 
@@ -210,12 +221,22 @@ class Hooks:
     def _sync_assignment(self, original: Hook) -> Hook:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
+        met = self._observer.met
 
         def handle_request(self: Any, request: Any) -> Any:
             nonlocal assigned
-            exchange, conn = CURRENT.get(), attached(self)
-            if exchange is None or conn is None:
+            exchange, conn = CURRENT.get(), None
+            try:
+                conn = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None:
                 return original(self, request)
+            if conn is None or conn.ledger is not exchange.ledger:
+                # Within one of the pool's, or a fault of ours has kept it from us.
+                conn = guard(met, exchange, self) if not exchange.holds else None
+                if conn is None:
+                    return original(self, request)
             try:
                 assigned(exchange, conn, False)
             except BaseException:
@@ -231,12 +252,21 @@ class Hooks:
     def _async_assignment(self, original: Hook) -> Hook:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
+        met = self._observer.met
 
         async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal assigned
-            exchange, conn = CURRENT.get(), attached(self)
-            if exchange is None or conn is None:
+            exchange, conn = CURRENT.get(), None
+            try:
+                conn = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None:
                 return await original(self, request)
+            if conn is None or conn.ledger is not exchange.ledger:
+                conn = guard(met, exchange, self) if not exchange.holds else None
+                if conn is None:
+                    return await original(self, request)
             try:
                 assigned(exchange, conn, True)
             except BaseException:
@@ -256,10 +286,12 @@ class Hooks:
         self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
 
     def _read(self, original: Hook) -> Hook:
-        return preceded(original, _reads)
+        return preceded(original, _reads, partial(self._guard.contain, "reads"))
 
     def _stream_close(self, original: Hook) -> Hook:
-        return self._closing(original, self._observer.stream_closing)
+        observer = self._observer
+        contain = partial(self._guard.contain, "stream_closing")
+        return preceded(original, observer.stream_closing, contain, whatever=True, missed=observer.later.append)
 
     # A response's stream.
 
@@ -273,27 +305,35 @@ class Hooks:
             replace(cls, "close", self._sync_close)
 
     def _sync_iteration(self, original: Hook) -> Hook:
-        return bodies.iteration(original, _iterated, self._body_failed)
+        return bodies.iteration(original, _iterated, self._body_failed, self._guard.contain)
 
     def _async_iteration(self, original: Hook) -> Hook:
-        failed = self._body_failed
+        failed, contain = self._body_failed, self._guard.contain
         if isasyncgenfunction(original):
-            return bodies.async_iteration(original, _iterated, failed)
+            return bodies.async_iteration(original, _iterated, failed, contain)
 
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
-            exchange, again = _iterated(self)
+            exchange, again = None, False
+            try:
+                exchange, again = _iterated(self)
+            except BaseException:
+                contain("iterated")
             if exchange is None:
                 return parts
-            return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed)
+            observed = bodies.Drained if again else bodies.Observed
+            return observed(exchange, parts, failed, contain)
 
         return __aiter__
 
     def _body_failed(self, exchange: Exchange, error: BaseException) -> None:
         guard, observer = self._guard, self._observer
-        guard(observer.body_raised, exchange, error)
-        if not exchange.finished or exchange.span is not None:
-            guard(observer.let_go, exchange)
+        try:
+            guard(observer.body_raised, exchange, error)
+        finally:
+            if not exchange.finished or exchange.span is not None:
+                observer.later.append((observer.let_go, exchange))
+                guard(observer.let_go, exchange)
 
     def _sync_close(self, original: Hook) -> Hook:
         contain = self._guard.contain
@@ -302,10 +342,13 @@ class Hooks:
 
         def close(self: Any) -> Any:
             nonlocal closing
-            handle = attached(self)
-            if handle is None or handle.exchange.finished:
+            exchange = None
+            try:
+                exchange = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None or exchange.finished:
                 return original(self)
-            exchange = handle.exchange
             try:
                 try:
                     closing(exchange)
@@ -328,10 +371,13 @@ class Hooks:
 
         async def aclose(self: Any) -> Any:
             nonlocal closing
-            handle = attached(self)
-            if handle is None or handle.exchange.finished:
+            exchange = None
+            try:
+                exchange = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None or exchange.finished:
                 return await original(self)
-            exchange = handle.exchange
             try:
                 try:
                     closing(exchange)
@@ -348,7 +394,7 @@ class Hooks:
         return aclose
 
     def _body_closed(self) -> Callable[[Exchange], None]:
-        guard, let_go = self._guard, self._observer.let_go
+        guard, let_go, later = self._guard, self._observer.let_go, self._observer.later.append
         finish: Hook = self._observer.finish
 
         def closed(exchange: Exchange) -> None:
@@ -356,6 +402,7 @@ class Hooks:
             try:
                 finish(exchange, None)
             except BaseException:
+                later((let_go, exchange))
                 let_go(exchange)
                 finish = guard.contain("finish", finish)
             if not exchange.finished:
@@ -366,7 +413,6 @@ class Hooks:
 
 def _reads(stream: object) -> None:
     # Nothing is read before the request has been written, on HTTP/1.1.
-    # This is so little that it needs no guard: `attached` cannot raise.
     exchange = CURRENT.get()
     if exchange is not None and exchange.send_at and not exchange.wait_at:
         conn = exchange.conn
@@ -376,8 +422,8 @@ def _reads(stream: object) -> None:
 
 def _iterated(stream: object) -> tuple[Exchange | None, bool]:
     # The exchange whose body is iterated, and whether it had been before: see bodies.py.
-    handle: Handle | None = attached(stream)
-    if handle is None or handle.exchange.finished or (handle.iterated and handle.exchange.over_at):
+    exchange: Exchange | None = attached(stream)
+    if exchange is None or exchange.finished or (exchange.iterated and exchange.over_at):
         return None, False
-    again, handle.iterated = handle.iterated, True
-    return handle.exchange, again
+    again, exchange.iterated = exchange.iterated, True
+    return exchange, again

@@ -248,10 +248,10 @@ class Exchange:
     __slots__ = (
         "acquired_at", "bytes_read", "carried", "carried_before", "close_reason", "closed_at", "closed_via", "conn",
         "context", "dial", "ended", "ends_early", "error", "extensions", "failed_phase", "finished", "headers_at",
-        "holds", "http_version", "idle", "last_byte_at", "ledger", "made_at", "method", "outcome", "over_at", "pool",
-        "read_wait", "reading_since", "request", "request_headers", "response_headers", "reused", "send_at", "silent",
-        "span", "started", "status", "target", "upgraded", "upstream_ended", "wait_at", "waits_again", "wall",
-        "was_idle",
+        "holds", "http_version", "idle", "iterated", "last_byte_at", "ledger", "made_at", "method", "outcome",
+        "over_at", "pool", "read_wait", "reading_since", "request", "request_headers", "response_headers", "reused",
+        "send_at", "silent", "span", "started", "status", "target", "upgraded", "upstream_ended", "wait_at",
+        "waits_again", "wall", "was_idle",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, request: Any, started: int, wall: int) -> None:
@@ -286,8 +286,9 @@ class Exchange:
         self.request_headers: Any = ()
         self.response_headers: Any = ()
 
-        #: Whether the end of the message was read, which need not be the end of the exchange.
-        self.ended = False
+        #: Whether the body was iterated; whether the end of the message was read, which need not be the end of the
+        #: exchange.
+        self.iterated = self.ended = False
         self.outcome: str | None = None
         self.failed_phase: str | None = None
         self.error: str | None = None
@@ -353,20 +354,21 @@ class Exchange:
         if self.dial is not None and not self.send_at:
             self.dial.over(at, self.error, failed=True)
 
-    # The body. These two are called for every part, with no guard around them:
-    # they add integers, and nothing else.
+    # The body. These two are called for every part: they add integers, and nothing else.
 
     def body_read(self, at: int, size: int) -> None:
         """A part of the body came, of *size* bytes."""
-        self.read_wait += at - self.reading_since
-        self.reading_since = 0
+        if self.reading_since:
+            self.read_wait += at - self.reading_since
+            self.reading_since = 0
         self.last_byte_at = at
         self.bytes_read += size
 
     def body_ended(self, at: int) -> None:
         """The body was read to its end."""
-        self.read_wait += at - self.reading_since
-        self.reading_since = 0
+        if self.reading_since:
+            self.read_wait += at - self.reading_since
+            self.reading_since = 0
         if not self.over_at:
             self.ended, self.outcome, self.over_at = True, COMPLETE, at
 
