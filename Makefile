@@ -5,7 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 
-.PHONY: help demo test check types tests backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
+# Inputs for each parser.
+FUZZ ?= 2000
+
+.PHONY: help demo test check types tests fuzz matrix backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -28,15 +31,18 @@ tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
+fuzz: .venv/.done  ## Every parser, and the receiver, with what nobody would send: make fuzz FUZZ=100000
+	HTTPTRACE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz -k whatever $(ARGS)
+
+matrix: .venv/.done  ## The tests on every Python there is, of 3.10 to 3.14, with the newest and the oldest dependencies
+	$(BIN)/nox --no-error-on-missing-interpreters $(ARGS)
+
 backends:  ## The real programs for test-backends, in build/backends: needs Go and Node.js, once, for minutes
 	@$(PYTHON) tools/backends/build.py
 
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
 	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
-
-torture: .venv/.done  ## All of tests/torture, for an hour or two; HTTPTRACE_TORTURE_SEED=7 for other dice
-	HTTPTRACE_TORTURE=long $(BIN)/python -m pytest -q -n 2 tests/torture $(ARGS)
 
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py
@@ -51,7 +57,7 @@ scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in
 foreign:  ## The test suites of others, without us and with us: none may fail with us only
 	@$(PYTHON) tools/foreign_suites.py $(ARGS)
 
-neighbours:  ## Programs with other instrumentation in them, without us and with us: none may tell
+neighbours: .venv/.done  ## Programs with other instrumentation in them, without us and with us: none may tell
 	@$(PYTHON) tools/neighbours.py $(ARGS)
 
 docs: .venv/.done  ## docs/*.md, from the code
@@ -64,20 +70,26 @@ wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 	rm -rf dist
 	$(BIN)/python -m hatchling build
 
+# Of one file for all Pythons, where the tests run on all; of 3.11 alone otherwise.
+COMPILE = uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all:
+UNIVERSAL = --universal --python-version 3.10
+
 lock:  ## requirements/*.txt anew, with uv
-	uv pip compile -q pyproject.toml --extra cli --group build --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/demo.txt
-	uv pip compile -q pyproject.toml --extra cli --group dev --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra cli --group build $(UNIVERSAL) -o requirements/demo.txt
+	$(COMPILE) pyproject.toml --extra cli --group dev $(UNIVERSAL) -o requirements/dev.txt
+	# The least that pyproject.toml asks for of everything, but for what only the tests ask for.
+	uv pip compile -q requirements/oldest.in pyproject.toml --extra cli --extra instruments-any $(UNIVERSAL) \
+		--resolution lowest-direct --no-deps --no-header --no-annotate --only-binary :all: \
+		| sed '/^packaging==/d' > requirements/.constraints
+	$(COMPILE) pyproject.toml --extra cli --group dev $(UNIVERSAL) -c requirements/.constraints \
+		--override requirements/oldest-overrides.in -o requirements/oldest.txt
 	# All but rich, of which httpx's own command line wants an older one.
-	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/dev.txt | grep -v '^rich==' > requirements/.constraints
-	uv pip compile -q requirements/foreign.in -c requirements/.constraints --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/foreign.txt
-	uv pip compile -q requirements/neighbours.in -c requirements/.constraints --python-version 3.11 --upgrade \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all: -o requirements/neighbours.txt
+	grep -oE '^[a-z0-9._-]+==[^\\]+' requirements/dev.txt | grep -v '^rich==' > requirements/.constraints
+	$(COMPILE) requirements/foreign.in -c requirements/.constraints --python-version 3.11 -o requirements/foreign.txt
+	$(COMPILE) requirements/neighbours.in -c requirements/.constraints --python-version 3.11 -o requirements/neighbours.txt
 	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/foreign.txt > requirements/.constraints
-	uv pip compile -q requirements/foreign-suites.in -c requirements/.constraints --python-version 3.11 --upgrade --no-deps \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --no-binary :all: -o requirements/foreign-suites.txt
+	$(subst --only-binary,--no-binary,$(COMPILE)) requirements/foreign-suites.in -c requirements/.constraints \
+		--python-version 3.11 --no-deps -o requirements/foreign-suites.txt
 	rm requirements/.constraints
 
 clean:  ## Remove what was set up

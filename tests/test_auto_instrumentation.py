@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from kit.otlp import read
 from kit.server import Server, free_port
-from kit.telemetry import Telemetry
+from kit.telemetry import Telemetry, patchable
 
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.adapters import libraries
@@ -159,10 +159,14 @@ def test_any_load_order(order: tuple[str, ...], server: Server) -> None:
     assert Counter(span["name"] for span in spans) == {"GET": 2, "http.getconn": 2, "http.connect": 2}
 
 
-@pytest.mark.parametrize(("library", "client"), [("httpcore", "httpx"), ("httpcore2", "httpx2")])
+@pytest.mark.parametrize(
+    ("library", "client", "found"),
+    [("httpcore", "httpx", "0.18.0"), ("httpcore", "httpx", "1.0.2"), ("httpcore2", "httpx2", "1.0.9")],
+)
 def test_an_unsupported_version(
     library: str,
     client: str,
+    found: str,
     server: Server,
     bare_telemetry: Telemetry,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,17 +174,26 @@ def test_an_unsupported_version(
 ) -> None:
     """A version that we do not know is left alone, with one line that says what to install; the other is traced."""
     version = importlib.metadata.version
-    monkeypatch.setattr(libraries, "version", lambda name: "0.18.0" if name == library else version(name))
+    monkeypatch.setattr(libraries, "version", lambda name: found if name == library else version(name))
+    before = patchable()
     bare_telemetry.instrument()
     for name in ("httpx", "httpx2"):
         with __import__(name).Client() as its:
             its.get(server.url())
 
-    wanted = {"httpcore": ">=1.0,<2", "httpcore2": ">=2"}[library]
+    wanted = {"httpcore": ">=1.0.3,<2", "httpcore2": ">=2"}[library]
     assert [record.getMessage() for record in caplog.records if record.name == "otel_httptrace"] == [
-        f"otel-httptrace needs {library}{wanted}, found 0.18.0, so {client} is not traced: "
+        f"otel-httptrace needs {library}{wanted}, found {found}, so {client} is not traced: "
         f"pip install -U '{library}{wanted}'"
     ]
+    after = patchable()
+    changed = {
+        owner.__module__.split(".")[0]
+        for owner, name in before
+        if after.get((owner, name)) is not before[owner, name] and isinstance(owner, type)
+    }
+    assert {"httpcore", "httpcore2"} - changed == {library}
+    assert sum(bare_telemetry.metric("httptrace.connections.opened").values()) == 1
     described = ["http.conn.reused" in (span.attributes or {}) for span in bare_telemetry.requests()]
     assert described == [client != "httpx", client != "httpx2"]
 

@@ -13,6 +13,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+
+if sys.version_info < (3, 11):
+    pytest.skip("grafana-foundation-sdk wants Python 3.11", allow_module_level=True)
+
 from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import units

@@ -132,6 +132,11 @@ def test_early_close(server: Server) -> None:
     assert line in (EXAMPLES / "README.md").read_text()
 
 
+def within(name: str) -> str:
+    """How a function of a class is told: Python 3.10 does not know the class of a code object."""
+    return rf"{name}\." if sys.version_info >= (3, 11) else ""
+
+
 def llm_stream(*arguments: str) -> Ran:
     """`llm_stream.py` and its spans: three requests, each answered."""
     ran = run(INSTRUMENT, sys.executable, str(EXAMPLES / "llm_stream.py"), *arguments)
@@ -143,8 +148,8 @@ def llm_stream(*arguments: str) -> Ran:
 @pytest.mark.parametrize(
     ("sdk", "function", "code", "via"),
     [
-        ("openai", "ask_openai", "for chunk in", r"openai/_streaming\.py:\d+ in Stream\.__stream__"),
-        ("anthropic", "ask_anthropic", "with client", r"anthropic/_\w+\.py:\d+ in \w+\.close"),
+        ("openai", "ask_openai", "for chunk in", rf"openai/_streaming\.py:\d+ in {within('Stream')}__stream__"),
+        ("anthropic", "ask_anthropic", "with client", rf"anthropic/_\w+\.py:\d+ in {within('[a-zA-Z]+')}close"),
     ],
 )
 def test_a_stream_left_early(sdk: str, function: str, code: str, via: str) -> None:
@@ -162,7 +167,10 @@ def test_a_stream_left_early(sdk: str, function: str, code: str, via: str) -> No
     ]
     assert lost_by == [[], [requests[0].span_id], [requests[1].span_id]]
     if sdk == "openai":
-        assert masked(ran.output) == shown("README.md", "opentelemetry-instrument python examples/llm_stream.py openai")
+        printed = shown("README.md", "opentelemetry-instrument python examples/llm_stream.py openai")
+        if sys.version_info < (3, 11):
+            printed = [line.replace(" in Stream.", " in ") for line in printed]
+        assert masked(ran.output) == printed
         assert place("llm_stream.py", function, code) in (EXAMPLES / "README.md").read_text()
 
 

@@ -9,12 +9,16 @@ from importlib.metadata import distribution, entry_points
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import otel_httptrace
 from otel_httptrace.instrumentor import HTTPTraceInstrumentor
 
 if sys.version_info >= (3, 11):
     import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -54,6 +58,23 @@ def test_the_extra_says_what_the_instrumentor_says() -> None:
     assert tuple(PROJECT["project"]["optional-dependencies"]["instruments-any"]) == tuple(
         HTTPTraceInstrumentor().instrumentation_dependencies()
     )
+
+
+def test_the_oldest_versions() -> None:
+    """Everything that is required has a lower bound, and the tests run with just that version or say which instead."""
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"]
+    required = [Requirement(line) for line in (*project["dependencies"], *extras["cli"], *extras["instruments-any"])]
+    locked = dict(re.findall(r"^([\w.-]+)==([^ ]+)", (ROOT / "requirements/oldest.txt").read_text(), re.MULTILINE))
+    told = (ROOT / "requirements/oldest.in").read_text()
+
+    bounds = {
+        one.name: next((Version(it.version) for it in one.specifier if it.operator == ">="), None) for one in required
+    }
+    assert [name for name, bound in bounds.items() if bound != Version(locked[name])] == [
+        name for name in bounds if re.search(rf"\b{name}\b", told)
+    ]
+    assert [name for name, bound in bounds.items() if bound is None] == []
 
 
 def test_typed() -> None:

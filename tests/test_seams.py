@@ -176,3 +176,27 @@ def test_addresses(told: Any) -> None:
 
     expected = {tuple: told[:2] if isinstance(told, tuple) and told else None, str: (told, None)}.get(type(told))
     assert (found and (found.host, found.port)) == expected
+
+
+def test_replaced_by_two_at_once() -> None:
+    """Of two threads that come to replace the same method at once one does, and the original comes back whole."""
+    patches = seams.Patches()
+
+    def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
+        def close(self: Any) -> None:
+            original(self)
+
+        return close
+
+    class Meta(type):
+        def __setattr__(cls, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            # The other thread comes by when the first has just put its wrapper there.
+            patches.replace(cls, name, make)
+
+    class Stream(metaclass=Meta):
+        def close(self) -> None: ...
+
+    original = Stream.close
+    patches.replace(Stream, "close", make)
+    assert Stream.close.__wrapped__ is original  # type: ignore[attr-defined]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
+import functools
 import gc
 import inspect
 import logging
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import types
+import unittest.mock
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +144,50 @@ def test_copies_and_pickles_of_a_pool_are_as_without_us(core: Any, server: Serve
     assert set(vars(copy.copy(used))) == set(vars(used))
     assert copy.deepcopy(handle) is None
     assert b"otel" not in pickle.dumps(handle)
+
+
+def _passing_on(original: Callable[..., Any]) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(original):
+
+        async def mock(*args: Any, **kwargs: Any) -> Any:
+            return await original(*args, **kwargs)
+    else:
+
+        def mock(*args: Any, **kwargs: Any) -> Any:
+            return original(*args, **kwargs)
+
+    return functools.wraps(original)(mock)
+
+
+@pytest.mark.parametrize("instrumented", ["before", "within"])
+async def test_a_hook_that_goes_with_a_mock_of_the_applications_is_put_there_anew(
+    flavour: Flavour, server: Server, bare_telemetry: Telemetry, instrumented: str
+) -> None:
+    """A mock that stood there first, as respx's and vcrpy's do, takes our hook along as it ends: requests are told in full again."""
+    prefix, handle = ("", "handle_request") if flavour.sync else ("Async", "handle_async_request")
+    url = server.url(host="localhost")
+    before = patchable()
+    if instrumented == "before":
+        bare_telemetry.instrument()
+    with contextlib.ExitStack() as mocks:
+        for owner, name in (
+            (getattr(flavour.httpcore, f"{prefix}HTTPConnection"), handle),
+            (getattr(flavour.httpcore, f"{prefix}ConnectionPool"), handle),
+            (socket, "getaddrinfo"),
+        ):
+            mocks.enter_context(unittest.mock.patch.object(owner, name, _passing_on(getattr(owner, name))))
+        if instrumented == "within":
+            bare_telemetry.instrument()
+        async with flavour.client() as client:
+            await client.get(url)
+    for _ in range(3):
+        async with flavour.client() as client:
+            await client.get(url)
+    # Where the hook of pools went, it is the dial of the first request after it that tells.
+    for told in bare_telemetry.requests()[-3 if instrumented == "before" else -2 :]:
+        assert {"httptrace.conn.id", "httptrace.time.dns", "httptrace.body.outcome"} <= set(told.attributes or {})
+    bare_telemetry.uninstrument()
+    assert [key for key, value in patchable().items() if before.get(key) is not value] == []
 
 
 _MODULES = """

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import sys
@@ -139,7 +140,7 @@ def report() -> str:
     text = (ROOT / "docs" / "report.md").read_text()
     begin, end = "<!-- thresholds:begin -->\n", "<!-- thresholds:end -->\n"
     before, after = text.split(begin)[0], text.split(end)[1]
-    meanings = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", Thresholds.__doc__ or "", re.MULTILINE))
+    meanings = dict(re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(Thresholds) or "", re.MULTILINE))
     rows = [
         (f"`{one.name}`", str(one.default), " ".join(meanings[one.name].split()).replace("``", "`").rstrip("."))
         for one in dataclasses.fields(Thresholds)

@@ -1,20 +1,25 @@
 """Programs with other instrumentation in them, without us and with us: `make neighbours`.
 
 Each of tests/neighbours/with_*.py runs twice under opentelemetry-instrument, on a loopback server, in an environment
-of its own, build/neighbours. Both times it must end well and say the same, on stdout and stderr; with us, our
-attributes must be on the requests that upstream's instrumentation tells of.
+of its own, build/neighbours; the one with gevent under `httptrace run`, too. Each time it must end well and say the
+same, on stdout and stderr. With us, our attributes must be on every request that was sent to the server.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,10 @@ ENVIRONMENT = ROOT / "build" / "neighbours"
 PROGRAMS = ROOT / "tests" / "neighbours"
 #: Much longer than any program takes.
 PATIENCE = 100
+#: Of this checkout: it lends a program of any environment what that lacks.
+HTTPTRACE = ROOT / ".venv" / "bin" / "httptrace"
+#: What patches the most, and must be first to do so.
+UNDER_RUN = ("with_gevent",)
 
 _CHAT = '{"id": "1", "object": "chat.completion", "created": 1, "model": "some", "choices": [{"index": 0, '
 _CHAT += '"finish_reason": "stop", "message": {"role": "assistant", "content": "good day"}}]}'
@@ -94,29 +103,68 @@ class _Server(BaseHTTPRequestHandler):
         pass
 
 
-def run(python: Path, program: Path, url: str, *, ours: bool) -> subprocess.CompletedProcess[str]:
-    """Run *program* as its users do."""
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[str, list[bytes]]]:
+    """A server for one run: its URL, and the spans that it receives."""
+    handler = type("Handler", (_Server,), {"received": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", handler.received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one run of a program."""
+
+    status: int
+    stdout: str
+    stderr: Counter[str]
+    said: str
+    #: Requests that reached the server, those of them with our attributes, and those that were mocked.
+    requests: int
+    annotated: int
+    mocked: int
+
+
+def run(python: Path, program: Path, mode: str) -> Run:
+    """Run *program* as its users do; *mode* is "bare", "ours" or "run"."""
     dropped = ("OTEL_", "DD_", "SENTRY_", "LOGFIRE_", "PYTHON")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    environ |= {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
-        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-        "DD_TRACE_AGENT_URL": url,
-        "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
-        "DD_REMOTE_CONFIGURATION_ENABLED": "false",
-        **({} if ours else {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httptrace"}),
-    }
-    return subprocess.run(
-        [python.with_name("opentelemetry-instrument"), python, program, url],
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    with serving() as (url, received), tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        environ |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "DD_TRACE_AGENT_URL": url,
+            "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
+            "DD_REMOTE_CONFIGURATION_ENABLED": "false",
+            **({"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "httptrace"} if mode == "bare" else {}),
+        }
+        command: list[str | Path] = [python.with_name("opentelemetry-instrument")]
+        if mode == "run":
+            command = [HTTPTRACE, "run", "--quiet", "--json", report, "--"]
+        result = subprocess.run(
+            [*command, python, program, url],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        if mode == "run":
+            told = json.loads(report.read_text()) if report.exists() else {"requests": 0, "unobserved_requests": 0}
+            counts = [told["requests"], told["requests"] - told["unobserved_requests"], 0]
+        else:
+            counts = requests(python, received, url)
+        return Run(result.returncode, result.stdout, words(result.stderr, url), result.stderr, *counts)
 
 
 def words(text: str, url: str) -> Counter[str]:
@@ -127,63 +175,82 @@ def words(text: str, url: str) -> Counter[str]:
     return Counter(re.split(r"[\s,\[\]]+", re.sub(r"\d{9,}", "N", text.replace(url, "URL"))))
 
 
-def spans(python: Path, received: list[bytes]) -> tuple[int, int]:
-    """How many requests of the program's there were, and how many with our attributes.
+def requests(python: Path, received: list[bytes], url: str) -> list[int]:
+    """How many requests there were of the server, how many of these with our attributes, and how many of elsewhere.
 
     Asked of the neighbours' own Python, which has the protocol; this one may have nothing.
     """
     script = """
 import sys
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest as Export
-found = []
+found, mocked = [], 0
 for line in sys.stdin:
     for resource in Export.FromString(bytes.fromhex(line)).resource_spans:
         for scope in resource.scope_spans:
             if scope.scope.name == "opentelemetry.instrumentation.httpx":
-                found += [{one.key for one in span.attributes} for span in scope.spans if span.kind == 3]
-print(len(found), sum("httptrace.conn.id" in one for one in found))
+                for span in (span for span in scope.spans if span.kind == 3):
+                    told = {one.key: one.value.string_value for one in span.attributes}
+                    if told["http.url"].startswith(sys.argv[1]):
+                        found.append(told)
+                    else:
+                        mocked += 1
+print(len(found), sum("httptrace.conn.id" in told for told in found), mocked)
 """
     told = subprocess.run(
-        [python, "-c", script], input="\n".join(map(bytes.hex, received)), text=True, capture_output=True, check=True
+        [python, "-c", script, url],
+        input="\n".join(map(bytes.hex, received)),
+        text=True,
+        capture_output=True,
+        check=True,
     )
-    total, annotated = map(int, told.stdout.split())
-    return total, annotated
+    return [int(number) for number in told.stdout.split()]
 
 
-def compare(python: Path, program: Path, url: str) -> list[str]:
-    """Run *program* without us and with us; return what is wrong."""
-    _Server.received = []
-    bare = run(python, program, url, ours=False)
-    without, _ = spans(python, _Server.received)
-    _Server.received = []
-    ours = run(python, program, url, ours=True)
-    total, annotated = spans(python, _Server.received)
-    print(f"{program.stem:20} {total:3} requests, {annotated} with our attributes", flush=True)
+def compare(program: Path, runs: Mapping[str, Run]) -> list[str]:
+    """Return what is wrong with the *runs* of a program, by mode."""
+    bare = runs["bare"]
+    if bare.status or not bare.stdout or not bare.requests:
+        return [f"{program.name} fails without us: {bare.requests} requests: {bare.stdout}{bare.said}"]
     wrong = []
-    if bare.returncode or not bare.stdout:
-        return [f"{program.name} fails without us: {bare.stdout}{bare.stderr}"]
-    if ours.returncode:
-        wrong.append(f"{program.name}: exit status {ours.returncode}: {ours.stderr[-3000:]}")
-    if ours.stdout != bare.stdout:
-        wrong.append(f"{program.name} says:\n{ours.stdout}and without us:\n{bare.stdout}")
-    if words(ours.stderr, url) != words(bare.stderr, url):
-        more = sorted((words(ours.stderr, url) - words(bare.stderr, url)).elements())
-        wrong.append(f"{program.name} says on stderr:\n{ours.stderr}and without us:\n{bare.stderr}more: {more}")
-    if total != without or not annotated:
-        wrong.append(f"{program.name}: {total} requests, {annotated} with our attributes; without us {without}")
+    for mode, ours in runs.items():
+        if mode == "bare":
+            continue
+        title = f"{program.stem} ({mode})"
+        print(
+            f"{title:27} {ours.requests:3} requests, {ours.annotated:3} with our attributes, {ours.mocked} mocked",
+            flush=True,
+        )
+        if ours.status:
+            wrong.append(f"{title}: exit status {ours.status}: {ours.said[-3000:]}")
+        if ours.stdout != bare.stdout:
+            wrong.append(f"{title} says:\n{ours.stdout}and without us:\n{bare.stdout}")
+        if more := sorted((ours.stderr - bare.stderr).elements()):
+            wrong.append(f"{title} says on stderr:\n{ours.said}and without us:\n{bare.said}more: {more}")
+        if not bare.requests == ours.requests == ours.annotated or (mode == "ours" and ours.mocked != bare.mocked):
+            wrong.append(
+                f"{title}: {ours.requests} requests, {ours.annotated} with our attributes, {ours.mocked} mocked; "
+                f"without us {bare.requests} and {bare.mocked}"
+            )
     return wrong
 
 
 def main() -> None:
     """Run all programs, or those that are named."""
     python = foreign_suites.environment(ENVIRONMENT, str(ROOT), LOCKED)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Server)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
     programs = [file for file in sorted(PROGRAMS.glob("with_*.py")) if not sys.argv[1:] or file.stem in sys.argv[1:]]
-    wrong = [line for program in programs for line in compare(python, program, url)]
-    server.shutdown()
+    with ThreadPoolExecutor(2) as pool:
+        runs = {
+            program: {
+                mode: pool.submit(run, python, program, mode)
+                for mode in ("bare", "ours", *(("run",) if program.stem in UNDER_RUN else ()))
+            }
+            for program in programs
+        }
+    wrong = [
+        line
+        for program in programs
+        for line in compare(program, {mode: one.result() for mode, one in runs[program].items()})
+    ]
     print("\n".join(wrong) or "no program can tell that we are there")
     sys.exit(1 if wrong else 0)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_httptrace")
 
 _SCOPE = "otel_httptrace"
-_INSTRUMENTS_ANY = ("httpcore >= 1.0, < 2", "httpcore2 >= 2")
+_INSTRUMENTS_ANY = ("httpcore >= 1.0.3, < 2", "httpcore2 >= 2")
 
 
 class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]

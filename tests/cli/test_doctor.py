@@ -278,7 +278,11 @@ def test_a_program_of_another_python(tmp_path: Path) -> None:
     """A program whose Python has nothing installed: each lack is a problem with what to type there."""
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     folder = tmp_path / "bare" / "bin"
-    (folder / "python").unlink()
+    real = (folder / "python").resolve()
+    for name in ("python", "python3"):
+        (folder / name).unlink()
+    # On Python 3.10 it is a link to `python`, which then would execute itself for ever.
+    (folder / "python3").symlink_to(real)
     # Not even what is on the path of whoever runs these tests.
     python = script(folder / "python", "#!/bin/sh", f'unset PYTHONPATH; exec {folder}/python3 "$@"')
     program = script(tmp_path / "program", f"#!{python}", "")
@@ -315,7 +319,7 @@ def test_versions() -> None:
     }
     problems = {check.what: check for check in doctor.installed(facts) if check.state is State.PROBLEM}
 
-    assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0,<2'"
+    assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0.3,<2'"
     assert problems["httpx2"].advice == "py -m pip install httpcore2"
     assert problems["entry point httptrace"].advice == "py -m pip install -U --force-reinstall 'otel-httptrace'"
     (exporter,) = [

@@ -508,7 +508,9 @@ def test_colour(program: Callable[..., str], server: Server, environ: dict[str, 
 
 
 FORKING = """
-    import os, signal, sys, httpx
+    import os, signal, sys, warnings, httpx
+    # From Python 3.12 on: of the SDK's own threads, which are there under opentelemetry-instrument alone, too.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     with httpx.Client() as client:
         client.get(sys.argv[1])
     workers = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import inspect
 import signal
 import ssl
 import sys
@@ -17,7 +18,10 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any, TypeVar
+
+from packaging.version import Version
 
 T = TypeVar("T")
 Scenario = Callable[..., Coroutine[Any, Any, T]]
@@ -54,6 +58,10 @@ class Flavour:
     def __repr__(self) -> str:
         return f"{self.library}-{self.mode}"
 
+    def before(self, name: str, release: str) -> bool:
+        """Whether *name*, ``httpx`` or ``httpcore``, is what it runs on, in a version before *release*."""
+        return self.httpx.__name__ == "httpx" and Version(version(name)) < Version(release)
+
     # Running.
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -67,9 +75,13 @@ class Flavour:
                 return await coroutine
 
             return trio.run(main)  # type: ignore[no-any-return]
-        uvloop = importlib.import_module("uvloop") if self.mode == "uvloop" else None
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop if uvloop else None) as runner:
-            return runner.run(coroutine)
+        # Not asyncio.Runner, which Python 3.10 does not have.
+        anyio = importlib.import_module("anyio")
+
+        async def awaited() -> T:
+            return await coroutine
+
+        return anyio.run(awaited, backend_options={"use_uvloop": self.mode == "uvloop"})  # type: ignore[no-any-return]
 
     async def sleep(self, seconds: float) -> None:
         """Let others run for *seconds*."""
@@ -265,6 +277,11 @@ class Client:
         self.flavour = flavour
         options = {"verify": _any_context(), "timeout": 10, "trust_env": False, **options}
         own = {name: options.pop(name) for name in ("uds", "retries", "local_address") if name in options}
+        if "proxy" in options and "proxy" not in inspect.signature(httpx.Client).parameters:
+            # httpx 0.25: only transports know it.
+            proxy = options.pop("proxy")
+            if proxy is not None:
+                own["proxy"] = httpx.Proxy(proxy) if isinstance(proxy, str) else proxy
         if own:
             for name in ("verify", "limits", "http2", "http1"):
                 if name in options:

@@ -252,3 +252,14 @@ def test_a_backend_that_answers_without_an_end() -> None:
         for _ in range(2):
             forwarder.send(Batch("/v1/traces", "application/x-protobuf", "", b"", 3, "spans"))
         assert forwarder.close(20) is None
+
+
+def test_a_backend_that_is_always_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that answers with as many traces as there may be, whatever window it is asked for, is not asked for ever."""
+    monkeypatch.setattr("otel_httptrace.report.sources.windows._MOST", 100)
+    traces = [{"traceID": f"{number:x}", "spans": [], "processes": {}} for number in range(3)]
+    with Backend(lambda asked: Reply({"data": traces})) as backend:
+        source = JaegerSource(backend.url, "shop", end=1_790_000_000, environ={}, page=3)
+        with pytest.raises(SourceError, match="100 searches have not been enough: look back less far, or set --limit"):
+            list(source)
+        assert len(backend.asked) == 100

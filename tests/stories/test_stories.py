@@ -37,9 +37,9 @@ def test_all_stories() -> None:
 
 @pytest.fixture(scope="session")
 def playing(request: pytest.FixtureRequest) -> Iterator[dict[int, Future[Told]]]:
-    """All the runs that were asked for, two at a time: they mostly wait for a process to start."""
+    """All the runs that were asked for, one after the other: two would slow down each other, and the tests beside them."""
     asked = [item.callspec.params["run"] for item in request.session.items if "playing" in item.fixturenames]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         yield {id(run): pool.submit(play, *run) for run in asked}
         pool.shutdown(cancel_futures=True)
 

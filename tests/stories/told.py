@@ -343,6 +343,7 @@ STORIES = (
                 "40 prices\n",
                 Found("pool_saturated", 30, numbers={"limit": 10, "waiting": 30, "pool_timeouts": 0}),
                 arguments=("10",),
+                thresholds=scaled(pool_wait=0.5),
                 runs=SOME,
                 finds=30,
             ),
@@ -475,9 +476,9 @@ STORIES = (
         "connections against it, too.",
         (
             Case(
-                "Six workers, of whose connections five may be kept alive.",
+                "Six workers, of whose connections five may be kept alive; the answers to all six come together.",
                 "crawl",
-                partial(worlds.serving, worlds.one_by_one(0.003, answer())),
+                partial(worlds.serving, worlds.in_rounds(6, 16, answer())),
                 "100 pages\n",
                 Found("keepalive_limit_too_low", None),
                 runs=("httpx sync", "httpx trio"),
@@ -486,7 +487,7 @@ STORIES = (
         ),
         (
             Case(
-                "The same load with httpcore2, which counts idle connections only.",
+                "The same program with httpcore2, which counts idle connections only.",
                 "crawl",
                 partial(worlds.serving, worlds.one_by_one(0.003, answer())),
                 "100 pages\n",

@@ -123,6 +123,22 @@ def one_by_one(seconds: float, what: bytes) -> Answer:
     return script
 
 
+def in_rounds(number: int, rounds: int, what: bytes) -> Answer:
+    """*rounds* times *number* answers are given together, once as many were asked for; all others at once."""
+    turn = threading.Condition()
+
+    def script(peer: Peer, request: Request) -> None:
+        with turn:
+            mine = peer.server.requests.index(request)
+            last = (mine // number + 1) * number
+            turn.notify_all()
+            if last <= number * rounds:
+                turn.wait_for(lambda: len(peer.server.requests) >= last, PATIENCE)
+        peer.send(what)
+
+    return script
+
+
 def event_stream(*, terminator: float) -> Answer:
     """Tokens, ``[DONE]``, and *terminator* seconds later the end of the body; with 0 both in one packet."""
 

@@ -25,6 +25,7 @@ from typing import Any
 from ..core.timeline import Exchange
 from ..guard import Guard
 from . import bodies
+from . import observer as observing
 from .current import CURRENT, leave
 from .libraries import Library
 from .lookalike import preceded
@@ -60,6 +61,7 @@ class Hooks:
         observer.watch_connection = self._watch_connection
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
+        patches.on_lost = lambda: guard(observer.later, self._mend)
 
     def install(self, library: Library, module: ModuleType) -> None:
         """Watch the pools of *library*, which is *module*, and name resolution."""
@@ -70,6 +72,15 @@ class Hooks:
             self._watch_pool(
                 getattr(module, "Async" + name, None), library, "handle_async_request", self._async_request, "aclose"
             )
+
+    def _mend(self) -> None:
+        # The pool may hold its lock, or the SDK one of its own: so this waits for nobody. The next dial tries again.
+        if observing.transition.acquire(blocking=False):
+            try:
+                if self._observer.active:
+                    self._patches.mend()
+            finally:
+                observing.transition.release()
 
     # The pool.
 
@@ -171,10 +182,12 @@ class Hooks:
         return handle_async_request
 
     def _create_connection(self, original: Hook) -> Hook:
-        guard, created = self._guard, self._observer.created
+        guard, created, patches, mend = self._guard, self._observer.created, self._patches, self._mend
 
         def create_connection(self: Any, origin: Any) -> Any:
             connection = original(self, origin)
+            if patches.lost:
+                guard(mend)
             guard(created, self, origin, connection)
             return connection
 

@@ -55,6 +55,6 @@ class Library:
 
 
 LIBRARIES = (
-    Library("httpcore", "httpx", ">=1.0,<2", counts_only_idle=False),
+    Library("httpcore", "httpx", ">=1.0.3,<2", counts_only_idle=False),
     Library("httpcore2", "httpx2", ">=2", counts_only_idle=True),
 )

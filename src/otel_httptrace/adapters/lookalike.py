@@ -96,7 +96,8 @@ def _with_parameters_of(code: CodeType, hook: Callable[..., Any], kind: str) -> 
 def _made(body: str, **names: Any) -> Callable[..., Any]:
     # Of nothing but parameter names, as collections.namedtuple does it.
     exec(compile(body, __file__, "exec"), names)  # noqa: S102
-    made: Callable[..., Any] = names["standing_in"]
+    # Taken out, as else it would refer to itself by its globals, and outlive its last user: see `Patches`.
+    made: Callable[..., Any] = names.pop("standing_in")
     return made
 
 

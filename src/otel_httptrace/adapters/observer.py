@@ -547,6 +547,10 @@ class Observer:
         if not self.active:
             self._guard(self._rest)
 
+    def later(self, function: Callable[[], object]) -> None:
+        """Have *function* called when nothing of now is under way: as the next request begins, at the latest."""
+        self._dropped.put((function,))
+
     def collect(self) -> None:
         """Deal with what the garbage collector has finalised."""
         if _collecting and _collecting == _ident():

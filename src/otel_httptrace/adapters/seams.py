@@ -208,30 +208,63 @@ class Patches:
     """Replaced attributes, each put back only where it is still ours.
 
     Classes may be made at run time, and go: of a class nothing is kept that would keep it.
+
+    A mock (respx, vcrpy, unittest.mock) that stood there before us puts the original back as it ends, and
+    so drops what we had put around it. Who wraps ours keeps it: so what is gone is nowhere called, and can
+    be put there anew.
     """
 
     def __init__(self) -> None:
         self._replaced: dict[int, _Owner] = {}
+        #: Whether something of ours was dropped, and `mend` has work.
+        self.lost = False
+        #: Called as that happens, which may be anywhere.
+        self.on_lost: Callable[[], object] = _nothing
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Replace *owner*'s attribute *name* by ``make(original)``, once.
+        """Replace *owner*'s attribute *name* by ``make(original)``, once, and anew where that was dropped.
 
         Raises:
             AttributeError: there is no such attribute.
             TypeError: *owner* cannot be patched (a type implemented in C).
         """
         known = self._replaced.get(id(owner))
-        if known is not None and name in known.wrappers:
+        earlier = None if known is None else known.wrappers.get(name)
+        if earlier is not None and earlier.wrapper() is not None:
             return
         inherited = name not in vars(owner)
         original = getattr(owner, name)
         wrapper = lookalike(make(original), original)
-        setattr(owner, name, wrapper)
         if known is None:
             replaced, key = self._replaced, id(owner)
-            known = replaced[key] = _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {})
+            known = replaced.setdefault(key, _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {}))
         # The wrapper lives on the owner, and holds the original.
-        known.wrappers[name] = (weakref.ref(wrapper), inherited)
+        ours = _Replaced(weakref.ref(wrapper, self._dropped), inherited, make)
+        if earlier is not None and known.wrappers.get(name) is earlier:
+            del known.wrappers[name]
+        try:
+            # Threads may come here at once, and a signal handler's request within: the first replaces it, alone.
+            if known.wrappers.setdefault(name, ours) is ours:
+                setattr(owner, name, wrapper)
+        except BaseException:
+            if known.wrappers.get(name) is ours and vars(owner).get(name) is not wrapper:
+                del known.wrappers[name]
+            raise
+
+    def _dropped(self, _: object) -> None:
+        self.lost = True
+        self.on_lost()
+
+    def mend(self) -> None:
+        """Put everything that was dropped there anew."""
+        self.lost = False
+        for known in list(self._replaced.values()):
+            owner = known.owner()
+            if owner is None:
+                continue
+            for name, replaced in list(known.wrappers.items()):
+                if replaced.wrapper() is None:
+                    self.replace(owner, name, replaced.make)
 
     def replace_method(self, cls: type, name: str, make: Callable[[Any], Any]) -> None:
         """Replace a method where *cls* has it from, so that subclasses are not patched twice.
@@ -265,18 +298,26 @@ class Patches:
             owner = known.owner()
             if owner is None:
                 continue
-            for name, (reference, inherited) in known.wrappers.items():
-                wrapper = reference()
+            for name, replaced in known.wrappers.items():
+                wrapper = replaced.wrapper()
                 if wrapper is None or vars(owner).get(name) is not wrapper:
                     continue
-                if inherited:
+                if replaced.inherited:
                     delattr(owner, name)
                 else:
                     setattr(owner, name, wrapper.__wrapped__)
         self._replaced.clear()
 
 
+class _Replaced(NamedTuple):
+    #: What we put there.
+    wrapper: weakref.ref[Any]
+    #: Whether the owner only inherited what was there before.
+    inherited: bool
+    make: Callable[[Any], Any]
+
+
 class _Owner(NamedTuple):
     owner: weakref.ref[Any]
-    #: By name: what we put there, and whether the owner only inherited what was there before.
-    wrappers: dict[str, tuple[weakref.ref[Any], bool]]
+    #: By name.
+    wrappers: dict[str, _Replaced]

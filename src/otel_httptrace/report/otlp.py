@@ -166,12 +166,14 @@ def _json_spans(data: Any) -> Iterator[Span]:
     if type(data) is not dict:
         raise _unexpected("the whole", "an object", data)
     for resource in _list(data, "resourceSpans", "resource_spans", "batches"):
-        attributes = _object(_object(resource, "resourceSpans").get("resource"), "resource").get("attributes")
+        resource = _object(resource, "resourceSpans")  # noqa: PLW2901 - null is as good as {}
+        attributes = _object(resource.get("resource"), "resource").get("attributes")
         sender = source(_json_attributes(attributes))
         for scoped in _list(
             resource, "scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans"
         ):
-            scope = _object(scoped, "scopeSpans").get("scope", scoped.get("instrumentationLibrary"))
+            scoped = _object(scoped, "scopeSpans")  # noqa: PLW2901
+            scope = scoped.get("scope", scoped.get("instrumentationLibrary"))
             name = _text(_object(scope, "scope").get("name"), "scope.name")
             for span in _list(scoped, "spans"):
                 yield _json_span(_object(span, "spans"), name, sender)

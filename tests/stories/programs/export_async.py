@@ -2,13 +2,19 @@
 
 import os
 import sys
+from typing import Any
 
 import anyio
 import httpx
 
 
-async def export(url: str, began: anyio.Event) -> None:
-    async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+async def export(url: str, sent: anyio.Event, began: anyio.Event) -> None:
+    async def trace(step: str, info: dict[str, Any]) -> None:
+        if step == "http11.send_request_body.complete":
+            sent.set()
+
+    extensions = {"trace": trace}
+    async with httpx.AsyncClient() as client, client.stream("GET", url, extensions=extensions) as response:
         async for part in response.aiter_bytes():
             print(len(part), "bytes")
             began.set()
@@ -16,15 +22,16 @@ async def export(url: str, began: anyio.Event) -> None:
 
 
 async def main(url: str, user: str = "--stays") -> None:
-    began = anyio.Event()
+    sent, began = anyio.Event(), anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(export, url, began)
+        tasks.start_soon(export, url, sent, began)
         if user == "--leaves-late":
             await began.wait()
             await anyio.sleep(0.1)
             tasks.cancel_scope.cancel()
         elif user == "--leaves-early":
-            await anyio.sleep(0.5)
+            await sent.wait()
+            await anyio.sleep(0.1)
             tasks.cancel_scope.cancel()
 
 

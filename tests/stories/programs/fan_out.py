@@ -1,6 +1,7 @@
 """Fetches forty prices at once: `fan_out.py URL LIMIT [PATIENCE]`, the seconds to wait for the pool."""
 
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -13,7 +14,11 @@ client = httpx.Client(
 )
 
 
+all_there = threading.Barrier(40)
+
+
 def price(article: int) -> int:
+    all_there.wait()
     try:
         return client.get(f"/prices/{article}").status_code
     except httpx.PoolTimeout:

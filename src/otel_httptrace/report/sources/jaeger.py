@@ -126,7 +126,8 @@ class JaegerSource:
         # null where there is nothing.
         if not isinstance(data, list) and data is not None:
             raise self._api.unexpected("data is no list")
-        for error in answer.get("errors") or ():
+        errors = answer.get("errors")
+        for error in errors if isinstance(errors, list) else ():
             self.problems.add(f"Jaeger says: {one_line(error.get('msg') if isinstance(error, dict) else error)}")
         return data or []
 

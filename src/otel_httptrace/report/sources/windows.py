@@ -18,6 +18,9 @@ from . import SourceError
 
 _Found = TypeVar("_Found")
 
+#: Searches for one report: a million traces or two. A window of an hour has 3.6 million milliseconds.
+_MOST: Final = 10_000
+
 #: Seconds by unit of a duration.
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -41,10 +44,17 @@ def everything(
         smallest: a window of this length is not divided.
         dense: is told of such a window that was full.
         newest_first: the order of the windows.
+
+    Raises:
+        SourceError: that has taken too many searches, as it does where the answer is always full, whatever the window.
     """
     windows = [(start, end)]
+    searches = 0
     while windows:
         low, high = windows.pop()
+        searches += 1
+        if searches > _MOST:
+            raise SourceError(f"{_MOST:,} searches have not been enough: look back less far, or set --limit")
         found = search(low, high)
         if found is None or len(found) >= full:
             if high - low > smallest:
