@@ -150,3 +150,24 @@ def sends_no_body(row: Row) -> bool:
     return (
         str(method).upper() in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE") and names.TIME_SEND not in row.attributes
     )
+
+
+def fallback(row: Row, least: float) -> tuple[str, str] | None:
+    """The first address, and that of another family that a connect of *least* seconds ended at; None if none did."""
+    answers = next((step.attributes.get(names.DNS_ANSWERS) for step in row.steps if step.name == names.SPAN_DNS), None)
+    if not answers or len(answers) < 2:
+        return None
+    first = str(answers[0])
+    for step in row.steps:
+        if step.name == names.SPAN_CONNECT and step.duration >= least:
+            won = step.attributes.get(names.NETWORK_PEER_ADDRESS)
+            if won is not None and (":" in first) != (":" in str(won)):
+                return first, str(won)
+    return None
+
+
+def first_timed_out(row: Row) -> bool:
+    """Whether a connect is known to have run into its timeout."""
+    return any(
+        step.name == names.SPAN_CONNECT and step.attributes.get(names.ERROR_TYPE) == "timed_out" for step in row.steps
+    )

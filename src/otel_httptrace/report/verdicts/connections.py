@@ -289,7 +289,9 @@ class ClientPerRequest(_Opened):
                 known.requests += 1
 
     def _settle(self, brief: dict[tuple[Source, str], tuple[Counter[int], float]], first: _First) -> None:
-        if first.requests <= self._requests and (first.whose in brief or len(brief) < MAX_KEYS):
+        together = self.defined.together
+        few = together is not None and together.holds(first.requests, self.limits)
+        if few and (first.whose in brief or len(brief) < MAX_KEYS):
             counted, cost = brief.get(first.whose, (Counter(), 0.0))
             counted[int(first.start // 30)] += 1
             brief[first.whose] = (counted, cost + first.cost)

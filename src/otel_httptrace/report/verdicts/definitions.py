@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +39,8 @@ from ..facts import (
     broke,
     cause,
     closed_by,
+    fallback,
+    first_timed_out,
     http2,
     proxy,
     sends_no_body,
@@ -61,6 +64,19 @@ from .conditions import (
     took,
     true,
 )
+
+
+@dataclass(frozen=True)
+class Together:
+    """What is asked of several requests, beside what is asked of each.
+
+    Args:
+        said: the words for it, with the thresholds in force, from the conjunction on.
+        holds: whether it is so; of what, depends on the verdict.
+    """
+
+    said: Callable[[Thresholds], str]
+    holds: Callable[..., bool]
 
 
 @dataclass(frozen=True)
@@ -92,6 +108,7 @@ class Definition:
         number: the threshold for how many such requests make a finding; empty if one does.
         otherwise: how sure it is where a rival is left.
         within: what is counted together for *number*.
+        together: what is asked of several.
     """
 
     name: str
@@ -103,6 +120,7 @@ class Definition:
     number: str = ""
     otherwise: Sure = Sure.LIKELY
     within: str = "of one server"
+    together: Together | None = None
 
     def holds(self, row: Row, limits: Thresholds) -> bool:
         """Whether *row* is a case of it: all that is asked for is so, and no rival is shown."""
@@ -119,9 +137,20 @@ class Definition:
         said = ", ".join(one.said(limits) for one in self.asks)
         shown = [rival.shown.said(limits) for rival in self.rivals if rival.shown is not None]
         said += f"; not {' and not '.join(f'({one})' for one in shown)}" if shown else ""
-        many = getattr(limits, self.number) if self.number else 1
-        return f"{said}; at least {many:,} {self.within} ({self.number})" if self.number else said
+        if self.together is not None:
+            said += f"; {self.together.said(limits)}"
+        return (
+            f"{said}; at least {getattr(limits, self.number):,} {self.within} ({self.number})" if self.number else said
+        )
 
+
+#: Seconds between an attempt and the next, in one span and in none, and attempts of one call at most.
+PAUSE: Final = 60.0
+PAUSE_ALONE: Final = 10.0
+ATTEMPTS: Final = 10
+#: Seconds between ends that are one instant, and how many ends that takes.
+INSTANT: Final = 0.02
+MANY: Final = 3
 
 _FAILED: Final = that("the request failed, and not only by its status", broke)
 _TIMED_OUT: Final = that("error.type ends with Timeout", timed_out)
@@ -274,6 +303,13 @@ FAILURES: Final = (
     Definition(
         "process_stalled", (19,), Severity.SLOW, (_STOOD_STILL,),
         "timeouts struck later than they were due, or this process was seen not to run",
+        together=Together(
+            lambda limits: f"or at least {MANY} timeouts on as many connections ended within {INSTANT} s of each other, whose requests had "
+            f"taken {limits.stall} s (stall), and a fifth of the longest, more or less",
+            lambda durations, connections, limits: len(durations) >= MANY
+            and connections >= MANY
+            and max(durations) - min(durations) >= max(limits.stall, max(durations) / 5),
+        ),
     ),
     Definition(
         "proxy_unreachable", (31,), Severity.FAILED,
@@ -329,6 +365,12 @@ FAILURES: Final = (
                   _UPLOADING),
             STALL,
         ),
+        together=Together(
+            lambda limits: f"and {TCP_UNACKED} > 0 and {TCP_RETRANSMITS} > 0, or at least 2 had been idle for {limits.stale_idle} s "
+            "(stale_idle) or longer, and for longer than any that went well, of which there are more than 4 times as many as other "
+            "timeouts",
+            lambda old, well, young: old > 1 and well > 4 * young,
+        ),
     ),
     Definition(
         "server_slow", (12,), Severity.SLOW,
@@ -372,7 +414,7 @@ FAILURES: Final = (
         "reading the body raised that error",
         (
             _BY_US,
-            Rival(STALL.cause, either(_RAN, no(_TIMED_OUT)), _STOOD_STILL),
+            _TIMER,
             Rival(_STREAM.cause, either(present(names.CONN_CLOSE_REASON), no(_HTTP2)), _STREAM.shown),
             _RETIRED,
         ),
@@ -380,7 +422,6 @@ FAILURES: Final = (
     Definition(
         "failed", (26,), Severity.FAILED, (_FAILED,),
         "the request ended with that error",
-        (_BY_US, _RETIRED),
     ),
 )  # fmt: skip
 """What a failed request may be a case of: the first that holds is its verdict."""
@@ -392,16 +433,20 @@ OTHERS: Final = (
     ),
     Definition(
         "call_repeated", (29,), Severity.FAILED,
+        (that("its URL is known", lambda row: bool(row.target)),),
+        "they have the same parent span, and each began after the one before had failed",
         (
-            that(
-                "made in the same span as the one before, to the same URL, after that had failed or got 408, 429 or 5xx",
-                lambda row: bool(row.target),
+            Rival(
+                "separate calls that happen to follow each other",
+                that("they have a parent span in common", lambda row: bool(row.parent_id)),
             ),
         ),
-        "they have the same parent span, and each began after the one before had failed",
-        (Rival("separate calls that happen to follow each other", that("they have a parent span in common",
-               lambda row: bool(row.parent_id))),),
         otherwise=Sure.POSSIBLE,
+        together=Together(
+            lambda limits: "and each was made to the same URL and in the same span as the one before (or in none), which had failed or "
+            f"got 408, 409, 429 or 5xx at most {PAUSE:g} s before ({PAUSE_ALONE:g} s in none, and each time later than the time before); at most {ATTEMPTS} in all",
+            lambda pause, parent: -0.001 <= pause <= (PAUSE if parent else PAUSE_ALONE),
+        ),
     ),
     Definition(
         "body_not_read", (1, 2), Severity.WASTE, (is_(names.CONN_CLOSE_REASON, "body_not_read"),),
@@ -444,22 +489,30 @@ OTHERS: Final = (
     ),
     Definition(
         "client_per_request", (9,), Severity.WASTE,
-        (
-            is_(names.CONN_OPEN_REASON, "new_client"),
-            Condition(lambda limits: f"at most {limits.client_requests} requests on it (client_requests)",
-                      lambda row, limits: True),
-        ),
+        (is_(names.CONN_OPEN_REASON, "new_client"),),
         "each of these connections was the first of a pool, while another pool had connected there before",
-        number="clients", within="of one process for one server within a minute",
+        number="clients", within="of one process for one server within a minute, its first one too",
+        together=Together(
+            lambda limits: f"and at most {limits.client_requests} requests on each such connection (client_requests)",
+            lambda requests, limits: requests <= limits.client_requests,
+        ),
     ),
     Definition(
         "address_fallback", (10,), Severity.SLOW,
         (
-            took("connect", "fallback"),
-            that("dns.answers begins with an address of another family than network.peer.address", lambda row: True),
+            Condition(
+                lambda limits: f"an http.connect of {limits.fallback} s (fallback) or longer ended at an address of another family than "
+                "the first of dns.answers",
+                lambda row, limits: fallback(row, limits.fallback) is not None,
+            ),
         ),
         "the resolver named that address first, and another family's took over after a while",
-        (Rival("the address that won was slow itself, and the first one refused at once", that("", lambda row: False)),),
+        (
+            Rival(
+                "the address that won was slow itself, and the first one refused at once",
+                that("an http.connect to the first address ran into a timeout", first_timed_out),
+            ),
+        ),
     ),
     Definition(
         "tls_slow", (11,), Severity.SLOW,

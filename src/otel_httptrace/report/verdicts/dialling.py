@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...telemetry import names
+from ..facts import fallback
 from ..findings import Finding, Thresholds
 from ..rows import Row
 from ..units import count, seconds
@@ -65,7 +66,7 @@ class AddressFallback(Kind):
     name = "address_fallback"
 
     def key(self, row: Row) -> Any:
-        return (row.origin, *(fallback(row, self.limits) or ("", ""))[:2])
+        return (row.origin, *(fallback(row, self.limits.fallback) or ("", ""))[:2])
 
     def cost(self, row: Row) -> float:
         return max((step.duration for step in steps(row, names.SPAN_CONNECT)), default=0.0)
@@ -73,9 +74,6 @@ class AddressFallback(Kind):
     def what(self, row: Row) -> str:
         _, first, won = self.key(row)
         return f"the connect took {seconds(self.cost(row))}: {first} came first, {won} won"
-
-    def take(self, row: Row) -> bool:
-        return fallback(row, self.limits) is not None and super().take(row)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         origin, first, won = key
@@ -89,21 +87,6 @@ class AddressFallback(Kind):
             because="the resolver named that address first, and another family's took over after a while",
             numbers={"first": first, "won": won, "longest": tally.most},
         )
-
-
-def fallback(row: Row, limits: Thresholds) -> tuple[str, str] | None:
-    """The address that came first and the one of another family that won, after so long; None if it was not so."""
-    answers = next((step.attributes.get(names.DNS_ANSWERS) for step in steps(row, names.SPAN_DNS)), None)
-    if not answers or len(answers) < 2:
-        return None
-    first = str(answers[0])
-    for step in steps(row, names.SPAN_CONNECT):
-        won = step.attributes.get(names.NETWORK_PEER_ADDRESS)
-        if won is None or won == first or step.duration < limits.fallback:
-            continue
-        if (":" in first) != (":" in str(won)):
-            return first, str(won)
-    return None
 
 
 class TlsSlow(Kind):

@@ -30,14 +30,12 @@ from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds, size, spread
 from .advice import DOING, advice_for
+from .definitions import INSTANT
 from .kind import Kind
 from .tally import MAX_KEYS, Tally, at_line, named, named_all, were
 
 #: Timeouts that are looked at together; of more, each is judged alone.
 _TOGETHER: Final = 5_000
-#: Seconds between ends that are one instant, and how many ends that takes.
-_INSTANT: Final = 0.02
-_MANY: Final = 3
 
 
 class _Failure(Kind):
@@ -729,7 +727,7 @@ class Failures:
 
     def _together(self) -> None:
         rest = self._stalls(self._timeouts)
-        dead = self._dead
+        dead, together = self._dead, self._dead.defined.together
         old: dict[str, list[Row]] = {}
         young: Counter[str] = Counter()
         for row in rest:
@@ -742,7 +740,7 @@ class Failures:
         dead_ones = {
             row.span_id
             for origin, found in old.items()
-            if len(found) > 1 and dead.well[origin] > 4 * young[origin]
+            if together is not None and together.holds(len(found), dead.well[origin], young[origin])
             for row in found
         }
         for row in rest:
@@ -776,18 +774,15 @@ class Failures:
         # Requests that began together time out together, and so do the streams of one connection.
         durations = [row.duration for row in instant]
         connections = {row.connection or row.span_id for row in instant}
-        return (
-            len(instant) >= _MANY
-            and len(connections) >= _MANY
-            and max(durations) - min(durations) >= max(self._limits.stall, max(durations) / 5)
-        )
+        together = self._stalled.defined.together
+        return together is not None and together.holds(durations, len(connections), self._limits)
 
 
 def _instants(rows: list[Row]) -> Iterator[list[Row]]:
     """Rows in the order in which they ended, those together that ended at one instant."""
     instant: list[Row] = []
     for row in rows:
-        if instant and row.end - instant[-1].end > _INSTANT:
+        if instant and row.end - instant[-1].end > INSTANT:
             yield instant
             instant = []
         instant.append(row)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from ...telemetry import names
 from ..evidence import BODY_MAX_GAP
@@ -14,6 +15,7 @@ from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds, share, spread
 from .advice import DOING
+from .definitions import ATTEMPTS
 from .kind import Kind
 from .tally import MAX_KEYS, Tally, named, named_all, were
 
@@ -142,12 +144,15 @@ class _Chain:
     why: Counter[str] = field(default_factory=Counter)
     evidence: list[Evidence] = field(default_factory=list)
     row: Row | None = None
+    pauses: list[float] = field(default_factory=list)
+    told: bool = False
 
-
-#: Seconds between an attempt and the next, with and without a parent span in common; attempts of one call at most.
-_PAUSE: Final = 60.0
-_PAUSE_ALONE: Final = 10.0
-_ATTEMPTS: Final = 10
+    @property
+    def backs_off(self) -> bool:
+        """Whether it waited longer before each attempt, as an SDK does, and a program that asks now and then does not."""
+        return len(self.pauses) > 1 and all(
+            one > 0.01 and after >= 1.3 * one for one, after in itertools.pairwise(self.pauses)
+        )
 
 
 class CallRepeated(Kind):
@@ -159,6 +164,9 @@ class CallRepeated(Kind):
         super().__init__(limits)
         #: By whose, and to where: chains whose last request failed.
         self._open: OrderedDict[Hashable, _Chain] = OrderedDict()
+        together = self.defined.together
+        assert together is not None  # noqa: S101
+        self.follows = together.holds
 
     def saw(self, row: Row) -> None:
         """Any request: one that goes well ends a chain, one that fails begins it or goes on with it."""
@@ -170,8 +178,7 @@ class CallRepeated(Kind):
         parent = (row.trace_id, row.parent_id) if row.parent_id else ("", "")
         key = (row.source, parent, row.target)
         chain = self._open.get(key)
-        pause = _PAUSE if row.parent_id else _PAUSE_ALONE
-        if chain is not None and not -0.001 <= row.start - chain.ended <= pause:
+        if chain is not None and not self.follows(row.start - chain.ended, row.parent_id):
             self._over(self._open.pop(key), went_well=False)
             chain = None
         if chain is None:
@@ -182,6 +189,7 @@ class CallRepeated(Kind):
                     self._over(self._open.popitem(last=False)[1], went_well=False)
             return
         chain.rows += 1
+        chain.pauses.append(row.start - chain.ended)
         chain.ended = row.end
         self._note(chain, row, failed)
         if not failed:
@@ -198,9 +206,11 @@ class CallRepeated(Kind):
 
     def _over(self, chain: _Chain, *, went_well: bool) -> None:
         row = chain.row
-        if row is None or chain.rows < 2 or chain.rows > _ATTEMPTS or not (went_well or row.parent_id):
+        if row is None or chain.rows < 2 or chain.rows > ATTEMPTS:
             return
         # A program that asks again and again looks the same, where no parent tells.
+        if not row.parent_id and not (went_well and chain.backs_off):
+            return
         tally = self.tallies[(row.origin, bool(row.parent_id))]
         tally.add(row, chain.ended - chain.begun, "")
         tally.doubt(self.defined.left(row, self.limits))
@@ -212,8 +222,8 @@ class CallRepeated(Kind):
     def findings(self) -> Iterator[Finding]:
         for chain in self._open.values():
             # Its last attempt failed: with a parent in common it is one call all the same.
-            if chain.rows > 1 and chain.row is not None and chain.row.parent_id and not getattr(chain, "told", False):
-                chain.told = True  # type: ignore[attr-defined]
+            if chain.rows > 1 and chain.row is not None and chain.row.parent_id and not chain.told:
+                chain.told = True
                 self._over(chain, went_well=False)
         yield from super().findings()
 
