@@ -138,7 +138,7 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
     ],
     ("tls_slow", "this process stood still"): [opening("first_connection", time__tls=2.0, stalled=1.9)],
     ("body_slow_server", "a stream of events"): [
-        reusing(time__receive=60.0, body__read_wait=59.0, body__max_gap=1.0, http__response__body__size=9_000)
+        reusing(time__receive=60.0, body__read_wait=59.0, http__response__body__size=9_000)
     ],
     ("body_slow_server", "this process stood still"): [reusing(time__receive=20.0, body__read_wait=19.0, stalled=19.0)],
 }  # fmt: skip
@@ -156,8 +156,14 @@ PAIRS = [(verdict.name, rival.cause) for verdict in DEFINITIONS.values() for riv
 def test_a_rival(verdict: str, rival: str) -> None:
     """Where a rival is what happened, the verdict keeps silent, or is not certain and names it."""
     (rows,) = [rows for (of, begins), rows in PLAYED.items() if of == verdict and rival.startswith(begins)]
+    defined, limits = DEFINITIONS[verdict], Thresholds()
     finding = findings(rows).get(verdict)
 
+    # It has the symptom, and the definition alone tells, whatever verdict comes before it.
+    alike = [one for one in rows if all(asked.holds(one, limits) for asked in defined.asks)]
+    assert alike
+    for one in alike:
+        assert not defined.holds(one, limits) or rival in [left.cause for left in defined.left(one, limits)]
     if finding is not None:
         assert finding.sure is not Sure.CERTAIN
         assert rival in [one.cause for one in finding.rivals]
@@ -176,6 +182,94 @@ def test_what_failed_is_told_all_the_same(verdict: str, rival: str) -> None:
     found = [finding for finding in analyze(rows).findings if finding.verdict in {one.name for one in FAILURES}]
 
     assert sum(finding.requests for finding in found) >= len(broken)
+
+
+def test_a_stream_of_events() -> None:
+    """A stream that is meant to last is judged by its longest gap, and not by its length."""
+    lasting: dict[str, Any] = {"time__receive": 600.0, "body__read_wait": 599.0, "http__response__body__size": 9_000}
+    finding = findings([reusing(**lasting, body__max_gap=30.0)])["body_slow_server"]
+
+    assert findings([reusing(**lasting, body__max_gap=2.0)]) == {}
+    assert finding.sure is Sure.CERTAIN
+    assert "up to 30.0 s of it without a byte" in finding.sentence
+
+
+def test_a_process_that_stood_still() -> None:
+    """Timeouts at one instant, of requests that had taken more and less, are this process's; begun together they are not."""
+    known: dict[str, Any] = {"failed_phase": "wait", "error__type": "ReadTimeout", **BEFORE}
+    stalled = [row(start, 10 - start, conn__id=number, **known) for number, start in enumerate((0.0, 4.0, 8.0))]
+    together = [row(0.0, 5.0, conn__id=number, **known) for number in range(3)]
+    shared = [row(start, 10 - start, conn__id=7, **known) for start in (0.0, 4.0, 8.0)]
+
+    assert list(findings(stalled)) == ["process_stalled"]
+    assert list(findings(together)) == list(findings(shared)) == ["server_slow"]
+
+
+def test_old_connections_that_are_dead() -> None:
+    """None of the older connections and all of the younger ones get an answer: it is their age, with the number."""
+    dead = [failed("wait", "ReadTimeout", time__wait=1.0, conn__idle=idle, **CLOSED) for idle in (1.4, 1.6)]
+    well = [reusing(conn__idle=0.3) for _ in range(6)]
+    finding = findings([*dead, *well])["connection_dead"]
+
+    assert finding.sure is Sure.LIKELY
+    assert "set keepalive_expiry below 1.4 s (between 300 ms and that)" in finding.advice
+    # One that was older still went well, or the younger ones fail as well: then it is not their age.
+    assert list(findings([*dead, *well, reusing(conn__idle=9.0)])) == ["server_slow"]
+    younger = [failed("wait", "ReadTimeout", time__wait=1.0, conn__idle=0.1, **CLOSED) for _ in range(3)]
+    assert list(findings([*dead, *well, *younger])) == ["server_slow"]
+
+
+def test_attempts_of_one_call() -> None:
+    """What was sent again in one span is one call, with its total."""
+    attempts = [
+        row(start, 0.5, status=status, target="GET /x", parent_id="p")
+        for start, status in ((0.0, 503), (1.0, 503), (3.0, 200))
+    ]
+    for each in attempts:
+        each.trace_id = "t"
+    finding = findings(attempts)["call_repeated"]
+
+    assert finding.sure is Sure.CERTAIN
+    assert finding.numbers == {"calls": 1, "attempts": 3, "longest": pytest.approx(3.5)}
+    for number, each in enumerate(attempts):
+        each.parent_id = str(number)
+    assert findings(attempts) == {}
+
+
+def test_statuses() -> None:
+    """Errors that the server answers with are a finding where they are many, and one is none."""
+    rows = [reusing(status=500) for _ in range(30)] + [reusing() for _ in range(211)]
+    (finding,) = analyze(rows).findings
+
+    assert finding.verdict == "error_statuses"
+    assert finding.sentence.endswith("(30 of 241) were errors of the server's: 200 x 211, 500 x 30")
+    assert findings([reusing(status=500), *rows[30:]]) == {}
+
+
+def test_what_is_harmless_comes_last() -> None:
+    """One cancelled request is told after hundreds of lost connections; a failure is not."""
+    lost = [opening("keepalive_expired") for _ in range(100)]
+    gave_up, refused = row(status=None, failed_phase="wait"), failed("connect", "ConnectError")
+
+    assert list(findings([gave_up, refused, *lost])) == ["failed", "keepalive_expired", "cancelled_in"]
+
+
+def test_every_open_reason_concludes() -> None:
+    """Each value of open_reason is told, at its cost, with whose setting it is and what to change; or it is no fault."""
+    from otel_httptrace.core.ledger import Reason  # noqa: PLC0415
+    from otel_httptrace.report.verdicts.reasons import REASONS  # noqa: PLC0415
+
+    assert {reason.value for reason in REASONS} == {reason.value for reason in Reason}
+    for reason in REASONS:
+        rows = [opening(reason.value, start=number, time__tls=0.01) for number in range(4)]
+        found = findings(rows)
+        assert list(found) == ([reason.verdict] if reason.verdict and reason.value != "body_not_read" else []) or (
+            reason.value == "body_not_read"
+        )
+        for finding in found.values():
+            assert finding.requests >= 4
+            assert finding.seconds == pytest.approx(0.08)
+            assert finding.advice
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)

@@ -528,7 +528,7 @@ class ClosedWithoutAnswer(_Failure):
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         new = tally.noted("new")[True]
-        on = " on connections just opened" if new == tally.count else " on connections just used" if not new else ""
+        on = ", just opened" if new == tally.count else ", just used" if not new else ""
         at_work = tally.most > self.limits.crossed
         told = f"{spread(tally.least, tally.most)} after the request was written" if tally.most else "without an answer"
         return self.make(
