@@ -21,6 +21,7 @@ from rich.text import Text
 from ..telemetry import names
 from .findings import Finding, Severity
 from .printable import printable
+from .quote import quoted
 from .rows import PHASES, Row
 from .summary import Origin, Quantiles, Report
 from .units import count, seconds, share
@@ -153,6 +154,7 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
         )
         lines = Group(
             Text(printable(finding.sentence)),
+            *_source(finding),
             _beside(Text("=>", style="bold green"), Text(printable(finding.advice))),
             Text(
                 f"{finding.sure.value}: {printable(finding.because)}; criterion: {printable(finding.criterion)}",
@@ -163,6 +165,12 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
         )
         parts.append(Padding(lines, (0, 0, 0, 3)))
     return Group(*parts)
+
+
+def _source(finding: Finding) -> Iterator[RenderableType]:
+    line = quoted(finding.line)
+    if line is not None:
+        yield _beside(Text("|", style="dim"), Text(printable(line), style="bold"))
 
 
 def _evidence(finding: Finding, width: int) -> Iterator[RenderableType]:
