@@ -68,6 +68,7 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
         failed("wait", "RemoteProtocolError", response__bytes_received=9, **STREAM)
     ],
     ("malformed_response", "the server retired"): [gone(response__bytes_received=9, conn__close_reason="goaway")],
+    ("upload_slow", "this process stood still"): [reusing(time__send=6.0, time__wait=1.0, stalled=5.0)],
     ("upload_stalled", "this process stood still"): [failed("send", "WriteTimeout", time__send=3.0, **LATE)],
     ("upload_stalled", "the other side is gone"): [failed("send", "WriteTimeout", time__send=3.0, timeout=3.0)],
     ("connection_dead", "the server had the request"): [
@@ -217,6 +218,17 @@ def test_old_connections_that_are_dead() -> None:
     assert list(findings([*dead, *well, reusing(conn__idle=9.0)])) == ["server_slow"]
     younger = [failed("wait", "ReadTimeout", time__wait=1.0, conn__idle=0.1, **CLOSED) for _ in range(3)]
     assert list(findings([*dead, *well, *younger])) == ["server_slow"]
+
+
+def test_an_upload_that_is_slow() -> None:
+    """Time in sending is not the server's to think: it is told as an upload, with what the kernel still had."""
+    slow = findings([reusing(time__send=5.0, time__wait=3.5, tcp__unacked=90_000, tcp__retransmits=0)])
+
+    assert list(slow) == ["upload_slow"]
+    assert "took up to 5.0 s to be written, and up to 8.5 s until the answer began; the kernel still had" in (
+        slow["upload_slow"].sentence
+    )
+    assert list(findings([reusing(time__send=0.1, time__wait=6.0)])) == ["server_slow"]
 
 
 def test_attempts_of_one_call() -> None:

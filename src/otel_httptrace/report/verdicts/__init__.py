@@ -116,7 +116,7 @@ class Verdicts:
         elif names.BODY_OUTCOME in known:
             self._failures.went_well(row)
         if (
-            phases.get("wait", 0.0) >= self._thresholds.wait
+            phases.get("wait", 0.0) + phases.get("send", 0.0) >= self._thresholds.wait
             or STALLED in known
             or INHERITED in known
             or FOREIGN_LOOP in known

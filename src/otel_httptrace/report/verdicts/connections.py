@@ -9,7 +9,7 @@ from typing import Any
 
 from ...telemetry import names
 from ..evidence import CLIENT_MADE_AT, CONN_LOST_AT
-from ..findings import Finding, Thresholds
+from ..findings import Finding, Sure, Thresholds
 from ..rows import Row
 from ..spans import Source
 from ..units import count, seconds, share, size
@@ -171,12 +171,20 @@ class BodyNotRead(_Opened):
             advice += (
                 "; a stream that is dropped without being closed is closed by the collector: close it in a `with` block"
             )
+        # All of the body had come: then an exception is as likely as a read too few.
+        whole = any(number * 2 > tally.count for number in tally.left.values())
+        if whole:
+            advice = (
+                "the bodies had come whole: look for an exception in the program's log at that line (a body that cannot be decoded or parsed), "
+                f"else {advice}"
+            )
         evidence = {example.span_id: example for other in made for example in other.examples[:1]}
         evidence |= {example.span_id: example for example in tally.examples[:2]}
         return self.make(
             tally,
             sentence,
             advice,
+            sure=Sure.POSSIBLE if whole else None,
             seconds=anew.seconds,
             line=line,
             via=via,

@@ -353,6 +353,19 @@ FAILURES: Final = (
         (STALL, Rival("the other side is gone, or does not read", above(TCP_UNACKED, 0))),
     ),
     Definition(
+        "upload_slow", (22,), Severity.SLOW,
+        (
+            Condition(
+                lambda limits: f"{names.TIME_SEND} and {names.TIME_WAIT} together >= {limits.wait} s (wait), the former half of it or more",
+                lambda row, limits: row.phases.get("send", 0.0) + row.phases.get("wait", 0.0) >= limits.wait
+                and row.phases.get("send", 0.0) >= row.phases.get("wait", 0.0),
+            ),
+            no(_FAILED),
+        ),
+        "the time from the first byte of the request written to the last was measured, and this process ran then",
+        (STALL,),
+    ),
+    Definition(
         "connection_dead", (18,), Severity.FAILED,
         (
             _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "ReadTimeout"),

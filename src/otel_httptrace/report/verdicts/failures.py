@@ -411,6 +411,38 @@ class UploadStalled(_Failure):
         )
 
 
+class UploadSlow(_Failure):
+    """Story 22, where it went well in the end."""
+
+    name = "upload_slow"
+
+    def cost(self, row: Row) -> float:
+        return row.phases.get("send", 0.0) + row.phases.get("wait", 0.0)
+
+    def what(self, row: Row) -> str:
+        return f"{seconds(row.phases.get('send', 0.0))} to write the request, {seconds(row.phases.get('wait', 0.0))} more to the answer"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.measure("send", row.phases.get("send"))
+        tally.measure("unacked", row.attributes.get(TCP_UNACKED))
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        sending, unacked = tally.measures["send"], tally.measures.get("unacked")
+        kernel = (
+            f"; the kernel still had up to {size(unacked.most)} that were not acknowledged"
+            if unacked and unacked.most
+            else ""
+        )
+        return self.make(
+            tally,
+            f"{count(tally.count, 'request')} to {named(key)} took up to {seconds(sending.most)} to be written, and up to "
+            f"{seconds(tally.most)} until the answer began{kernel}: the way up, or who reads at its other end, is slow",
+            "send less at a time or compress it; look at the uplink and at how fast the server reads. What is written last is still on its way "
+            "when the wait for the answer begins, so allow the read timeout for that, too",
+            numbers={"longest": tally.most, "send": sending.most},
+        )
+
+
 class _Idle(_Failure):
     """Failures that depend on how long a connection had been idle."""
 
@@ -670,15 +702,16 @@ class Failures:
         self._dead = ConnectionDead(limits)
         self._stale = StaleKeepalive(limits)
         self._failed = Failed(limits)
+        upload = UploadSlow(limits)
         inherited, foreign, server = ConnectionInherited(limits), ConnectionOfOtherLoop(limits), ServerSlow(limits)
         # What tells most of a cause comes first.
         self._kinds: tuple[Kind, ...] = (
             inherited, foreign, ClientClosedInUse(limits), self._files, ApplicationFailed(limits), self._stalled,
             ProxyUnreachable(limits), DnsTimeout(limits), ConnectTimeout(limits), ProxyTimeout(limits), TlsTimeout(limits),
-            Http2Goaway(limits), Http2StreamReset(limits), MalformedResponse(limits), UploadStalled(limits), self._dead,
+            Http2Goaway(limits), Http2StreamReset(limits), MalformedResponse(limits), UploadStalled(limits), upload, self._dead,
             server, self._stale, ClosedWithoutAnswer(limits), BodyFailed(limits), self._failed,
         )  # fmt: skip
-        self._slow: tuple[Kind, ...] = (inherited, foreign, self._stalled, server)
+        self._slow: tuple[Kind, ...] = (inherited, foreign, self._stalled, upload, server)
         #: Timeouts, to be looked at together.
         self._timeouts: list[Row] = []
 
