@@ -60,7 +60,7 @@ def closed_by(row: Row) -> str | None:
 def broke(row: Row) -> bool:
     """Whether it failed: not whether its response's status is one of errors."""
     known = row.attributes
-    if known.get(names.BODY_OUTCOME) == "failed" or closed_by(row) is not None:
+    if known.get(names.BODY_OUTCOME) == "failed" or (BODY_CLOSED_BY in known and closed_by(row) is not None):
         return True
     if not row.failed:
         return False

@@ -50,7 +50,6 @@ class Verdicts:
 
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
-        self._requests: Counter[str] = Counter()
         self._opened: Counter[str] = Counter()
         self._failures = Failures(thresholds)
         self._statuses = ErrorStatuses(thresholds)
@@ -76,11 +75,11 @@ class Verdicts:
     def add(self, row: Row) -> None:
         """Take *row* into account."""
         known, phases, limits = row.attributes, row.phases, self._thresholds
-        self._requests[row.origin] += 1
+        broken, badly = broke(row), answered_badly(row)
         self._pool.saw(row)
         self._failures.seen(row)
         self._statuses.saw(row)
-        self._repeated.saw(row)
+        self._repeated.saw(row, failed=broken or badly)
         if known.get(names.CONN_REUSED) is False:
             self._opening(row, known)
         else:
@@ -95,12 +94,12 @@ class Verdicts:
             told = self._pool.waited(row, failed_phase)
         if TIME_STREAM in known:
             told = self._streams.take(row) or told
-        if broke(row):
+        if broken:
             if not told or phase_of(row) not in ("pool", "wait"):
                 self._failures.failed(row)
         else:
             self._went_on(row, known, phases)
-        if answered_badly(row):
+        if badly:
             self._statuses.take(row)
         if phases.get("receive", 0.0) >= limits.receive:
             for body in self._body:
@@ -111,9 +110,9 @@ class Verdicts:
 
     def _went_on(self, row: Row, known: dict[str, Any], phases: dict[str, float]) -> None:
         # It did not fail.
-        if row.cancelled:
+        if (names.FAILED_PHASE in known or known.get(names.BODY_OUTCOME) == "cancelled") and row.cancelled:
             self._cancelled.take(row)
-        elif names.BODY_OUTCOME in known:
+        elif names.CONN_IDLE in known or names.BODY_OUTCOME in known:
             self._failures.went_well(row)
         if (
             phases.get("wait", 0.0) + phases.get("send", 0.0) >= self._thresholds.wait
@@ -168,7 +167,7 @@ class Verdicts:
     def _ranked(self, found: list[Finding]) -> tuple[Finding, ...]:
         # Failed before slow before waste, where that is warranted: what is rare and took little time comes after what
         # costs more, and what is harmless comes last. But nothing that failed comes after mere waste.
-        requests = sum(self._requests.values())
+        requests = self._failures.requests
         seconds = max((finding.seconds for finding in found), default=0.0)
 
         def rank(finding: Finding) -> tuple[float, bool, int, float]:

@@ -452,15 +452,6 @@ class _Idle(_Failure):
         self.survived: dict[str, float] = {}
         self.well: Counter[str] = Counter()
 
-    def went_well(self, row: Row) -> None:
-        """A request got its response."""
-        origin = row.origin
-        if origin in self.well or len(self.well) < MAX_KEYS:
-            self.well[origin] += 1
-            idle = row.attributes.get(names.CONN_IDLE)
-            if idle is not None and idle > self.survived.get(origin, 0.0):
-                self.survived[origin] = idle
-
     def cost(self, row: Row) -> float:
         return float(row.attributes.get(names.CONN_IDLE, 0.0))
 
@@ -701,6 +692,9 @@ class Failures:
         self._stalled = ProcessStalled(limits)
         self._dead = ConnectionDead(limits)
         self._stale = StaleKeepalive(limits)
+        #: Both ask what idle times were survived.
+        self._survived = self._stale.survived = self._dead.survived
+        self.requests = 0
         self._failed = Failed(limits)
         upload = UploadSlow(limits)
         inherited, foreign, server = ConnectionInherited(limits), ConnectionOfOtherLoop(limits), ServerSlow(limits)
@@ -717,6 +711,7 @@ class Failures:
 
     def seen(self, row: Row) -> None:
         """Any request."""
+        self.requests += 1
         if row.origin in self._failed.requests or len(self._failed.requests) < MAX_KEYS:
             self._failed.requests[row.origin] += 1
 
@@ -726,8 +721,12 @@ class Failures:
 
     def went_well(self, row: Row) -> None:
         """A request got a response."""
-        self._dead.went_well(row)
-        self._stale.went_well(row)
+        origin, well = row.origin, self._dead.well
+        if origin in well or len(well) < MAX_KEYS:
+            well[origin] += 1
+            idle = row.attributes.get(names.CONN_IDLE)
+            if idle is not None and idle > self._survived.get(origin, 0.0):
+                self._survived[origin] = idle
 
     def slow(self, row: Row) -> None:
         """A request that did not fail, and is to be judged by what is known of its connection, or of its wait."""

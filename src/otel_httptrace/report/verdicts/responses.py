@@ -10,7 +10,7 @@ from typing import Any
 
 from ...telemetry import names
 from ..evidence import BODY_MAX_GAP
-from ..facts import answered_badly, broke, failed_by
+from ..facts import broke, failed_by
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds, share, spread
@@ -108,8 +108,12 @@ class ErrorStatuses(Kind):
 
     def saw(self, row: Row) -> None:
         """Any response."""
-        if row.status is not None and (row.origin in self.statuses or len(self.statuses) < MAX_KEYS):
-            self.statuses.setdefault(row.origin, Counter())[row.status] += 1
+        if row.status is not None:
+            counted = self.statuses.get(row.origin)
+            if counted is not None:
+                counted[row.status] += 1
+            elif len(self.statuses) < MAX_KEYS:
+                self.statuses[row.origin] = Counter({row.status: 1})
 
     def what(self, row: Row) -> str:
         return f"status {row.status} after {seconds(row.duration)}"
@@ -168,9 +172,9 @@ class CallRepeated(Kind):
         assert together is not None  # noqa: S101
         self.follows = together.holds
 
-    def saw(self, row: Row) -> None:
+    def saw(self, row: Row, *, failed: bool) -> None:
         """Any request: one that goes well ends a chain, one that fails begins it or goes on with it."""
-        failed = broke(row) or answered_badly(row) or row.status in (408, 409)
+        failed = failed or row.status in (408, 409)
         if not failed and not self._open:
             return
         if not row.target or not row.timed:
