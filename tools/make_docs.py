@@ -18,6 +18,8 @@ from typing import Any
 from otel_httptrace.config import Config
 from otel_httptrace.core.ledger import TRANSITIONS, State
 from otel_httptrace.report.findings import Thresholds
+from otel_httptrace.report.verdicts.kind import DEFINITIONS
+from otel_httptrace.report.verdicts.reasons import REASONS
 from otel_httptrace.telemetry import described
 from otel_httptrace.telemetry.described import Attribute, Described
 
@@ -146,7 +148,47 @@ def report() -> str:
         (f"`{one.name}`", str(one.default), " ".join(meanings[one.name].split()).replace("``", "`").rstrip("."))
         for one in dataclasses.fields(Thresholds)
     ]
-    return before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+    text = before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+    begin, end = "<!-- verdicts:begin -->\n", "<!-- verdicts:end -->\n"
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return before + begin + "\n".join([*_verdicts(), *_reasons()]) + end + after
+
+
+def _verdicts() -> Iterator[str]:
+    """What each verdict asks for, and its rivals."""
+    limits = Thresholds()
+    yield from table(
+        ("verdict", "criterion, with the default thresholds"),
+        [(f"`{one.name}`", one.criterion(limits)) for one in DEFINITIONS.values()],
+    )
+    yield "What else might look so, and the recorded fact that rules it out, or shows it:"
+    yield ""
+    yield from table(
+        ("verdict", "rival", "ruled out by", "shown by"),
+        [
+            (
+                f"`{one.name}`",
+                rival.cause,
+                rival.excluded.said(limits),
+                rival.shown.said(limits) if rival.shown is not None else "",
+            )
+            for one in DEFINITIONS.values()
+            for rival in one.rivals
+        ],
+    )
+
+
+def _reasons() -> Iterator[str]:
+    """What is concluded from each reason to open a connection."""
+    yield "What is concluded from each `httptrace.conn.open_reason`:"
+    yield ""
+    yield from table(
+        ("reason", "verdict", "whose it is", "what to do"),
+        [
+            (f"`{one.value}`", f"`{one.verdict}`" if one.verdict else "none", one.whose, one.advice.replace("|", "/"))
+            for one in REASONS
+        ],
+    )
 
 
 def scale() -> str:

@@ -134,6 +134,10 @@ def read(requests: list[ExportTraceServiceRequest]) -> list[Row]:
 _numbers = itertools.count(1)
 
 ORIGIN = "http://api.test"
+#: What names of ours begin with, after "httptrace.".
+OURS = frozenset(
+    {"conn", "time", "body", "pool", "failed_phase", "failed_cause", "timeout", "stalled", "tcp", "response", "client"}
+)
 PROCESS = Source("shop", "one")
 
 
@@ -148,13 +152,15 @@ def row(
     links: tuple[Link, ...] = (),
     steps: tuple[Step, ...] = (),
     span_id: str | None = None,
+    parent_id: str = "",
+    target: str = "",
     **attributes: Any,
 ) -> Row:
     """One request; of attributes' names the dots are written as two underscores, and "httptrace." may be left out."""
     known = {}
     for name, value in attributes.items():
         dotted = name.replace("__", ".")
-        ours = dotted.partition(".")[0] in ("conn", "time", "body", "pool", "failed_phase")
+        ours = dotted.partition(".")[0] in OURS
         known[f"httptrace.{dotted}" if ours else dotted] = value
     return Row(
         name="GET",
@@ -170,6 +176,8 @@ def row(
         phases={phase: known[name] for phase, name in PHASES.items() if name in known},
         links=links,
         steps=list(steps),
+        parent_id=parent_id,
+        target=target,
     )
 
 

@@ -50,7 +50,8 @@ class _Fitted:
     # A stream to which goes what it can show: rich fills lines up with blanks, which
     # only a terminal has a use for, and draws with signs that not all encodings have.
 
-    _FILL: Final = re.compile(r" +((?:\x1b\[[0-9;]*m)*\n)")
+    # A word's own blank may be before a colour's end, and rich's behind it.
+    _FILL: Final = re.compile(r" +((?: |\x1b\[[0-9;]*m)*\n)")
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -62,7 +63,7 @@ class _Fitted:
         length = len(text)
         text = self._held + text.translate(self._plainer)
         if self._trimmed:
-            text = self._FILL.sub(r"\1", text)
+            text = self._FILL.sub(lambda found: found[1].replace(" ", ""), text)
             # Whether these are the last of their line shows later.
             kept = text.rstrip(" ")
             self._held, text = text[len(kept) :], kept
