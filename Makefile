@@ -4,17 +4,22 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
+# They need no server, and no process of their own.
+QUICK = tests/test_architecture.py tests/test_config.py tests/test_core_ledger.py tests/test_core_timeline.py
 
 # Inputs for each parser.
 FUZZ ?= 2000
 
-.PHONY: help demo test check types tests fuzz matrix backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
+.PHONY: help demo quick test check types tests fuzz matrix backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 demo: .venv-demo/.done  ## The founding story on real sockets, as an engineer sees it
 	@.venv-demo/bin/httptrace demo
+
+quick: check types  ## In half a minute: lint, types, and the tests that need no server
+	$(BIN)/python -m pytest -q $(QUICK) $(ARGS)
 
 test: check types tests  ## Everything that must hold: lint, types, tests with coverage
 
@@ -43,6 +48,9 @@ backends:  ## The real programs for test-backends, in build/backends: needs Go a
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
 	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
 		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
+
+torture: .venv/.done  ## All of tests/torture, for an hour or two; HTTPTRACE_TORTURE_SEED=7 for other dice
+	HTTPTRACE_TORTURE=long $(BIN)/python -m pytest -q -n 2 tests/torture $(ARGS)
 
 bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/overhead.py

@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import figures
-import grpc  # type: ignore[import-untyped]
+import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -61,10 +60,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     flavour: Flavour = pyfuncitem.funcargs["flavour"]
     flavour.run(pyfuncitem.obj(**wanted))
     return True
-
-
-#: Not all of it holds yet: `make torture` runs it.
-collect_ignore = [] if os.environ.get("HTTPTRACE_TORTURE") else ["torture"]
 
 
 @pytest.fixture(autouse=True)

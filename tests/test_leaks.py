@@ -227,3 +227,30 @@ def test_a_leak_with_span_end_headers(server: Server, telemetry: Telemetry) -> N
 
     span = telemetry.request()
     assert attributes(span)["httptrace.body.outcome"] == "never_closed"
+
+
+@pytest.mark.parametrize("leaked", [False, True], ids=["read", "leaked"])
+def test_nothing_of_ours_runs_as_a_finaliser(server: Server, telemetry: Telemetry, leaked: bool) -> None:
+    """No code of ours in Python runs while a response and its client are collected: what is raised in there is lost."""
+    ours: list[str] = []
+    client = httpx.Client()
+    response = client.send(client.build_request("GET", server.url("/half")), stream=True)
+    if not leaked:
+        server.go.set()
+        response.read()
+    client.close()
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        if event == "call" and "otel_httptrace" in frame.f_code.co_filename:
+            ours.append(frame.f_code.co_qualname)
+
+    sys.setprofile(profile)
+    try:
+        del client, response
+        gc.collect()
+    finally:
+        sys.setprofile(None)
+    telemetry.metrics()
+
+    assert ours == []
+    assert telemetry.column("httptrace.body.outcome") == ["never_closed" if leaked else "complete"]

@@ -112,6 +112,16 @@ def test_links(link: str) -> None:
     assert (ROOT / link).exists()
 
 
+def test_the_excerpt_is_of_what_the_demo_prints() -> None:
+    """The output on the README's first screen is part of what the demo prints, as shown further down, and short."""
+    excerpt, whole = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[:2]
+    lines = excerpt.splitlines()
+
+    assert [line for line in lines if line not in whole.splitlines()] == []
+    assert len(lines) <= 15
+    assert README.index(excerpt) < README.index("pip install") < README.index(whole)
+
+
 def test_the_commands() -> None:
     """The make targets that the README names are there."""
     makefile = (ROOT / "Makefile").read_text()

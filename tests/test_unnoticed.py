@@ -34,6 +34,7 @@ from kit.telemetry import Telemetry, patchable
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.adapters.lookalike import lookalike
 from otel_httptrace.adapters.observer import Observer
+from otel_httptrace.adapters.seams import Patches
 from otel_httptrace.guard import Guard, interrupted
 
 
@@ -343,7 +344,7 @@ def test_what_a_span_processor_raises_pauses_nothing_of_ours(server: Server, bar
 def test_a_hook_that_fails_pauses_and_is_off_for_good_only_after_ten_in_a_row(
     faults: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One fault pauses nothing, more pause it for 50 calls each, and the tenth in a row ends it."""
+    """One fault pauses nothing, the second pauses it for one call, each further one for twice as many, and the tenth ends it."""
     monkeypatch.setattr(Guard, "loud", False)
     guard, called = Guard(), []
     own = compile(
@@ -356,7 +357,7 @@ def test_a_hook_that_fails_pauses_and_is_off_for_good_only_after_ten_in_a_row(
     answers = [guard(namespace["hook"], called, faults) for _ in range(600)]
     assert ("well" in answers) is (faults < 10)
     if faults < 10:
-        assert answers.index("well") == faults + 50 * (faults - 1)
+        assert answers.index("well") == faults + sum([1, 2, 4, 8, 16, 32, 50, 50][: faults - 1])
         assert set(answers[answers.index("well") :]) == {"well"}
     assert len(caplog.records) == (1 if faults < 10 else 2)
 
@@ -456,3 +457,49 @@ def test_classes_made_at_run_time_are_not_kept(server: Server, telemetry: Teleme
     references = [reference for _ in range(20) for reference in used()]
     gc.collect()
     assert [reference for reference in references if reference() is not None] == []
+
+
+class _Interruption(BaseException):
+    """What a signal handler of the application's raises."""
+
+
+def test_a_patch_that_is_interrupted_is_undone_all_the_same() -> None:
+    """Whatever comes in between in a replacement, a second one takes place, and all is as before in the end."""
+
+    class Owner:
+        def method(self) -> str:
+            return "original"
+
+    original, made = vars(Owner)["method"], 0
+    for number in range(1, 5000):
+        patches, count = Patches(), 0
+
+        def trace(frame: Any, event: str, arg: Any, number: int = number) -> Any:
+            nonlocal count
+            if "otel_httptrace" not in frame.f_code.co_filename:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                count += 1
+                if count == number:
+                    raise _Interruption
+            return trace
+
+        def make(original: Callable[..., str]) -> Callable[..., str]:
+            return lambda self: "replaced"
+
+        sys.settrace(trace)
+        try:
+            patches.replace(Owner, "method", make)
+        except _Interruption:
+            made += 1
+        else:
+            break
+        finally:
+            sys.settrace(None)
+        patches.replace(Owner, "method", make)
+        assert Owner().method() == "replaced"
+        patches.restore()
+        assert vars(Owner)["method"] is original
+    assert 200 < made < 4999, made
+    print("MADE", made)

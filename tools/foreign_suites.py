@@ -185,7 +185,9 @@ def _outcomes(junit: Path) -> tuple[frozenset[str], dict[str, str], frozenset[st
         # xunit1 names the file, so that a test can be run again by its id.
         classes = case.get("classname", "").split(".")[len(Path(case.get("file", "")).with_suffix("").parts) :]
         test = "::".join([case.get("file", ""), *classes, case.get("name", "")])
-        problems = [child.text or child.get("message", "") for tag in ("failure", "error") for child in case.iter(tag)]
+        problems = [
+            child.text or child.get("message") or "" for tag in ("failure", "error") for child in case.iter(tag)
+        ]
         if problems:
             failed[test] = "\n".join(problems)
         elif (skipped := case.find("skipped")) is None:
@@ -199,13 +201,15 @@ def _outcomes(junit: Path) -> tuple[frozenset[str], dict[str, str], frozenset[st
 def environment(folder: Path, install: str, locked: Path = LOCKED) -> Path:
     """Have an environment with all that is *locked*, and us as we are now; return its interpreter."""
     python = folder / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = folder / ".done"
     wanted = hashlib.sha256(locked.read_bytes() + sys.version.encode()).hexdigest()
     if not done.exists() or done.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
         # Most of what is installed is never imported: so it is not compiled either.
-        subprocess.run([*pip, "--no-compile", "--require-hashes", "--only-binary", ":all:", "-r", locked], check=True)
+        subprocess.run(
+            [*pip, "--no-compile", "--require-hashes", "--only-binary", ":all:", "-r", str(locked)], check=True
+        )
         done.write_text(wanted)
     # Not `--editable`: nothing of this checkout is to change while the suites run.
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", install], check=True)

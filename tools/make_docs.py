@@ -1,4 +1,4 @@
-"""Write what of docs/ comes from the code: names, thresholds, and the table of tested scenarios.
+"""Write what of the documents comes from the code: names, thresholds, states, and the table of tested scenarios.
 
 `python tools/make_docs.py` writes them, `--check` says whether they are as it would write them.
 """
@@ -16,7 +16,10 @@ from string import Template
 from typing import Any
 
 from otel_httptrace.config import Config
+from otel_httptrace.core.ledger import TRANSITIONS, State
 from otel_httptrace.report.findings import Thresholds
+from otel_httptrace.report.verdicts.kind import DEFINITIONS
+from otel_httptrace.report.verdicts.reasons import REASONS
 from otel_httptrace.telemetry import described
 from otel_httptrace.telemetry.described import Attribute, Described
 
@@ -145,7 +148,47 @@ def report() -> str:
         (f"`{one.name}`", str(one.default), " ".join(meanings[one.name].split()).replace("``", "`").rstrip("."))
         for one in dataclasses.fields(Thresholds)
     ]
-    return before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+    text = before + begin + "\n".join(table(("name", "default", "meaning"), rows)) + end + after
+    begin, end = "<!-- verdicts:begin -->\n", "<!-- verdicts:end -->\n"
+    before, after = text.split(begin)[0], text.split(end)[1]
+    return before + begin + "\n".join([*_verdicts(), *_reasons()]) + end + after
+
+
+def _verdicts() -> Iterator[str]:
+    """What each verdict asks for, and its rivals."""
+    limits = Thresholds()
+    yield from table(
+        ("verdict", "criterion, with the default thresholds"),
+        [(f"`{one.name}`", one.criterion(limits)) for one in DEFINITIONS.values()],
+    )
+    yield "What else might look so, and the recorded fact that rules it out, or shows it:"
+    yield ""
+    yield from table(
+        ("verdict", "rival", "ruled out by", "shown by"),
+        [
+            (
+                f"`{one.name}`",
+                rival.cause,
+                rival.excluded.said(limits),
+                rival.shown.said(limits) if rival.shown is not None else "",
+            )
+            for one in DEFINITIONS.values()
+            for rival in one.rivals
+        ],
+    )
+
+
+def _reasons() -> Iterator[str]:
+    """What is concluded from each reason to open a connection."""
+    yield "What is concluded from each `httptrace.conn.open_reason`:"
+    yield ""
+    yield from table(
+        ("reason", "verdict", "whose it is", "what to do"),
+        [
+            (f"`{one.value}`", f"`{one.verdict}`" if one.verdict else "none", one.whose, one.advice.replace("|", "/"))
+            for one in REASONS
+        ],
+    )
 
 
 def scale() -> str:
@@ -349,24 +392,45 @@ def _first(story: Any) -> str:
     return _codes(dict.fromkeys(case.found.verdict for case in story.cases))
 
 
+def architecture() -> str:
+    """The text of ARCHITECTURE.md: written by hand, but for the states of a connection."""
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    begin, end = "<!-- states:begin -->\n", "<!-- states:end -->\n"
+    before, after = text.split(begin)[0], text.split(end)[1]
+    # `CLOSED` is where nothing follows, `DIALLING` what follows nothing.
+    reached = {state for states in TRANSITIONS.values() for state in states}
+    lines = ["```mermaid", "stateDiagram-v2"]
+    for state, following in TRANSITIONS.items():
+        if state not in reached:
+            lines.append(f"    [*] --> {state.name}")
+        lines += [f"    {state.name} --> {other.name}" for other in State if other in following]
+        if not following:
+            lines.append(f"    {state.name} --> [*]")
+    lines.append("```")
+    return before + begin + "".join(f"{line}\n" for line in lines) + end + after
+
+
+PAGES = {
+    "docs/attributes.md": attributes,
+    "docs/reasons.md": reasons,
+    "docs/report.md": report,
+    "docs/stories.md": stories,
+    "docs/incidents.md": incidents,
+    "docs/scale.md": scale,
+    "ARCHITECTURE.md": architecture,
+}
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write or check; exit status 1 if something was out of date."""
     stale = 0
-    pages = {
-        "attributes": attributes,
-        "reasons": reasons,
-        "report": report,
-        "stories": stories,
-        "incidents": incidents,
-        "scale": scale,
-    }
-    for name, text in ((f"{name}.md", write()) for name, write in pages.items()):
-        path = ROOT / "docs" / name
+    for name, text in ((name, write()) for name, write in PAGES.items()):
+        path = ROOT / name
         if "--check" not in arguments:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            print(f"docs/{name} is out of date: make docs", file=sys.stderr)
+            print(f"{name} is out of date: make docs", file=sys.stderr)
             stale = 1
     return stale
 

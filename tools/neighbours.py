@@ -106,7 +106,7 @@ class _Server(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[str, list[bytes]]]:
     """A server for one run: its URL, and the spans that it receives."""
-    handler = type("Handler", (_Server,), {"received": []})
+    handler: Any = type("Handler", (_Server,), {"received": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -17,6 +17,8 @@ import sysconfig
 from types import CodeType, FrameType
 from typing import Final, NamedTuple
 
+from .clients import plumbing
+
 _SKIP: Final = 0
 _LIBRARY: Final = 1
 _APPLICATION: Final = 2
@@ -25,10 +27,7 @@ _LOOP: Final = 3
 #: Between the application and the wire, and never the place to look.
 _PLUMBING: Final = frozenset(
     {
-        "httpx",
-        "httpx2",
-        "httpcore",
-        "httpcore2",
+        *plumbing(),
         "otel_httptrace",
         "opentelemetry",
         "wrapt",

@@ -27,7 +27,9 @@ _logger = logging.getLogger("otel_httptrace")
 
 T = TypeVar("T")
 
-#: A hook that failed twice in a row is left out for so many calls, or so many seconds, whichever ends first.
+#: A hook that failed twice in a row is left out for one call, and after each further fault for twice as many as before,
+#: up to so many, or for so many seconds, whichever ends first. One that is called once per connection has as many
+#: requests go by unobserved in a single call as others have in fifty.
 _PAUSE_CALLS: Final = 50
 _PAUSE_SECONDS: Final = 30.0
 #: A hook that failed so often with no success in between is left out for good.
@@ -58,16 +60,18 @@ class Guard:
         Raises:
             BaseException: what is no fault of ours: see `contain`.
         """
-        breaker = self.failing.get(function.__name__) if self.failing else None
-        if breaker is not None and not breaker.due():
-            return None
+        breaker = None
         try:
+            if self.failing:
+                breaker = self.failing.get(function.__name__)
+                if breaker is not None and not breaker.due():
+                    return None
             result = function(*args)
+            if breaker is not None:
+                breaker.succeeded()
         except BaseException:
             self.contain(function.__name__)
             return None
-        if breaker is not None:
-            breaker.succeeded()
         return result
 
     def trusts(self, kind: str) -> bool:
@@ -149,7 +153,8 @@ class _Breaker:
             self.for_good = True
         elif self._faults > 1 or at_once:
             # One alone may be anything, and is no reason to be blind.
-            self._calls, self._until = _PAUSE_CALLS, time.monotonic() + _PAUSE_SECONDS
+            self._calls = min(_PAUSE_CALLS, 2 ** (self._faults - (1 if at_once else 2)))
+            self._until = time.monotonic() + _PAUSE_SECONDS
 
     def succeeded(self) -> None:
         self._faults = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from wrapt import register_post_import_hook
 
 from .callsite import CallSite
+from .clients import CLIENTS
 from .config import Config
 from .guard import Guard, interrupted
 from .telemetry.metrics import Metrics
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("otel_httptrace")
 
 _SCOPE = "otel_httptrace"
-_INSTRUMENTS_ANY = ("httpcore >= 1.0.3, < 2", "httpcore2 >= 2")
 
 
 class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
@@ -58,7 +59,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Of which any one must be installed."""
-        return _INSTRUMENTS_ANY
+        return tuple(client.requirement for client in CLIENTS)
 
     def _check_dependency_conflicts(self) -> DependencyConflict | None:
         return get_dependency_conflicts((), self.instrumentation_dependencies())
@@ -156,11 +157,9 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         _watch_process(observer, fresh=fresh)
 
     def _instrument_upstream(self, **providers: Any) -> None:
-        from opentelemetry.instrumentation import httpx  # noqa: PLC0415
-
-        for name, module in (("HTTPXClientInstrumentor", "httpx"), ("HTTPX2ClientInstrumentor", "httpx2")):
-            upstream = getattr(httpx, name, None)
-            if upstream is None or not _importable(module):
+        for client in CLIENTS:
+            upstream = getattr(importlib.import_module(client.upstream.module), client.upstream.instrumentor, None)
+            if upstream is None or not _importable(client.name):
                 continue
             instrumentor = upstream()
             if not instrumentor.is_instrumented_by_opentelemetry:

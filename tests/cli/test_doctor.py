@@ -16,16 +16,22 @@ from kit.server import Server, answer, free_port
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from otel_httptrace.cli import doctor  # noqa: E402
-from otel_httptrace.cli.doctor import Check, State  # noqa: E402
+from otel_httptrace.cli.checks import SECTIONS, Result, State, Subject  # noqa: E402
+from otel_httptrace.cli.checks.endpoint import endpoint  # noqa: E402
+from otel_httptrace.cli.checks.redaction import redacted  # noqa: E402
+from otel_httptrace.cli.programs import inspection, plugins  # noqa: E402
+from otel_httptrace.cli.programs.pythons import python_of  # noqa: E402
+from otel_httptrace.clients import CLIENTS  # noqa: E402
 from otel_httptrace.report.receiver import Receiver  # noqa: E402
 
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 
 
-def judged(environ: dict[str, str]) -> dict[str, Check]:
+def judged(environ: dict[str, str], facts: Any = None) -> dict[str, Result]:
     """What is said of each setting."""
-    return {check.what: check for check in doctor.settings(environ)}
+    (section,) = [section for section in SECTIONS if section.title == "Settings"]
+    subject = Subject(environ, facts=facts)
+    return {result.what: result for check in section.checks for result in check(subject)}
 
 
 def test_all_is_well() -> None:
@@ -203,12 +209,12 @@ def test_a_propagator_that_is_not_installed() -> None:
 
 def test_what_another_python_is_asked_for() -> None:
     """The groups that another Python is asked for are those that the variables name."""
-    assert set(doctor.inspection.GROUPS) == set(doctor.named.GROUPS.values())
+    assert set(inspection.GROUPS) == set(plugins.GROUPS.values())
 
 
 def told(environ: dict[str, str]) -> list[tuple[State, str]]:
     """What is said of the endpoint."""
-    return [(check.state, check.seen) for check in doctor.endpoint(environ)]
+    return [(result.state, result.seen) for result in endpoint(Subject(environ))]
 
 
 @pytest.mark.parametrize(
@@ -264,14 +270,14 @@ def test_which_python_runs_it(tmp_path: Path) -> None:
     """A program's Python is the program itself, or what its first line says, in the ways that installers write it."""
     long = f'\'\'\'exec\' "{sys.executable}" "$0" "$@"'
 
-    assert doctor.python_of(sys.executable) == sys.executable
-    assert doctor.python_of(script(tmp_path / "a", f"#!{sys.executable}", "")) == sys.executable
-    assert doctor.python_of(script(tmp_path / "b", "#!/bin/sh", long)) == sys.executable
-    assert doctor.python_of(script(tmp_path / "c", "#!/bin/sh", "exit")) is None
-    assert doctor.python_of(script(tmp_path / "d", "#!/usr/bin/env ruby", "")) is None
-    env = doctor.python_of(script(tmp_path / "e", "#!/usr/bin/env -S python3 -u", ""))
+    assert python_of(sys.executable) == sys.executable
+    assert python_of(script(tmp_path / "a", f"#!{sys.executable}", "")) == sys.executable
+    assert python_of(script(tmp_path / "b", "#!/bin/sh", long)) == sys.executable
+    assert python_of(script(tmp_path / "c", "#!/bin/sh", "exit")) is None
+    assert python_of(script(tmp_path / "d", "#!/usr/bin/env ruby", "")) is None
+    env = python_of(script(tmp_path / "e", "#!/usr/bin/env -S python3 -u", ""))
     assert env is not None and os.path.basename(env) == "python3"
-    assert doctor.python_of("/bin/sh") is None
+    assert python_of("/bin/sh") is None
 
 
 def test_a_program_of_another_python(tmp_path: Path) -> None:
@@ -308,7 +314,8 @@ def test_a_program_that_is_no_python() -> None:
 
 def test_versions() -> None:
     """An unsupported version, a library without its core, and a missing exporter are problems."""
-    versions = dict.fromkeys(doctor.inspection.DISTRIBUTIONS, "1.0")
+    clients = (name for client in CLIENTS for name in client.distributions)
+    versions: dict[str, str | None] = dict.fromkeys((*inspection.DISTRIBUTIONS, *clients), "1.0")
     versions.update({"httpcore": "0.18.0", "httpcore2": None, "opentelemetry-exporter-otlp-proto-grpc": None})
     facts = {
         "python": "3.11",
@@ -317,30 +324,30 @@ def test_versions() -> None:
         "entry_points": ["httpx", "httpx2"],
         "offered": {},
     }
-    problems = {check.what: check for check in doctor.installed(facts) if check.state is State.PROBLEM}
+    (section,) = [section for section in SECTIONS if section.title.startswith("Installed")]
+    results = [result for check in section.checks for result in check(Subject({}, python="py", facts=facts))]
+    problems = {result.what: result for result in results if result.state is State.PROBLEM}
 
     assert problems["httpcore"].advice == "py -m pip install -U 'httpcore>=1.0.3,<2'"
     assert problems["httpx2"].advice == "py -m pip install httpcore2"
     assert problems["entry point httptrace"].advice == "py -m pip install -U --force-reinstall 'otel-httptrace'"
-    (exporter,) = [
-        check for check in doctor.settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "x"}, facts) if check.what == "exporter"
-    ]
+    exporter = judged({"OTEL_EXPORTER_OTLP_ENDPOINT": "x"}, facts)["exporter"]
     assert exporter.state is State.PROBLEM
     assert exporter.advice.startswith("export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or py -m pip install")
 
 
 def test_redacted() -> None:
     """Headers, tokens, userinfo and queries are not shown."""
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b=c,d=e") == "a=***,d=***"
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_HEADERS", "secret") == "***"
-    assert doctor.redacted("OTEL_VENDOR_TOKEN", "secret") == "***"
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@h:1/x?k=v") == "https://***@h:1/x?***"
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@ss@h:1/x#k") == "https://***@h:1/x?***"
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "u:p@h:1/x?k=v") == "***@h:1/x?***"
-    assert doctor.redacted("OTEL_SERVICE_NAME", "shop?") == "shop?"
+    assert redacted("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b=c,d=e") == "a=***,d=***"
+    assert redacted("OTEL_EXPORTER_OTLP_HEADERS", "secret") == "***"
+    assert redacted("OTEL_VENDOR_TOKEN", "secret") == "***"
+    assert redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@h:1/x?k=v") == "https://***@h:1/x?***"
+    assert redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "https://u:p@ss@h:1/x#k") == "https://***@h:1/x?***"
+    assert redacted("OTEL_EXPORTER_OTLP_ENDPOINT", "u:p@h:1/x?k=v") == "***@h:1/x?***"
+    assert redacted("OTEL_SERVICE_NAME", "shop?") == "shop?"
     assert (
-        doctor.redacted("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,db.password=a,b,host=https://u:p@h")
+        redacted("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,db.password=a,b,host=https://u:p@h")
         == "service.name=shop,db.password=***,***,host=***"
     )
-    assert doctor.redacted("OTEL_EXPORTER_OTLP_ENDPONT", "anything", {"OTEL_EXPORTER_OTLP_ENDPOINT"}) == "***"
+    assert redacted("OTEL_EXPORTER_OTLP_ENDPONT", "anything", {"OTEL_EXPORTER_OTLP_ENDPOINT"}) == "***"
     assert environment()["PATH"]

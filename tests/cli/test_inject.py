@@ -15,7 +15,7 @@ import pytest
 from kit.command import PATIENCE, environment, httptrace
 from kit.server import Server
 
-from otel_httptrace.cli import inject
+from otel_httptrace.cli.programs import inject
 
 PROGRAM = """
 import sys, httpx

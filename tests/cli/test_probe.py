@@ -287,7 +287,7 @@ def test_what_is_no_url(url: str) -> None:
 def test_a_fault_of_ours() -> None:
     """A fault of ours is one line and status 2, without what it may quote; its place is shown on demand."""
     code = (
-        "import sys; from otel_httptrace.cli import main, probe; "
+        "import sys; from otel_httptrace.cli import main; from otel_httptrace.cli.commands import probe; "
         "probe._method = lambda text: int('secret'); sys.argv[1:] = ['probe', 'http://127.0.0.1:1/']; main()"
     )
 

@@ -706,7 +706,7 @@ def test_nobody_to_forward_to(program: Callable[..., str], server: Server) -> No
 #: What happens where a signal's sender cannot be asked for.
 ELSEWHERE = """
     import sys
-    from otel_httptrace.cli import process
+    from otel_httptrace.cli.programs import process
     process._CAN_WAIT = False
     sys.exit(process.die_like(process.run(sys.argv[1:], {"PATH": "/bin:/usr/bin"})))
 """
@@ -754,8 +754,8 @@ def test_ctrl_c_on_other_systems(program: Callable[..., str]) -> None:
 
 def test_nothing_of_it_is_on_the_way(program: Callable[..., str], server: Server) -> None:
     """A program that is run has nothing of the command's in its memory."""
-    path = program(textwrap.dedent(WASTEFUL) + "print([name for name in sys.modules if name.startswith("
-                   "('jinja2', 'otel_httptrace.cli', 'otel_httptrace.report'))])")  # fmt: skip
+    path = program(textwrap.dedent(WASTEFUL) + "print([name for name in sys.modules if f'{name}.'.startswith("
+                   "('jinja2.', 'otel_httptrace.cli.', 'otel_httptrace.report.'))])")  # fmt: skip
     ran = httptrace("run", "-q", "--", PYTHON, path, server.url())
 
     assert (ran.returncode, ran.stdout) == (0, "done\n[]\n")

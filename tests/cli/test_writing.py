@@ -14,8 +14,8 @@ from kit.command import COMMAND, environment, httptrace
 from kit.otlp import story
 
 from otel_httptrace.cli import files
+from otel_httptrace.cli.errors import Problem
 from otel_httptrace.cli.files import check_writable, open_private, writing
-from otel_httptrace.cli.problem import Problem
 from otel_httptrace.report.otlp import to_json
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="modes, owners and links of Unix")

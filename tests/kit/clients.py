@@ -276,7 +276,9 @@ class Client:
         httpx = flavour.httpx
         self.flavour = flavour
         options = {"verify": _any_context(), "timeout": 10, "trust_env": False, **options}
-        own = {name: options.pop(name) for name in ("uds", "retries", "local_address") if name in options}
+        own: dict[str, Any] = {
+            name: options.pop(name) for name in ("uds", "retries", "local_address") if name in options
+        }
         if "proxy" in options and "proxy" not in inspect.signature(httpx.Client).parameters:
             # httpx 0.25: only transports know it.
             proxy = options.pop("proxy")

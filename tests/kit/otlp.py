@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, cast
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.rows import PHASES, Row, Step, rows
@@ -69,7 +69,7 @@ class Export:
             end_time_unix_nano=10**18 + int((start + duration) * MS),
             attributes=pairs({name.replace("__", "."): of for name, of in attributes.items()}),
         )
-        span.status.code = status
+        span.status.code = cast("Status.StatusCode.ValueType", status)
         for other, described in links:
             span.links.add(trace_id=other.trace_id, span_id=other.span_id, attributes=pairs(described))
         return span
@@ -134,6 +134,10 @@ def read(requests: list[ExportTraceServiceRequest]) -> list[Row]:
 _numbers = itertools.count(1)
 
 ORIGIN = "http://api.test"
+#: What names of ours begin with, after "httptrace.".
+OURS = frozenset(
+    {"conn", "time", "body", "pool", "failed_phase", "failed_cause", "timeout", "stalled", "tcp", "response", "client"}
+)
 PROCESS = Source("shop", "one")
 
 
@@ -148,13 +152,15 @@ def row(
     links: tuple[Link, ...] = (),
     steps: tuple[Step, ...] = (),
     span_id: str | None = None,
+    parent_id: str = "",
+    target: str = "",
     **attributes: Any,
 ) -> Row:
     """One request; of attributes' names the dots are written as two underscores, and "httptrace." may be left out."""
     known = {}
     for name, value in attributes.items():
         dotted = name.replace("__", ".")
-        ours = dotted.partition(".")[0] in ("conn", "time", "body", "pool", "failed_phase")
+        ours = dotted.partition(".")[0] in OURS
         known[f"httptrace.{dotted}" if ours else dotted] = value
     return Row(
         name="GET",
@@ -170,6 +176,8 @@ def row(
         phases={phase: known[name] for phase, name in PHASES.items() if name in known},
         links=links,
         steps=list(steps),
+        parent_id=parent_id,
+        target=target,
     )
 
 

@@ -287,7 +287,8 @@ class Prometheus(Program):
         """The result of an instant query: of each series ``metric``, its labels, and ``value``, a time and a text."""
         found = self.http.get(f"{self.url}/api/v1/query", params={"query": query}).json()
         assert found["status"] == "success", f"{query}: {found}"
-        return found["data"]["result"]
+        result: list[dict[str, Any]] = found["data"]["result"]
+        return result
 
     def value(self, query: str) -> float | None:
         """The one value of an instant query; None if there is none."""

@@ -58,7 +58,7 @@ def dial(request: Row) -> None:
     known = ("dns", "connect", "proxy", "tls")
     length = before + sum(request.phases.get(phase, 0.0) for phase in known)
     request.steps.append(Step(names.SPAN_GETCONN, 0.0, length, {names.CONN_REUSED: False}, 1))
-    attributes = {
+    attributes: dict[str, dict[str, Any]] = {
         "dns": {names.DNS_QUESTION_NAME: "api.example.com", names.DNS_ANSWERS: ["2001:db8::7", "192.0.2.7"]},
         "connect": {names.NETWORK_PEER_ADDRESS: "192.0.2.7", names.NETWORK_PEER_PORT: 443, names.NETWORK_TYPE: "ipv4"},
         "tls": {names.TLS_PROTOCOL_VERSION: "1.3", names.TLS_NEXT_PROTOCOL: "http/1.1", names.TLS_RESUMED: False},
@@ -114,8 +114,9 @@ def early_close(requests: int = 40, workers: int = 5, seed: int = 1) -> list[Row
         request = row(number, start, phases, connection=connection, **known)
         if mine is None:
             dial(request)
-            if lost[worker] is not None:
-                request.links = (link(names.LINK_CONNECTION_LOST_BY, lost[worker]),)
+            loser = lost[worker]
+            if loser is not None:
+                request.links = (link(names.LINK_CONNECTION_LOST_BY, loser),)
         held[worker] = None if closed else (connection, request)
         lost[worker] = request if closed else None
         free[worker] = start + request.duration + chance.uniform(0.002, 0.012)

@@ -177,6 +177,14 @@ def _no_answer(peer: Peer, request: Request) -> None:
     peer.close()
 
 
+def _closing(data: bytes) -> Callable[[Peer, Request], object]:
+    def play(peer: Peer, request: Request) -> None:
+        peer.send(data)
+        peer.close()
+
+    return play
+
+
 def _until_close(peer: Peer, request: Request) -> None:
     peer.send(head() + b"hello")
     peer.close()
@@ -206,8 +214,8 @@ STOCK: dict[str, Answer] = {
     "/half-closed": _half_closed,
     "/half-reset": _half_reset,
     # Close, in the ways there are.
-    "/close": lambda peer, request: (peer.send(answer(b"hello", "Connection: close")), peer.close()),
-    "/http10": lambda peer, request: (peer.send(answer(b"hello", version="1.0")), peer.close()),
+    "/close": _closing(answer(b"hello", "Connection: close")),
+    "/http10": _closing(answer(b"hello", version="1.0")),
     "/until-close": _until_close,
     "/no-answer": _no_answer,
     "/upgrade": _upgrade,

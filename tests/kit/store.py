@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     TraceServiceStub,
     add_TraceServiceServicer_to_server,
 )
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from .otlp import pairs
 from .programs import PATIENCE
@@ -38,7 +38,7 @@ class Store:
         self._lock = threading.Lock()
         self._spans: list[Span] = []
 
-        class Servicer(TraceServiceServicer):
+        class Servicer(TraceServiceServicer):  # type: ignore[misc]
             def Export(
                 self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
             ) -> ExportTraceServiceResponse:
@@ -90,7 +90,7 @@ def span(trace: bytes, number: int, name: str = "GET", *, parent: int = 0, statu
         parent_span_id=parent.to_bytes(8, "big") if parent else b"",
         start_time_unix_nano=10**18,
         end_time_unix_nano=10**18 + 10**7,
-        status={"code": status},
+        status=Status(code=cast("Status.StatusCode.ValueType", status)),
         attributes=pairs({name.replace("__", "."): value for name, value in attributes.items()}),
     )
 

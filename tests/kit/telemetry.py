@@ -125,7 +125,7 @@ class Telemetry:
         found: list[Any] = []
         for child in self.children(span):
             below = self.tree(child)
-            waited = (span.attributes or {}).get("httptrace.time.pool", 0)
+            waited: Any = (span.attributes or {}).get("httptrace.time.pool", 0)
             if child.name == "http.getconn" and not below and not child.status.description and waited:
                 dialled = "httptrace.time.connect" in (span.attributes or {})
                 if not dialled and "httptrace.failed_phase" not in (span.attributes or {}) and waited < 0.05:
@@ -140,7 +140,9 @@ class Telemetry:
         millisecond on depend on how busy the machine is: they are checked for consistency and left
         out, unless a test has made sure of them and names them in *keep*.
         """
-        told = {name: value for name, value in (span.attributes or {}).items() if name not in _UPSTREAMS}
+        told: dict[str, Any] = {
+            name: value for name, value in (span.attributes or {}).items() if name not in _UPSTREAMS
+        }
         if "httptrace.conn.id" in told:
             told["httptrace.conn.id"] = self._conn_ids().index(told["httptrace.conn.id"]) + 1
         for name in _OF_THE_MACHINE - set(keep):

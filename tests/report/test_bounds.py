@@ -23,7 +23,7 @@ PACKED = 64 * 1024
 RECEIVE = """
 import http.client, os, sys, time
 from urllib.parse import urlsplit
-from otel_httptrace.cli.collect import Collector
+from otel_httptrace.cli.intake import Intake
 from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.report.receiver import Receiver
 
@@ -33,7 +33,7 @@ def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 with open(os.devnull, "wb") as file:
-    collector = Collector(Thresholds(), file)
+    collector = Intake(Thresholds(), file)
     with Receiver(collector.keep) as receiver:
         # What this machine does in a time, for comparison: some 0.1 s.
         began = time.process_time()

@@ -46,7 +46,7 @@ def test_there_is_one() -> None:
     """No other module looks at characters to decide what can be shown."""
     own = re.compile(r"isprintable|unicode_escape|unicodedata")
     # They ask whether a header can be sent, and refuse it if not.
-    allowed = {"report/printable.py", "report/forward.py", "report/sources/api.py", "cli/probe.py"}
+    allowed = {"report/printable.py", "report/forward.py", "report/sources/api.py", "cli/commands/probe.py"}
     found = {
         str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if own.search(path.read_text(encoding="utf-8"))
     }

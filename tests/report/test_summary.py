@@ -138,6 +138,7 @@ def test_the_json() -> None:
         "foreign_spans": 0,
         "requests": 1,
         "unobserved_requests": 0,
+        "failures": "",
         "unsent_processes": 0,
         "unsent_spans": 0,
         "started": 1_800_000_000.0,
@@ -159,6 +160,9 @@ def test_the_json() -> None:
                 "close_reasons": {},
                 "outcomes": {"complete": 1},
                 "failed_phases": {},
+                "error_types": {},
+                "failed_causes": {},
+                "statuses": {"200": 1},
                 "phases": {"dns": times(0.004), "connect": times(0.006), "total": times(0.01)},
             }
         ],
@@ -173,11 +177,13 @@ def test_a_finding_as_json() -> None:
 
     assert [sorted(finding) for finding in findings] == [
         [
-            "advice", "because", "criterion", "evidence", "line", "numbers", "origin", "requests", "seconds",
-            "sentence", "severity", "sure", "verdict", "via",
+            "advice", "because", "criterion", "evidence", "line", "numbers", "origin", "origins", "requests", "rivals",
+            "seconds", "sentence", "severity", "sure", "verdict", "via",
         ]
     ]  # fmt: skip
-    assert (findings[0]["severity"], findings[0]["sure"]) == ("slow", "certain")
+    assert (findings[0]["severity"], findings[0]["sure"]) == ("slow", "likely")
+    assert findings[0]["origins"] == [{"origin": ORIGIN, "requests": 1}]
+    assert sorted(findings[0]["rivals"][0]) == ["cause", "decided_by", "requests"]
     assert sorted(findings[0]["evidence"][0]) == ["span_id", "trace_id", "what"]
 
 

@@ -45,7 +45,9 @@ def test_the_whole() -> None:
         "   made, 2.0 ms in all",
         "   => read the body to its end before closing the response, or ask for less (HEAD, Range)",
         "   certain: each of these connections was closed together with a response whose end had not been",
-        "   read; criterion: at least 2 connections to an origin lost so (lost_connections)",
+        "   read, and no exception passed through the caller; criterion: httptrace.conn.close_reason is",
+        "   body_not_read; not (httptrace.body.closed_by is an exception other than a cancellation, and the",
+        "   body itself had not failed); at least 2 of one server (lost_connections)",
         f"   see trace {'ab' * 16}: closed after 0 B of 2.0 KiB, its connection lost",
         f"   see trace {'ab' * 16}: closed after 0 B of 2.0 KiB, its connection lost",
         "",
@@ -124,13 +126,18 @@ def test_nothing_found() -> None:
     assert printed(analyze([reusing()]))[2] == "nothing found: no verdict's criterion is met"
 
 
-def test_no_verdict_is_no_all_clear() -> None:
-    """Where requests failed and no verdict applies, that is what is said, and where they failed."""
+def test_what_failed_is_told_at_once() -> None:
+    """Where requests failed a line says so, whatever was found; and so it does of statuses that are errors."""
     refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError")
+    lines = printed(analyze([refused, reusing(status=500), reusing(status=404), reusing()]))
 
-    assert printed(analyze([refused, reusing()]))[2] == (
-        "no verdict applies, but 1 of 2 requests failed (in connect 1)"
-    )
+    assert lines[1:4] == [
+        "1 of 4 requests failed: ConnectError x 1; 2 of 3 responses were errors: 500 x 1, 404 x 1",
+        "",
+        "1. failed  failed, certain",
+    ]
+    assert "errors     ConnectError 1" in lines
+    assert "statuses   500 1, 404 1, 200 1" in lines
 
 
 def test_requests_unseen() -> None:

@@ -18,8 +18,12 @@ from torture.worlds import Log, Spans
 S = TypeVar("S", Server, H2Server)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In the long form each test may take its time; in either, faults are contained, as in production."""
+    if not LONG:
+        kept = _sample([item for item in items if "torture" in item.nodeid and isinstance(item, pytest.Function)])
+        config.hook.pytest_deselected(items=[item for item in items if "torture" in item.nodeid and item not in kept])
+        items[:] = [item for item in items if "torture" not in item.nodeid or item in kept]
     for item in items:
         if "torture" in item.nodeid:
             item.add_marker(pytest.mark.contained)
@@ -29,6 +33,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"))
             if LONG:
                 item.add_marker(pytest.mark.timeout(7200))
+
+
+def _sample(items: list[pytest.Function]) -> list[pytest.Item]:
+    # Of each test and shape one flavour, of the next one the next: so that each of them has its turn.
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        flavour, shape = params.pop("flavour", None), params.get("shape")
+        params.pop("library", None)
+        if flavour is None or shape is None or flavour.mode in shape.modes:
+            groups.setdefault(f"{item.originalname} {params}", []).append(item)
+    return [group[(SEED + number) % len(group)] for number, group in enumerate(groups.values())]
 
 
 def pytest_report_header() -> str:

@@ -136,7 +136,7 @@ async def _scheduled(flavour: Flavour, rounds: int) -> list[Any]:
 @ASYNC
 def test_a_schedule_of_cancellations(flavour: Flavour, bare_telemetry: Telemetry, spans: Spans, log: Log) -> None:
     """Cancelled at the same turns of the event loop, requests end as without us, and the pool is in the same state."""
-    rounds = 3400 if LONG else 100
+    rounds = 3400 if LONG else 40
 
     def play() -> tuple[list[Any], int]:
         if flavour.mode == "trio":
@@ -177,7 +177,7 @@ async def test_cancellations_on_sockets(flavour: Flavour, world: Make, log: Log)
     async def request(target: str) -> None:
         await client.get(here.server.url(target, host=drawn.choice(["127.0.0.1", "localhost"])))
 
-    for _ in range(1000 if LONG else 30):
+    for _ in range(1000 if LONG else 10):
         plan = [(drawn.choice(targets), drawn.randrange(60)) for _ in range(10)]
         await _cancelled_at(flavour, request, plan)
     wrong = await verdict.described(client)

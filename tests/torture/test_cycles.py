@@ -45,7 +45,7 @@ def test_turned_on_and_off_under_load(
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(made))]
     for thread in threads:
         thread.start()
-    for _ in range(500 if LONG else 20):
+    for _ in range(500 if LONG else 8):
         seen = list(made)
         bare_telemetry.instrument()
         # Until each of them has been through it.
@@ -142,4 +142,4 @@ def test_forked_under_load(library: str, server: Server) -> None:
         HTTPTraceInstrumentor().uninstrument()
         print("over")
     """
-    assert run_script(script, library, server.url(), "30" if LONG else "6") == "over\n"
+    assert run_script(script, library, server.url(), "30" if LONG else "3") == "over\n"

@@ -123,6 +123,15 @@ def _drawn(places: list[Place], many: int, what: object) -> list[int]:
     return sorted(random.Random(f"{SEED} {what}").sample(range(1, len(places) + 1), min(many, len(places))))
 
 
+def _one_of_each_function(places: list[Place], what: object) -> list[int]:
+    """The number of one place in each function of ours."""
+    within: dict[object, list[int]] = {}
+    for number, place in enumerate(places, 1):
+        within.setdefault(place.code, []).append(number)
+    drawn = random.Random(f"{SEED} {what}")
+    return sorted(drawn.choice(numbers) for numbers in within.values())
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)
 async def test_a_signal_handlers_exception(flavour: Flavour, shape: Shape, world: Make, log: Log) -> None:
     """What a signal handler raises at any bytecode of ours comes out at once; nothing is lost, open or off after it."""
@@ -132,7 +141,7 @@ async def test_a_signal_handlers_exception(flavour: Flavour, shape: Shape, world
     assert places
     files, wrong, tried = open_files(), {}, 0
     variants = [(kind, again) for kind in (Alarm, Stop) for again in (False, True)]
-    for number in _drawn(places, len(places) if LONG else 4, (flavour, shape)):
+    for number in range(1, len(places) + 1) if LONG else _one_of_each_function(places, (flavour, shape)):
         for kind, again in variants if LONG else [variants[number % 4]]:
             tried += 1
             place, complaints = await Try(here, shape, log).signal(number, kind, again=again)
@@ -152,7 +161,7 @@ async def test_a_fault_of_ours(flavour: Flavour, shape: Shape, world: Make, log:
     places = await _count(here, shape, ours=True)
     assert places
     files, wrong, tried = open_files(), {}, 0
-    for number in _drawn(places, 150 if LONG else 1, (flavour, shape)):
+    for number in _drawn(places, 150 if LONG else 8, (flavour, shape)):
         for again in (False, True) if LONG else [bool(number % 2)]:
             tried += 1
             place, complaints = await Try(here, shape, log).fault(number, again=again)

@@ -11,12 +11,3 @@ from ..core.timeline import Exchange
 # trace callbacks and request body: a task that one of these starts inherits the
 # value, so every reader also checks that what it sees belongs to the exchange.
 CURRENT: ContextVar[Exchange | None] = ContextVar("otel_httptrace_exchange", default=None)
-
-
-def leave(outer: Exchange | None) -> None:
-    """The exchange that is inside has left the pool, and *outer* is inside again.
-
-    A coroutine closed from another context finds nothing of its own there, and leaves that as it is.
-    """
-    if CURRENT.get() is not outer:
-        CURRENT.set(outer)

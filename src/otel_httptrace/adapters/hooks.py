@@ -27,12 +27,12 @@ from ..core.timeline import Exchange
 from ..guard import Guard
 from . import bodies, evidence
 from . import observer as observing
-from .current import CURRENT, leave
+from .current import CURRENT
 from .libraries import Library
 from .lookalike import counting, preceded
-from .observer import Handle, Observer
+from .observer import Observer
 from .resolver import Resolver
-from .seams import Patches, attached
+from .seams import KEY, Patches, attached, stored
 from .trace_events import TraceEvents
 
 _now = time.monotonic_ns
@@ -63,7 +63,8 @@ class Hooks:
         observer.watch_stream = self._watch_stream
         observer.watch_body = self._watch_body
         observer.watch_response = self._watch_response
-        patches.on_lost = lambda: guard(observer.later, self._mend)
+        observer.mend = self._mend
+        patches.on_dropped = observer.later.append
 
     def install(self, library: Library, module: ModuleType) -> None:
         """Watch the pools of *library*, which is *module*, and name resolution."""
@@ -97,10 +98,12 @@ class Hooks:
         replace(cls, "create_connection", self._create_connection)
 
     def _sync_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
-        begin: Hook = self._observer.begin
-        answered: Hook = self._observer.answered
-        failed: Hook = self._observer.failed
+        observer = self._observer
+        contain, abandon = self._guard.contain, partial(self._guard, observer.abandon)
+        give_up, later = observer.give_up, observer.later.append
+        begin: Hook = observer.begin
+        answered: Hook = observer.answered
+        failed: Hook = observer.failed
 
         def handle_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
@@ -113,7 +116,7 @@ class Hooks:
                     begin = contain("begin", begin)
                     abandon(outer, None)
                 if exchange is None:
-                    leave(outer)
+                    CURRENT.set(outer)
                     return original(self, request)
                 try:
                     response = original(self, request)
@@ -133,19 +136,24 @@ class Hooks:
                 return response
             except BaseException:
                 # The application does not get a response: `failed` has ended it, or could not, or something
-                # of the application's has interrupted us.
-                abandon(outer, exchange)
+                # of the application's has interrupted us, and may do so again: then it is for later.
+                if exchange is None or not exchange.finished or exchange.span is not None:
+                    later((give_up, outer, exchange, CURRENT.get()))
+                    abandon(outer, exchange)
                 raise
             finally:
-                leave(outer)
+                # One step, which nothing can interrupt.
+                CURRENT.set(outer)
 
         return handle_request
 
     def _async_request(self, original: Hook, counts_only_idle: bool) -> Hook:
-        contain, abandon = self._guard.contain, partial(self._guard, self._observer.abandon)
-        begin: Hook = self._observer.begin
-        answered: Hook = self._observer.answered
-        failed: Hook = self._observer.failed
+        observer = self._observer
+        contain, abandon = self._guard.contain, partial(self._guard, observer.abandon)
+        give_up, later = observer.give_up, observer.later.append
+        begin: Hook = observer.begin
+        answered: Hook = observer.answered
+        failed: Hook = observer.failed
 
         async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal begin, answered, failed
@@ -157,7 +165,7 @@ class Hooks:
                     begin = contain("begin", begin)
                     abandon(outer, None)
                 if exchange is None:
-                    leave(outer)
+                    CURRENT.set(outer)
                     return await original(self, request)
                 try:
                     response = await original(self, request)
@@ -176,19 +184,24 @@ class Hooks:
                     abandon(outer, exchange)
                 return response
             except BaseException:
-                abandon(outer, exchange)
+                if exchange is None or not exchange.finished or exchange.span is not None:
+                    later((give_up, outer, exchange, CURRENT.get()))
+                    abandon(outer, exchange)
                 raise
             finally:
-                leave(outer)
+                # A coroutine closed from another context finds nothing of its own there, and leaves that as it is.
+                if CURRENT.get() is not outer:
+                    CURRENT.set(outer)
 
         return handle_async_request
 
     def _create_connection(self, original: Hook) -> Hook:
-        guard, created, patches, mend = self._guard, self._observer.created, self._patches, self._mend
+        guard, created, later, mend = self._guard, self._observer.created, self._observer.later, self._mend
 
         def create_connection(self: Any, origin: Any) -> Any:
             connection = original(self, origin)
-            if patches.lost:
+            # Among what is to be dealt with there may be hooks that this connection is to have.
+            if later:
                 guard(mend)
             guard(created, self, origin, connection)
             return connection
@@ -196,10 +209,8 @@ class Hooks:
         return create_connection
 
     def _pool_close(self, original: Hook) -> Hook:
-        return self._closing(original, self._observer.pool_closing)
-
-    def _closing(self, original: Hook, closing: Hook) -> Hook:
-        return preceded(original, partial(self._guard, closing), whatever=True)
+        contain = partial(self._guard.contain, "pool_closing")
+        return preceded(original, self._observer.pool_closing, contain, whatever=True)
 
     # A connection of the pool.
 
@@ -212,12 +223,22 @@ class Hooks:
     def _sync_assignment(self, original: Hook) -> Hook:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
+        met = self._observer.met
 
         def handle_request(self: Any, request: Any) -> Any:
             nonlocal assigned
-            exchange, conn = CURRENT.get(), attached(self)
-            if exchange is None or conn is None:
+            exchange, conn = CURRENT.get(), None
+            try:
+                conn = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None:
                 return original(self, request)
+            if conn is None or conn.ledger is not exchange.ledger:
+                # Within one of the pool's, or a fault of ours has kept it from us.
+                conn = guard(met, exchange, self) if not exchange.holds else None
+                if conn is None:
+                    return original(self, request)
             try:
                 assigned(exchange, conn, False)
             except BaseException:
@@ -233,12 +254,21 @@ class Hooks:
     def _async_assignment(self, original: Hook) -> Hook:
         guard, refusals, refused = self._guard, self._refusals, self._observer.refused
         assigned: Hook = self._observer.assigned
+        met = self._observer.met
 
         async def handle_async_request(self: Any, request: Any) -> Any:
             nonlocal assigned
-            exchange, conn = CURRENT.get(), attached(self)
-            if exchange is None or conn is None:
+            exchange, conn = CURRENT.get(), None
+            try:
+                conn = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None:
                 return await original(self, request)
+            if conn is None or conn.ledger is not exchange.ledger:
+                conn = guard(met, exchange, self) if not exchange.holds else None
+                if conn is None:
+                    return await original(self, request)
             try:
                 assigned(exchange, conn, True)
             except BaseException:
@@ -258,10 +288,12 @@ class Hooks:
         self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
 
     def _read(self, original: Hook) -> Hook:
-        return counting(original, _reads)
+        return counting(original, _reads, partial(self._guard.contain, "reads"))
 
     def _stream_close(self, original: Hook) -> Hook:
-        return self._closing(original, self._observer.stream_closing)
+        observer = self._observer
+        contain = partial(self._guard.contain, "stream_closing")
+        return preceded(original, observer.stream_closing, contain, whatever=True, missed=observer.later.append)
 
     # A response, and its stream.
 
@@ -270,7 +302,8 @@ class Hooks:
             self._patches.replace_method(cls, name, self._response_close)
 
     def _response_close(self, original: Hook) -> Hook:
-        return self._closing(original, self._observer.response_closing)
+        contain = partial(self._guard.contain, "response_closing")
+        return preceded(original, self._observer.response_closing, contain, whatever=True)
 
     def _watch_body(self, cls: type) -> None:
         replace = self._patches.replace_method
@@ -282,27 +315,35 @@ class Hooks:
             replace(cls, "close", self._sync_close)
 
     def _sync_iteration(self, original: Hook) -> Hook:
-        return bodies.iteration(original, _iterated, self._body_failed)
+        return bodies.iteration(original, _iterated, self._body_failed, self._guard.contain)
 
     def _async_iteration(self, original: Hook) -> Hook:
-        failed = self._body_failed
+        failed, contain = self._body_failed, self._guard.contain
         if isasyncgenfunction(original):
-            return bodies.async_iteration(original, _iterated, failed)
+            return bodies.async_iteration(original, _iterated, failed, contain)
 
         def __aiter__(self: Any) -> AsyncIterator[bytes]:
             parts: AsyncIterator[bytes] = original(self)
-            exchange, again = _iterated(self)
+            exchange, again = None, False
+            try:
+                exchange, again = _iterated(self)
+            except BaseException:
+                contain("iterated")
             if exchange is None:
                 return parts
-            return bodies.Drained(exchange, parts, failed) if again else bodies.Observed(exchange, parts, failed, self)
+            observed = bodies.Drained if again else bodies.Observed
+            return observed(exchange, parts, failed, contain, self)
 
         return __aiter__
 
     def _body_failed(self, exchange: Exchange, error: BaseException, stream: Any) -> None:
         guard, observer = self._guard, self._observer
-        guard(observer.body_raised, exchange, error, stream)
-        if not exchange.finished or exchange.span is not None:
-            guard(observer.let_go, exchange)
+        try:
+            guard(observer.body_raised, exchange, error, stream)
+        finally:
+            if not exchange.finished or exchange.span is not None:
+                observer.later.append((observer.let_go, exchange))
+                guard(observer.let_go, exchange)
 
     def _sync_close(self, original: Hook) -> Hook:
         contain = self._guard.contain
@@ -311,10 +352,14 @@ class Hooks:
 
         def close(self: Any) -> Any:
             nonlocal closing
-            handle = attached(self)
-            if handle is None or handle.exchange.finished:
+            exchange = None
+            try:
+                exchange = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None or exchange.finished:
                 return original(self)
-            exchange, again = handle.exchange, False
+            again = False
             try:
                 try:
                     again = closing(exchange)
@@ -337,10 +382,14 @@ class Hooks:
 
         async def aclose(self: Any) -> Any:
             nonlocal closing
-            handle = attached(self)
-            if handle is None or handle.exchange.finished:
+            exchange = None
+            try:
+                exchange = stored(self, KEY)
+            except AttributeError:
+                pass
+            if exchange is None or exchange.finished:
                 return await original(self)
-            exchange, again = handle.exchange, False
+            again = False
             try:
                 try:
                     again = closing(exchange)
@@ -357,7 +406,7 @@ class Hooks:
         return aclose
 
     def _body_closed(self) -> Callable[[Exchange], None]:
-        guard, let_go = self._guard, self._observer.let_go
+        guard, let_go, later = self._guard, self._observer.let_go, self._observer.later.append
         finish: Hook = self._observer.finish
 
         def closed(exchange: Exchange) -> None:
@@ -365,6 +414,7 @@ class Hooks:
             try:
                 finish(exchange, None)
             except BaseException:
+                later((let_go, exchange))
                 let_go(exchange)
                 finish = guard.contain("finish", finish)
             if not exchange.finished:
@@ -375,7 +425,6 @@ class Hooks:
 
 def _reads(stream: object) -> Exchange | None:
     # Nothing is read before the request has been written, on HTTP/1.1. Whose answer it is that is read.
-    # This is so little that it needs no guard: `attached` cannot raise.
     exchange = CURRENT.get()
     if exchange is None or not exchange.send_at:
         return None
@@ -391,8 +440,8 @@ def _reads(stream: object) -> Exchange | None:
 
 def _iterated(stream: object) -> tuple[Exchange | None, bool]:
     # The exchange whose body is iterated, and whether it had been before: see bodies.py.
-    handle: Handle | None = attached(stream)
-    if handle is None or handle.exchange.finished or (handle.iterated and handle.exchange.over_at):
+    exchange: Exchange | None = attached(stream)
+    if exchange is None or exchange.finished or (exchange.iterated and exchange.over_at):
         return None, False
-    again, handle.iterated = handle.iterated, True
-    return handle.exchange, again
+    again, exchange.iterated = exchange.iterated, True
+    return exchange, again

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from textwrap import indent
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -57,47 +58,85 @@ def _kind(function: Any) -> str:
 
 
 def preceded(
-    original: Callable[..., Any], before: Callable[[Any], object], *, whatever: bool = False
+    original: Callable[..., Any],
+    before: Callable[[Any], object],
+    fault: Callable[[Any], Callable[[Any], object]],
+    *,
+    whatever: bool = False,
+    missed: Callable[[Any], object] | None = None,
 ) -> Callable[..., Any]:
     """A method that calls ``before(self)``, and then *original* with just what it was given.
 
     Args:
         original: what it stands in for.
-        before: takes the object. What it raises is raised.
-        whatever: call *original* all the same if *before* raises, as it closes something.
+        before: takes the object.
+        fault: called with *before* where that raises: contains what was raised and answers what to call
+            from then on, or raises it.
+        whatever: call *original* all the same if *fault* raises, as it closes something.
+        missed: given the object where *before* was interrupted or does not answer True, as it could not see it
+            through. Written in C, so that it is not interrupted in its turn.
     """
     signature = _Signature(_code(original))
     kind = _kind(original)
     call = f"{'await ' if kind == 'coroutine' else ''}_original({signature.passed})"
     head = f"{'async ' if kind == 'coroutine' else ''}def standing_in({signature.parameters}):\n"
-    body = f"    _before({signature.first})\n    return {call}\n"
+    seen = f"_seen = _before({signature.first})" if missed is not None else f"_before({signature.first})"
+    first = f"""
+    global _before
+    try:
+        {seen}
+    except BaseException:
+        _before = _fault(_before)
+"""
+    if missed is not None:
+        first = f"""
+    _seen = None
+    try:
+        {indent(first, "    ").strip()}
+    finally:
+        if _seen is not True:
+            _missed({signature.first})
+"""
+    body = f"{first}    return {call}\n"
     if whatever:
-        body = (
-            f"    try:\n        _before({signature.first})\n"
-            f"    finally:\n        _result = {call}\n    return _result\n"
-        )
-    return _made(head + body, _original=original, _before=before)
+        body = f"""
+    try:
+{indent(first, "    ")}
+    finally:
+        _result = {call}
+    return _result
+"""
+    return _made(head + body, _original=original, _before=before, _fault=fault, _missed=missed)
 
 
-def counting(original: Callable[..., Any], before: Callable[[Any], Any]) -> Callable[..., Any]:
+def counting(
+    original: Callable[..., Any], before: Callable[[Any], Any], fault: Callable[[Any], Callable[[Any], Any]]
+) -> Callable[..., Any]:
     """A method that calls ``before(self)``, then *original*, and adds the length of what that returns.
 
     Args:
         original: what it stands in for: it returns bytes.
         before: takes the object, and answers with what has a ``received`` to add to, or None.
+        fault: as for `preceded`.
     """
     signature = _Signature(_code(original))
     kind = _kind(original)
     call = f"{'await ' if kind == 'coroutine' else ''}_original({signature.passed})"
     return _made(
         f"{'async ' if kind == 'coroutine' else ''}def standing_in({signature.parameters}):\n"
-        f"    _counter = _before({signature.first})\n"
+        f"    global _before\n"
+        f"    _counter = None\n"
+        f"    try:\n"
+        f"        _counter = _before({signature.first})\n"
+        f"    except BaseException:\n"
+        f"        _before = _fault(_before)\n"
         f"    _result = {call}\n"
         f"    if _counter is not None and _result:\n"
         f"        _counter.received += len(_result)\n"
         f"    return _result\n",
         _original=original,
         _before=before,
+        _fault=fault,
     )
 
 

@@ -9,22 +9,22 @@
 
 from __future__ import annotations
 
-import _thread
 import contextvars
 import gc
 import sys
 import threading
 import time
 import weakref
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from itertools import islice
 from typing import Any, Final
 
 from ..callsite import CallSite, text
 from ..core.evidence import SLOW
 from ..core.ledger import Connection, Ledger, Missed, Process, Reason, State
 from ..core.sink import Sink
-from ..core.timeline import CANCELLED, FAILED, NEVER_CLOSED, Exchange, Lookup, NotCopied
+from ..core.timeline import CANCELLED, FAILED, NEVER_CLOSED, Exchange, Lookup, Origin
 from ..guard import Guard
 from . import errors, evidence, loops, seams
 from .current import CURRENT
@@ -32,17 +32,25 @@ from .seams import Probe, attach, attached
 
 _now = time.monotonic_ns
 _epoch = time.time_ns
-# As it is before anybody patches `threading`: the garbage collector belongs to a real thread.
-_ident = _thread.get_ident
 
-#: The thread in which the garbage collector is at work; 0 while it is not. What it finalises may close
-#: responses and connections, inside any lock there is: the SDK's, or one of ours.
-_collecting = 0
+# The interpreter throws away what is raised in a finaliser, in a callback of a weak reference or of the
+# garbage collector: also what a signal handler of the application's raises that happens to run there. So
+# there is no Python code of ours in any of them, but functions written in C: no handler runs within these.
+
+#: Whether the garbage collector is at work: then its phase "stop" comes first, as "start" was the last it told. What
+#: it finalises may close responses and connections, inside any lock there is: the SDK's, or one of ours.
+_phases: Final[OrderedDict[str, None]] = OrderedDict.fromkeys(("start", "stop"))
+_, _STOP = _phases
+
+#: Called by the collector with a phase and what it found, which is taken for whether to move it to the end: it is.
+_collection: Final[Callable[..., None]] = _phases.move_to_end
 
 
-def _collection(phase: str, info: object) -> None:
-    global _collecting  # noqa: PLW0603 - as there is one collector
-    _collecting = _ident() if phase == "start" else 0
+def _collecting() -> bool:
+    # Not by `next` and `iter`: the collector may be at work between two calls.
+    for phase in _phases:
+        return phase is _STOP
+    return False
 
 
 # Looked up once, as every request asks for them: see core/ledger.py.
@@ -56,34 +64,33 @@ transition = threading.RLock()
 _MILLISECOND: Final = 1_000_000
 
 
-class Handle(NotCopied):
-    """On a response's stream: its exchange, and the word when it is collected unclosed."""
+class Watch(weakref.ref[Any]):
+    """Of a response's stream or of a pool: is put on `Observer.later` when that is collected.
 
-    __slots__ = ("_dropped", "exchange", "iterated")
+    Held by its exchange's or ledger's process, until that is over: so nothing comes of one that was closed.
+    """
 
-    def __init__(self, exchange: Exchange, dropped: SimpleQueue[Any]) -> None:
-        self.exchange = exchange
-        self.iterated = False
-        self._dropped = dropped
+    __slots__ = ("of",)
 
-    def __del__(self) -> None:
-        # Within the garbage collector, and so within any lock there is: hand
-        # it over and nothing else. SimpleQueue.put is re-entrant by contract.
-        if not self.exchange.finished:
-            self._dropped.put(self.exchange)
+    #: Whose it is.
+    of: Any
 
 
-class PoolHandle(NotCopied):
-    """On a pool: its ledger, and the word when it is collected, closed or not."""
+class _Unended:
+    """On a request span that upstream has yet to end: the word when it is collected, and nobody will.
 
-    __slots__ = ("_dropped", "ledger")
+    There is one only where an exchange was over before upstream had its response, or where something of the
+    application's came between upstream's call and us.
+    """
 
-    def __init__(self, ledger: Ledger, dropped: SimpleQueue[Any]) -> None:
-        self.ledger = ledger
-        self._dropped = dropped
+    __slots__ = ("_end", "_later", "_span")
+
+    def __init__(self, span: Any, later: deque[Any], end: tuple[Any, ...]) -> None:
+        self._span, self._later, self._end = span, later, end
 
     def __del__(self) -> None:
-        self._dropped.put(self.ledger)
+        # Within any lock there is.
+        self._later.append((*self._end, self._span))
 
 
 class Observer:
@@ -104,8 +111,10 @@ class Observer:
         #: Stands in for `_describe` once that has failed.
         self._describing: Callable[..., object] | None = None
         self._earlier: list[Process] = []
-        # What the garbage collector finalised: exchanges and ledgers; and what it could not be told of in there.
-        self._dropped: SimpleQueue[Any] = SimpleQueue()
+        #: What is to be dealt with as soon as there is time: watches of what was collected; what could not be dealt
+        #: with within the collector, or was interrupted, as a function and its arguments; and network streams of
+        #: which the close was. To put something there is one step, which nothing can interrupt.
+        self.later: deque[Any] = deque()
         self.active = False
 
     def start(self, sink: Sink, call_sites: CallSite | None) -> None:
@@ -133,9 +142,9 @@ class Observer:
         global transition  # noqa: PLW0603 - another thread of the parent's may hold it
         transition = threading.RLock()
         self._lock = threading.RLock()
-        self._dropped = SimpleQueue()
+        self.later.clear()
         # A collection of a thread that is not here any more does not end here either.
-        _collection("stop", None)
+        _collection("stop", True)
         for process in (*self._earlier, self.process):
             process.alive = False
             for exchange in process.exchanges:
@@ -163,22 +172,20 @@ class Observer:
                 self._earlier.clear()
                 if _collection in gc.callbacks:
                     gc.callbacks.remove(_collection)
-                    _collection("stop", None)
+                    _collection("stop", True)
                 self._idle()
 
     # The pool.
 
     def begin(self, pool: Any, request: Any, counts_only_idle: bool) -> Exchange | None:
         """A request is handed to *pool*. None: it is not to be observed."""
-        if not self._dropped.empty():
+        if self.later:
             self.collect()
         process, active = self.process, self.active
         if not active:
             return None
-        handle = attached(pool)
-        if handle is not None and handle.ledger.process is process:
-            ledger = handle.ledger
-        else:
+        ledger = attached(pool)
+        if ledger is None or ledger.process is not process:
             ledger = self._adopt(process, pool, counts_only_idle)
             if ledger is None:
                 return None
@@ -228,39 +235,81 @@ class Observer:
             if self.first_exchange is not None:
                 self.first_exchange()
                 self.first_exchange = None
-            handle = attached(pool)
-            if handle is not None and handle.ledger.process is process:
-                return handle.ledger  # type: ignore[no-any-return]
             ledger = Ledger(process, seams.limits(pool, counts_only_idle))
-            if not attach(pool, PoolHandle(ledger, self._dropped)):
+            try:
+                watch = Watch(pool, self.later.append)
+            except TypeError:
+                # A stand-in of which we could not tell when it is gone.
                 return None
-            process.ledgers[ledger] = None
+            watch.of = ledger
+            # In the midst of this a signal handler may have made a request with the same pool.
+            found: Ledger | None = seams.attach_unless(pool, ledger, lambda other: other.process is process)
+            if found is not ledger:
+                return found
+            process.ledgers[ledger] = watch
+            proxied = seams.proxied(pool)
             for connection in seams.connections(pool):
-                self._adopt_connection(ledger, connection, seams.proxied(pool))
+                if not connection.is_closed():
+                    # It was there before us; or a fault of ours kept it from us, and its own count tells the rest.
+                    count = seams.carried(connection) if self._guard.failing else None
+                    busy = not connection.is_idle()
+                    self._adopt_connection(ledger, connection, proxied, busy=busy, carried=count)
             return ledger
 
-    def _adopt_connection(self, ledger: Ledger, connection: Any, proxied: bool) -> None:
-        origin = seams.origin(connection)
-        if origin is None or connection.is_closed():
+    def _adopt_connection(
+        self, ledger: Ledger, connection: Any, proxied: bool, *, busy: bool, carried: int | None = None
+    ) -> None:
+        known, origin = attached(connection), seams.origin(connection)
+        if origin is None or (known is not None and known.ledger is ledger):
             return
-        conn = ledger.adopted(origin, _now(), busy=not connection.is_idle(), reach=seams.shared(connection))
-        conn.multiplexed = seams.multiplexes(connection)
-        before = attached(connection)
-        if before is not None:
-            conn.inherited = before.inherited or not before.ledger.process.alive
-            conn.loop = before.loop
-        self._note(conn, connection, proxied)
-        stream = seams.network_stream(connection)
-        if stream is not None:
-            conn.peer = seams.address(stream, "server_addr")
-            if conn.peer is not None and conn.peer.port is None:
-                conn.transport = "unix"
-            self.watch(stream, conn)
+        reach, probe = seams.shared(connection), Probe(connection, proxied)
 
-    def _note(self, conn: Connection, connection: Any, proxied: bool) -> None:
-        conn.probe = Probe(connection, proxied)
-        attach(connection, conn)
+        def noted(conn: Connection) -> None:
+            conn.probe, conn.multiplexed = probe, seams.multiplexes(connection)
+            if known is not None:
+                conn.inherited = known.inherited or not known.ledger.process.alive
+                conn.loop = known.loop
+            self._learn(conn)
+            self._note(conn, connection)
+
+        ledger.adopted(origin, _now(), busy=busy, reach=reach, carried=carried, noted=noted)
+
+    def _note(self, conn: Connection, connection: Any) -> None:
         self.watch_connection(type(connection))
+        attach(connection, conn)
+
+    def _learn(self, conn: Connection) -> None:
+        # Of a connection that is open what we know of others from having seen them dialled.
+        stream = conn.probe.network_stream()
+        if stream is not None:
+            if attached(stream) is not conn:
+                self.watch(stream, conn)
+            if conn.peer is None:
+                conn.peer = seams.address(stream, "server_addr")
+                if conn.peer is not None and conn.peer.port is None:
+                    conn.transport = "unix"
+                # It may have been described without.
+                conn.described = None
+        conn.known = True
+
+    def met(self, exchange: Exchange, connection: Any) -> Connection | None:
+        """The pool handed *exchange* to a connection that we do not know: a hook of ours has failed it, or was paused.
+
+        None if it is none of the pool's, but one within such a one.
+        """
+        ledger = exchange.ledger
+        watch = ledger.process.ledgers.get(ledger)
+        pool = watch() if watch is not None else None
+        if pool is None or not any(listed is connection for listed in seams.connections(pool)):
+            return None
+        with self._lock:
+            if seams.network_stream(connection) is None:
+                self._create(ledger, pool, seams.origin(connection), connection, _now())
+            else:
+                count = seams.carried(connection)
+                self._adopt_connection(ledger, connection, seams.proxied(pool), busy=False, carried=count)
+        conn: Connection | None = attached(connection)
+        return conn if conn is not None and conn.ledger is ledger else None
 
     #: Set by the instrumentor: called as the first exchange begins.
     first_exchange: Callable[[], object] | None = None
@@ -270,16 +319,17 @@ class Observer:
     watch_body: Callable[[type], None]
     #: Likewise: a response's own type, where its stream is not closed by it.
     watch_response: Callable[[type], None]
+    #: Set by the hooks: put hooks there anew that went with somebody else's.
+    mend: Callable[[], None]
     #: Set by the hooks: listen to the trace events of an exchange, and stop.
     listen: Callable[[Exchange, Connection, bool], None]
     unlisten: Callable[[Exchange], None]
 
     def created(self, pool: Any, origin: Any, connection: Any) -> None:
         """The pool decided to open *connection*, and holds its lock."""
-        handle = attached(pool)
-        if handle is None or not handle.ledger.process.alive:
+        ledger: Ledger | None = attached(pool)
+        if ledger is None or not ledger.process.alive:
             return
-        ledger: Ledger = handle.ledger
         now = _now()
         # Who is missing from the list was dropped a moment ago: see core/ledger.py.
         gone = ledger.missing({attached(listed) for listed in seams.connections(pool)})
@@ -288,21 +338,29 @@ class Observer:
         for conn in list(ledger.live):
             if conn.multiplexed and conn.state is State.OPEN and conn.probe.goaway():
                 ledger.lost(conn, Reason.GOAWAY, now)
-        conn = ledger.created(seams.plain_origin(origin), now, seams.shared(connection))
-        # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
+        self._create(ledger, pool, seams.plain_origin(origin), connection, now)
+
+    def _create(self, ledger: Ledger, pool: Any, origin: Origin | None, connection: Any, at: int) -> None:
+        if origin is None:
+            return
+        reach, probe = seams.shared(connection), Probe(connection, seams.proxied(pool))
         own = CURRENT.get()
-        if own is not None and own.ledger is ledger and not own.waits_again:
-            conn.entered_at = own.started
-        if hasattr(pool, "handle_async_request"):
-            conn.loop = loops.running()
-        self._note(conn, connection, seams.proxied(pool))
+        loop = loops.running() if hasattr(pool, "handle_async_request") else None
+
+        def noted(conn: Connection) -> None:
+            conn.probe, conn.loop = probe, loop
+            # Until it is refused, nobody enters the pool's decision twice, and before that nobody waits.
+            if own is not None and own.ledger is ledger and not own.waits_again:
+                conn.entered_at = own.started
+            self._note(conn, connection)
+
+        ledger.created(origin, at, reach, noted)
 
     def pool_closing(self, pool: Any) -> None:
         """The pool is being closed."""
-        handle = attached(pool)
-        if handle is None or not handle.ledger.process.alive:
+        ledger: Ledger | None = attached(pool)
+        if ledger is None or not ledger.process.alive:
             return
-        ledger: Ledger = handle.ledger
         if self._call_sites is not None and any(conn.users for conn in list(ledger.live)):
             evidence.client_closed(ledger, self._call_sites.find(sys._getframe(1)))
         ledger.pool_closed(_now())
@@ -310,12 +368,12 @@ class Observer:
     def assigned(self, exchange: Exchange, conn: Connection, asynchronous: bool) -> bool:
         """The pool handed *exchange* to *conn*; whether that one may yet refuse it."""
         ledger = exchange.ledger
-        if conn.ledger is not ledger:
-            return False
         now = _now()
         ledger.waiting.pop(exchange, None)
         contended = bool(conn.users)
         ledger.acquired(conn, exchange, now)
+        if not conn.known and conn.state is _OPEN:
+            self._learn(conn)
         if conn.state is not _OPEN or conn.multiplexed:
             if conn.state is _DIALLING or conn.multiplexed:
                 evidence.assigned(exchange, conn, now)
@@ -345,6 +403,7 @@ class Observer:
         if conn.ledger.opened(conn, at):
             conn.opened_by = exchange.context
             conn.ledger.process.sink.opened(exchange, conn)
+            self._learn(conn)
 
     def looked_up(self, exchange: Exchange, lookup: Lookup) -> None:
         """A lookup is over."""
@@ -379,10 +438,17 @@ class Observer:
             self._upgraded(exchange, now)
             return
         stream = response.stream
-        if not attach(stream, Handle(exchange, self._dropped)):
+        try:
+            watch = Watch(stream, self.later.append)
+        except TypeError:
+            # Nor could we tell when it is gone.
+            watch = None
+        if watch is None or not attach(stream, exchange):
             exchange.over_at = now
             self.finish(exchange, None)
             return
+        watch.of = exchange
+        exchange.ledger.process.exchanges[exchange] = watch
         if id(type(stream)) not in self._bodies:
             self._know_body(type(stream))
         if not self._guard.failing or self._guard.trusts("end"):
@@ -447,12 +513,12 @@ class Observer:
                 conn.probe.watches(stream)
             self.watch_stream(type(stream))
 
-    def stream_closing(self, stream: Any) -> None:
-        """A network stream is being closed."""
+    def stream_closing(self, stream: Any) -> bool:
+        """A network stream is being closed. True: that is all there is to it."""
         conn = attached(stream)
         # A stream closed while dialling is one attempt's, not the connection.
         if conn is None or not conn.ready or conn.state is State.CLOSED or not conn.ledger.process.alive:
-            return
+            return True
         now = _now()
         own = by = CURRENT.get()
         if own is not None and loops.foreign(conn.loop):
@@ -482,10 +548,22 @@ class Observer:
         )
         if reason is not None:
             silent = user is not None and user.silent
-            if _collecting and _collecting == _ident():
-                self._dropped.put((self._closed, conn, now, silent))
+            if _collecting():
+                self.later.append((self._closed, conn, now, silent))
             else:
                 self._closed(conn, now, silent)
+        return True
+
+    def _closed_unseen(self, stream: Any) -> None:
+        # `stream_closing` was interrupted, has failed or is paused: it is closed, we do not know since when nor why.
+        conn = attached(stream)
+        if conn is None or not conn.ready or not conn.ledger.process.alive:
+            return
+        now = _now()
+        conn.doomed = conn.doomed or Reason.UNKNOWN
+        conn.ledger.closed(conn, now)
+        # It may have been closed, and that not have been told: it counts once.
+        self._closed(conn, now, silent=False)
 
     def _closed(self, conn: Connection, at: int, silent: bool) -> None:
         conn.ledger.process.sink.closed(conn, at, silent=silent)
@@ -524,22 +602,22 @@ class Observer:
     def _closed_once_more(self, exchange: Exchange) -> bool:
         again, response = evidence.owner(sys._getframe(3))
         if response is not None:
-            if not attach(response, Handle(exchange, self._dropped)):
+            if not attach(response, exchange):
                 return False
             self.watch_response(type(response))
         return again
 
     def response_closing(self, response: Any) -> None:
         """A response is being closed whose body the end of an iterator has closed before, or any other."""
-        handle = attached(response)
-        if handle is not None and not handle.exchange.finished and handle.exchange.over_at:
-            evidence.left(handle.exchange)
-            self.finish(handle.exchange, None)
+        exchange: Exchange | None = attached(response)
+        if exchange is not None and not exchange.finished and exchange.over_at:
+            evidence.left(exchange)
+            self.finish(exchange, None)
 
     def _left(self, exchange: Exchange, at: int) -> None:
         exchange.body_left(at)
         # Within the collector the stack is that of whoever happened to allocate.
-        if _collecting and _collecting == _ident():
+        if _collecting():
             return
         evidence.left(exchange)
         if at - exchange.headers_at >= SLOW:
@@ -554,11 +632,14 @@ class Observer:
     def finish(self, exchange: Exchange, error: BaseException | None) -> None:
         """Report *exchange*, once, and forget it."""
         process = exchange.ledger.process
-        if _collecting and _collecting == _ident():
-            exchange.finished = True
-            self._dropped.put((self._finish_late, exchange, error))
-            return
-        if process.exchanges.pop(exchange, exchange) is not None:
+        # As in `_collecting`, without a call.
+        for phase in _phases:
+            if phase is _STOP:
+                exchange.finished = True
+                self.later.append((self._finish_late, exchange, error))
+                return
+            break
+        if process.exchanges.pop(exchange, exchange) is exchange:
             return
         exchange.finished = True
         exchange.ledger.finished(exchange, exchange.over_at)
@@ -572,65 +653,106 @@ class Observer:
         finally:
             # Whatever could or could not be said of it, and whatever interrupted that.
             if exchange.span is not None:
-                process.sink.end(exchange)
+                if not process.sink.end(exchange):
+                    self._await_end(exchange)
                 exchange.span = None
         exchange.request_headers = exchange.response_headers = ()
         if not self.active:
             self._rest()
 
+    def _await_end(self, exchange: Exchange) -> None:
+        # If upstream is interrupted in the call that ends the span, it does not call again.
+        attach(exchange.span, _Unended(exchange.span, self.later, (self._end_unended, exchange)))
+
+    def _end_unended(self, exchange: Exchange, span: Any) -> None:
+        if exchange.ledger.process.alive:
+            exchange.span = span
+            if exchange.upstream_ended is None:
+                exchange.upstream_ended = exchange.wall + (exchange.headers_at or exchange.over_at)
+            exchange.ledger.process.sink.end(exchange)
+            exchange.span = None
+
     def _finish_late(self, exchange: Exchange, error: BaseException | None) -> None:
         try:
             self.finish(exchange, error)
         except BaseException:
+            self.later.append((self.let_go, exchange))
             self.let_go(exchange)
             self._guard.contain("collect")
 
     def let_go(self, exchange: Exchange) -> None:
-        """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open."""
+        """A hook of ours failed it: report nothing more of *exchange*, but end what we hold open. Idempotent.
+
+        Whoever calls this because something was interrupted puts it on `later` first, as this may be, too.
+        """
         process = exchange.ledger.process
         process.exchanges.pop(exchange, None)
         exchange.finished = True
         try:
-            process.sink.end(exchange)
+            if exchange.span is not None and not process.sink.end(exchange):
+                self._await_end(exchange)
+            exchange.span = None
         except BaseException:
             self._guard.contain("end", critical=True)
         finally:
-            exchange.span = None
             try:
                 self._guard(self.unlisten, exchange)
             finally:
-                self._guard(exchange.ledger.finished, exchange, _now())
+                self._guard(self._forget, exchange)
         if not self.active:
             self._guard(self._rest)
 
-    def later(self, function: Callable[[], object]) -> None:
-        """Have *function* called when nothing of now is under way: as the next request begins, at the latest."""
-        self._dropped.put((function,))
+    def _forget(self, exchange: Exchange) -> None:
+        exchange.ledger.finished(exchange, _now())
+
+    def give_up(self, outer: Exchange | None, exchange: Exchange | None, current: Exchange | None) -> None:
+        """As `abandon`, later: *current* was inside the pool."""
+        exchange = exchange if exchange is not None else current
+        if exchange is not None and exchange is not outer and (not exchange.finished or exchange.span is not None):
+            self.let_go(exchange)
 
     def collect(self) -> None:
-        """Deal with what the garbage collector has finalised."""
-        if _collecting and _collecting == _ident():
-            return
-        # Not in the context of whoever comes by: that may be suppressed, or another request's.
-        contextvars.Context().run(self._collect)
+        """Deal with what there was no time for, and with what the garbage collector has finalised."""
+        if not _collecting():
+            # Not in the context of whoever comes by: that may be suppressed, or another request's.
+            contextvars.Context().run(self._collect)
 
     def _collect(self) -> None:
-        while True:
+        taken: list[Any] = []
+        # Those that are there now: one that fails may put itself there again.
+        for _ in range(len(self.later)):
             try:
-                dropped = self._dropped.get_nowait()
-            except Empty:
+                # In one step: what is interrupted between taking something and having it would lose that.
+                taken.extend(islice(iter(self.later.popleft, None), 1))
+            except IndexError:
+                # Another thread has it.
                 return
-            if isinstance(dropped, tuple):
-                function, *args = dropped
-                self._guard(function, *args)
-            elif isinstance(dropped, Exchange):
-                if not dropped.finished and dropped.ledger.process.alive:
-                    self._forgotten(dropped, leaked=not dropped.over_at)
-            else:
-                self._guard(self._pool_dropped, dropped)
+            except BaseException:
+                self.later.extend(taken)
+                raise
+            try:
+                self._deal_with(taken[0])
+            except BaseException:
+                self.later.extend(taken)
+                raise
+            taken.clear()
+
+    def _deal_with(self, what: Any) -> None:
+        if isinstance(what, tuple):
+            function, *args = what
+            self._guard(function, *args)
+        elif type(what) is weakref.ref:
+            # Of a hook: see `Patches`.
+            self._guard(self.mend)
+        elif not isinstance(what, Watch):
+            self._guard(self._closed_unseen, what)
+        elif isinstance(what.of, Ledger):
+            self._guard(self._pool_dropped, what.of)
+        elif not what.of.finished and what.of.ledger.process.alive:
+            self._forgotten(what.of, leaked=not what.of.over_at)
 
     def _pool_dropped(self, ledger: Ledger) -> None:
-        if ledger.process.ledgers.pop(ledger, ledger) is None:
+        if ledger.process.ledgers.pop(ledger, None) is not None:
             now = _now()
             for conn in ledger.abandoned():
                 ledger.process.sink.closed(conn, now, silent=False)
@@ -646,6 +768,7 @@ class Observer:
                 exchange.ledger.leaked(exchange, now)
             self.finish(exchange, None)
         except BaseException:
+            self.later.append((self.let_go, exchange))
             self.let_go(exchange)
             self._guard.contain("collect")
 

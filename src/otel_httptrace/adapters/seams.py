@@ -34,6 +34,10 @@ _get: Final = object.__getattribute__
 _set: Final = object.__setattr__
 
 
+#: What we put on a thing, by `KEY`: `attached`, for hooks that every request goes through, and without its answer.
+stored: Final = _get
+
+
 def attached(thing: object) -> Any:
     """What we put on *thing*; None if nothing."""
     try:
@@ -49,6 +53,24 @@ def attach(thing: object, value: object) -> bool:
     except (AttributeError, TypeError):
         return False
     return True
+
+
+def attach_unless(thing: object, value: T, stands: Callable[[T], bool]) -> T | None:
+    """Put *value* on *thing*, unless what is there *stands*; what is there then, None where that is not possible."""
+    for _ in range(8):
+        try:
+            there: T = _get(thing, KEY)
+        except AttributeError:
+            # From finding nothing to this is one step: no signal handler comes in between.
+            try:
+                _set(thing, KEY, value)
+            except (AttributeError, TypeError):
+                return None
+            return value
+        if stands(there):
+            return there
+        object.__delattr__(thing, KEY)
+    return None
 
 
 def limits(pool: object, counts_only_idle: bool) -> Limits:
@@ -96,8 +118,9 @@ class Probe:
     def readable(self) -> bool | None:
         """Whether the socket is readable, as the pool itself asks it; None if not known."""
         stream = self._stream()
-        answer = stream.get_extra_info("is_readable") if stream is not None else None
-        return None if answer is None else bool(answer)
+        # Closed already, it may raise: trio's does.
+        said = answer(lambda: stream.get_extra_info("is_readable")) if stream is not None else None
+        return None if said is None else bool(said)
 
     def goaway(self) -> bool:
         """Whether HTTP/2 has retired it: ``_connection_terminated`` or ``_used_all_stream_ids``."""
@@ -113,8 +136,12 @@ class Probe:
         return None if ours is None else str(ours) == "IDLE"
 
     def stream(self) -> Any:
-        """The network stream; None if it is gone."""
+        """The network stream that is watched; None if it is gone."""
         return self._stream()
+
+    def network_stream(self) -> Any:
+        """Its network stream, once it is connected: see below; None if not known."""
+        return network_stream(self._connection())
 
     def streams(self) -> tuple[int | None, int | None]:
         """On HTTP/2, how many streams are open and may be: ``_events``, ``_max_streams``; None if not known."""
@@ -144,6 +171,12 @@ def innermost(connection: object) -> Any:
 def network_stream(connection: object) -> Any:
     """The network stream of an open connection: ``_network_stream``; None if not known."""
     return getattr(innermost(connection), "_network_stream", None)
+
+
+def carried(connection: object) -> int | None:
+    """How many requests it has carried: ``_request_count``; None if not known."""
+    count = getattr(innermost(connection), "_request_count", None)
+    return count if isinstance(count, int) else None
 
 
 def multiplexes(connection: object) -> bool:
@@ -231,10 +264,9 @@ class Patches:
 
     def __init__(self) -> None:
         self._replaced: dict[int, _Owner] = {}
-        #: Whether something of ours was dropped, and `mend` has work.
-        self.lost = False
-        #: Called as that happens, which may be anywhere.
-        self.on_lost: Callable[[], object] = _nothing
+        #: Called with a reference to each wrapper that is dropped, which may be anywhere: no Python (see `Watch`).
+        self.on_dropped: Callable[[weakref.ref[Any]], object] | None = None
+        self._restored = False
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Replace *owner*'s attribute *name* by ``make(original)``, once, and anew where that was dropped.
@@ -243,6 +275,9 @@ class Patches:
             AttributeError: there is no such attribute.
             TypeError: *owner* cannot be patched (a type implemented in C).
         """
+        if self._restored:
+            # A hook that was at work when all was put back.
+            return
         known = self._replaced.get(id(owner))
         earlier = None if known is None else known.wrappers.get(name)
         if earlier is not None and earlier.wrapper() is not None:
@@ -253,8 +288,9 @@ class Patches:
         if known is None:
             replaced, key = self._replaced, id(owner)
             known = replaced.setdefault(key, _Owner(weakref.ref(owner, lambda _: replaced.pop(key, None)), {}))
-        # The wrapper lives on the owner, and holds the original.
-        ours = _Replaced(weakref.ref(wrapper, self._dropped), inherited, make)
+        # Noted before it is done, so that whatever interrupts this, it is undone at the end. The wrapper
+        # lives on the owner, and holds the original: one that did not get there is dead, and made anew.
+        ours = _Replaced(weakref.ref(wrapper, self.on_dropped), inherited, make)
         if earlier is not None and known.wrappers.get(name) is earlier:
             del known.wrappers[name]
         try:
@@ -262,17 +298,16 @@ class Patches:
             if known.wrappers.setdefault(name, ours) is ours:
                 setattr(owner, name, wrapper)
         except BaseException:
+            # Its traceback may keep the wrapper.
             if known.wrappers.get(name) is ours and vars(owner).get(name) is not wrapper:
                 del known.wrappers[name]
             raise
-
-    def _dropped(self, _: object) -> None:
-        self.lost = True
-        self.on_lost()
+        if self._restored:
+            # Meanwhile, in another thread, which may not have seen this one.
+            _put_back(owner, name, wrapper, inherited=inherited)
 
     def mend(self) -> None:
         """Put everything that was dropped there anew."""
-        self.lost = False
         for known in list(self._replaced.values()):
             owner = known.owner()
             if owner is None:
@@ -304,24 +339,30 @@ class Patches:
             (owner, name)
             for known in list(self._replaced.values())
             if (owner := known.owner()) is not None
-            for name in list(known.wrappers)
+            for name, replaced in list(known.wrappers.items())
+            if replaced.wrapper() is not None
         ]
 
     def restore(self) -> None:
-        """Put every original back; what somebody has wrapped since stays, and is inert."""
+        """Put every original back, for good; what somebody has wrapped since stays, and is inert."""
+        self._restored = True
         for known in list(self._replaced.values()):
             owner = known.owner()
             if owner is None:
                 continue
-            for name, replaced in known.wrappers.items():
+            for name, replaced in list(known.wrappers.items()):
                 wrapper = replaced.wrapper()
-                if wrapper is None or vars(owner).get(name) is not wrapper:
-                    continue
-                if replaced.inherited:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, wrapper.__wrapped__)
+                if wrapper is not None:
+                    _put_back(owner, name, wrapper, inherited=replaced.inherited)
         self._replaced.clear()
+
+
+def _put_back(owner: Any, name: str, wrapper: Any, *, inherited: bool) -> None:
+    if vars(owner).get(name) is wrapper:
+        if inherited:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, wrapper.__wrapped__)
 
 
 class _Replaced(NamedTuple):

@@ -33,7 +33,7 @@ def main() -> NoReturn:
         )
         sys.exit(2)
     _usable_streams()
-    from .group import run  # noqa: PLC0415 - only now is it known that this can be imported
+    from .app import run  # noqa: PLC0415 - only now is it known that this can be imported
 
     sys.exit(run(sys.argv[1:]))
 

@@ -19,7 +19,7 @@ import stat
 from pathlib import Path
 from typing import IO, Any, Final, TextIO, cast
 
-from .problem import Problem
+from .errors import Problem
 
 #: As many as Linux follows.
 _LINKS: Final = 40

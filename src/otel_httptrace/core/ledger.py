@@ -37,7 +37,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -159,7 +159,8 @@ class Connection(NotCopied):
 
     __slots__ = (
         "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
-        "explained_by", "id", "idle_since", "inherited", "leaked_by", "leaked_since", "ledger", "loop", "multiplexed",
+        "explained_by", "id", "idle_since", "inherited", "known", "leaked_by", "leaked_since", "ledger", "loop",
+        "multiplexed",
         "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted",
         "unseen", "user", "users", "version",
     )  # fmt: skip
@@ -210,6 +211,8 @@ class Connection(NotCopied):
         self.leaked_since = 0
         #: For the adapter, opaque here: how to ask whether its socket is readable.
         self.probe: Any = None
+        #: Likewise: whether its network stream is watched, so that its end will be seen.
+        self.known = False
         #: Likewise: in which event loop it is opened, if any.
         self.loop: Any = None
         #: Opened before a fork, by another process.
@@ -266,9 +269,10 @@ class Process:
     sink: Sink
 
     def __init__(self, max_origins: int = 10_000) -> None:
-        #: Everything under way, in the order in which it began.
-        self.exchanges: dict[Exchange, None] = {}
-        self.ledgers: dict[Ledger, None] = {}
+        #: Everything under way, in the order in which it began. For the adapter, opaque here: what watches its body.
+        self.exchanges: dict[Exchange, Any] = {}
+        #: For the adapter, opaque here: what watches the pool.
+        self.ledgers: dict[Ledger, Any] = {}
         #: False in a child process: what is under way is the parent's.
         self.alive = True
         self._connected: OrderedDict[Origin | Shared, None] = OrderedDict()
@@ -297,7 +301,15 @@ class Process:
             return Reason.UNKNOWN if self._forgot else Reason.FIRST_CONNECTION
 
 
-class Ledger:
+#: Does with a new connection what makes it part of the pool.
+Noted = Callable[[Connection], object]
+
+
+def _nowhere(conn: Connection) -> None:
+    pass
+
+
+class Ledger(NotCopied):
     """One pool: its connections, and those it lost.
 
     Args:
@@ -329,25 +341,63 @@ class Ledger:
 
     # Opening.
 
-    def adopted(self, origin: Origin, at: int, *, busy: bool, reach: Shared | None = None) -> Connection:
-        """A connection was there before we were, *busy* or not: what it did is not known."""
+    def adopted(
+        self,
+        origin: Origin,
+        at: int,
+        *,
+        busy: bool,
+        reach: Shared | None = None,
+        carried: int | None = None,
+        noted: Noted = _nowhere,
+    ) -> Connection:
+        """A connection was there before we were, *busy* or not; how many requests it has *carried* may not be known.
+
+        Args:
+            origin: what it was opened for.
+            at: when we came.
+            busy: whether somebody holds it whom we do not see.
+            reach: which requests it could carry, if not only those to *origin*.
+            carried: None if that is not known.
+            noted: does with it what makes it part of the pool. If that fails, it never was.
+        """
         with self.lock:
             conn = Connection(self, origin, self.process.number(), at, reach)
             conn.move(State.OPEN)
-            conn.carried, conn.unseen = None, busy
-            if not busy:
-                self.idle[conn] = None
-            self.live[conn] = None
+            conn.carried, conn.unseen = carried, busy
             self._remember(conn.reach)
             self.process.connected(conn.reach)
+            try:
+                if not busy:
+                    self.idle[conn] = None
+                self.live[conn] = None
+                noted(conn)
+            except BaseException:
+                self.live.pop(conn, None)
+                self.idle.pop(conn, None)
+                raise
             return conn
 
-    def created(self, origin: Origin, at: int, reach: Shared | None = None) -> Connection:
-        """The pool decided to open a connection; who went missing has been reported to `missed`."""
+    def created(self, origin: Origin, at: int, reach: Shared | None = None, noted: Noted = _nowhere) -> Connection:
+        """The pool decided to open a connection; who went missing has been reported to `missed`.
+
+        Args:
+            origin: what for.
+            at: when.
+            reach: which requests it could carry, if not only those to *origin*.
+            noted: does with it what makes it part of the pool. If that fails, it never was.
+        """
         with self.lock:
             conn = Connection(self, origin, self.process.number(), at, reach)
-            conn.open_reason = self._explain(conn, at)
-            self.live[conn] = None
+            try:
+                conn.open_reason = self._explain(conn, at)
+                self.live[conn] = None
+                noted(conn)
+            except BaseException:
+                self.live.pop(conn, None)
+                if conn.explained_by is not None:
+                    self._note_loss(conn.explained_by)
+                raise
             return conn
 
     def _explain(self, new: Connection, at: int) -> Reason:
@@ -408,12 +458,13 @@ class Ledger:
                 conn.unseen, was_idle = False, True
             if conn.user is None or not conn.users:
                 conn.user = exchange
+        # Before it is noted there: so whatever interrupts this, its end takes it from there.
+        exchange.conn, exchange.holds = conn, True
         conn.users[exchange] = None
         if was_idle:
             exchange.was_idle = True
             if conn.idle_since:
                 exchange.idle = at - conn.idle_since
-        exchange.conn, exchange.holds = conn, True
 
     def carries(self, conn: Connection, exchange: Exchange) -> None:
         """The request of *exchange* is on *conn*: the connection did take it."""

@@ -38,5 +38,5 @@ class Sink(Protocol):
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """The exchange is over, by *error* if it failed: say what is to be said of it."""
 
-    def end(self, exchange: Exchange) -> None:
-        """Nothing more will be said of it, whatever became of `describe`."""
+    def end(self, exchange: Exchange) -> bool:
+        """Nothing more will be said of it, whatever became of `describe`. False: its span is not over."""

@@ -249,8 +249,8 @@ class Exchange:
     __slots__ = (
         "acquired_at", "bytes_read", "carried", "carried_before", "close_reason", "closed_at", "closed_via", "conn",
         "context", "dial", "ended", "ends_early", "error", "evidence", "extensions", "failed_phase", "finished",
-        "headers_at", "holds", "http_version", "idle", "last_byte_at", "ledger", "longest_wait", "made_at", "method",
-        "outcome", "over_at", "pool", "read_wait", "reading_since", "received", "request", "request_headers",
+        "headers_at", "holds", "http_version", "idle", "iterated", "last_byte_at", "ledger", "longest_wait", "made_at",
+        "method", "outcome", "over_at", "pool", "read_wait", "reading_since", "received", "request", "request_headers",
         "response_headers", "reused", "send_at", "silent", "span", "started", "status", "target", "upgraded",
         "upstream_ended", "wait_at", "waits_again", "wall", "was_idle",
     )  # fmt: skip
@@ -289,8 +289,9 @@ class Exchange:
         self.request_headers: Any = ()
         self.response_headers: Any = ()
 
-        #: Whether the end of the message was read, which need not be the end of the exchange.
-        self.ended = False
+        #: Whether the body was iterated; whether the end of the message was read, which need not be the end of the
+        #: exchange.
+        self.iterated = self.ended = False
         self.outcome: str | None = None
         self.failed_phase: str | None = None
         self.error: str | None = None
@@ -359,26 +360,27 @@ class Exchange:
         if self.dial is not None and not self.send_at:
             self.dial.over(at, self.error, failed=True)
 
-    # The body. These two are called for every part, with no guard around them:
-    # they add integers, and nothing else.
+    # The body. These two are called for every part: they add integers, and nothing else.
 
     def body_read(self, at: int, size: int) -> None:
         """A part of the body came, of *size* bytes."""
-        waited = at - self.reading_since
-        self.read_wait += waited
-        if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
-            self.longest_wait = waited
-        self.reading_since = 0
+        if self.reading_since:
+            waited = at - self.reading_since
+            self.read_wait += waited
+            if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
+                self.longest_wait = waited
+            self.reading_since = 0
         self.last_byte_at = at
         self.bytes_read += size
 
     def body_ended(self, at: int) -> None:
         """The body was read to its end."""
-        waited = at - self.reading_since
-        self.read_wait += waited
-        if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
-            self.longest_wait = waited
-        self.reading_since = 0
+        if self.reading_since:
+            waited = at - self.reading_since
+            self.read_wait += waited
+            if waited > self.longest_wait:  # noqa: PLR1730 - max() is a call
+                self.longest_wait = waited
+            self.reading_since = 0
         if not self.over_at:
             self.ended, self.outcome, self.over_at = True, COMPLETE, at
 

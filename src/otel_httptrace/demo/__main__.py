@@ -20,13 +20,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from rich.console import Console
 from rich.rule import Rule
 
-from ..cli.output import console as console_for
 from ..report import TOKEN_HEADER, text
 from ..report.analysis import analyze
 from ..report.forward import Forwarder
 from ..report.otlp import from_protobuf
 from ..report.receiver import Batch, Receiver, new_token
 from ..report.rows import Row, rows
+from ..report.terminal import console as console_for
 from ..telemetry import names
 from .server import Server
 

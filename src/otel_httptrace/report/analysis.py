@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..telemetry import names
+from .facts import broke, cause, failed_by
 from .findings import Thresholds
 from .rows import Row
 from .summary import Origin, Quantiles, Report
@@ -20,6 +21,7 @@ from .verdicts import Verdicts
 
 _OTHER: Final = "_other"
 _MAX_ORIGINS: Final = 1000
+_MAX_NAMES: Final = 100
 
 
 def analyze(rows: Iterable[Row], thresholds: Thresholds | None = None, timeline: int = 10_000) -> Report:
@@ -120,6 +122,12 @@ class Analysis:
             value = known.get(name)
             if value is not None:
                 counter[value] += 1
+        if row.status is not None and (row.status in origin.statuses or len(origin.statuses) < _MAX_NAMES):
+            origin.statuses[row.status] += 1
+        if broke(row):
+            for counted, what in ((origin.error_types, failed_by(row)), (origin.failed_causes, cause(row))):
+                if what is not None:
+                    counted[what if what in counted or len(counted) < _MAX_NAMES else _OTHER] += 1
         times = origin.phases
         for phase, seconds in row.phases.items():
             if phase not in times:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
+from .units import count
+
 
 class Severity(IntEnum):
     """How bad it is: the worse, the greater."""
@@ -37,6 +39,32 @@ class Evidence(NamedTuple):
     what: str
 
 
+class Rival(NamedTuple):
+    """Another cause that the facts do not exclude.
+
+    Args:
+        cause: what it is.
+        decided_by: the fact that would exclude it.
+        requests: of how many requests it may be the cause.
+    """
+
+    cause: str
+    decided_by: str
+    requests: int
+
+    @property
+    def sentence(self) -> str:
+        """What else it may be, and what would tell."""
+        return f"or: {self.cause} ({count(self.requests, 'request')}); ruled out by: {self.decided_by}"
+
+
+class Share(NamedTuple):
+    """How many of a finding's requests went to a server."""
+
+    origin: str
+    requests: int
+
+
 @dataclass(frozen=True)
 class Finding:
     """One verdict.
@@ -53,6 +81,9 @@ class Finding:
         line: the application's line, ``path:line in function``; ``via`` the library's in between.
         evidence: requests to look at.
         numbers: what the sentence says, for machines.
+        rivals: other causes that the facts do not exclude; none if it is certain.
+        origins: which servers, most requests first.
+        harmless: whether it comes last, for it is rare and costs next to nothing.
     """
 
     verdict: str
@@ -69,11 +100,9 @@ class Finding:
     via: str | None = None
     evidence: tuple[Evidence, ...] = ()
     numbers: dict[str, Any] | None = None
-
-    @property
-    def rank(self) -> tuple[int, int, float]:
-        """Worst first, if sorted in reverse: severity, then what it concerns, then what it costs."""
-        return (self.severity, self.requests, self.seconds)
+    rivals: tuple[Rival, ...] = ()
+    origins: tuple[Share, ...] = ()
+    harmless: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +124,12 @@ class Thresholds:
         receive: seconds of a response body.
         wait: seconds from the request written to the response headers.
         server_closed: connections opened because the server had closed an idle one.
+        reopened: connections opened anew for one of the other reasons.
+        stall: seconds for which this process stood still.
+        crossed: seconds from the request written to the connection closed, within which the two may have crossed.
+        gap: seconds without a byte within a response body.
+        statuses: responses of one server with status 5xx or 429.
+        cancelled: cancelled requests: fewer are told last.
     """
 
     lost_connections: int = 2
@@ -110,6 +145,12 @@ class Thresholds:
     receive: float = 10.0
     wait: float = 5.0
     server_closed: int = 2
+    reopened: int = 3
+    stall: float = 0.1
+    crossed: float = 0.05
+    gap: float = 5.0
+    statuses: int = 3
+    cancelled: int = 3
 
     @classmethod
     def parse(cls, settings: dict[str, str]) -> Thresholds:

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..telemetry import described, names
+from . import evidence
 from .spans import Link, Source, Span
 
 #: The phases of a request in their order, each with the attribute that has its time.
@@ -72,6 +73,8 @@ class Row:
         phases: seconds by phase, those that were observed.
         timed: whether ``start`` and ``duration`` can be; if not, the phases are all that is known.
         impossible: how many of its spans have times that cannot be.
+        parent_id: hexadecimal, of the span that it was made in; empty for a root.
+        target: method, origin and path, to know the same request again; not to be shown.
     """
 
     name: str
@@ -89,6 +92,8 @@ class Row:
     steps: list[Step] = field(default_factory=list)
     timed: bool = True
     impossible: int = 0
+    parent_id: str = ""
+    target: str = ""
 
     @property
     def observed(self) -> bool:
@@ -225,6 +230,8 @@ class Assembler:
             links=span.links,
             timed=timed,
             impossible=not timed,
+            parent_id=span.parent_id,
+            target=_target(span.name, attributes),
         )
         if attributes.get(names.BODY_OUTCOME) == "never_closed" and not round(row.phases.get("receive", 1.0) * 1e6):
             # Nobody began to.
@@ -274,6 +281,7 @@ _TYPES: Final[dict[str, type]] = {
         attribute.name: {"boolean": bool, "int": int, "double": float, "string": str}[attribute.type.partition(",")[0]]
         for attribute in described.REQUEST
     },
+    **evidence.TYPES,
     "http.response.status_code": int,
     "http.status_code": int,
 }
@@ -316,6 +324,11 @@ def origin(attributes: dict[str, Any]) -> str:
     url = attributes.get("url.full") or attributes.get("http.url")
     start = _AUTHORITY.match(url) if isinstance(url, str) else None
     return _origin(start.group()) if start is not None else ""
+
+
+def _target(name: str, attributes: dict[str, Any]) -> str:
+    url = attributes.get("url.full") or attributes.get("http.url")
+    return f"{name} {url.partition('?')[0]}" if isinstance(url, str) else ""
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ..telemetry import names
+from . import evidence
 from .findings import Finding
 from .rows import Row
 from .summary import Origin, Quantiles, Report
@@ -22,7 +23,7 @@ _SHOWN: Final = frozenset(
     value
     for name, value in vars(names).items()
     if name.isupper() and isinstance(value, str) and not name.startswith(("METRIC_", "SPAN_", "LINK", "UPSTREAM"))
-)
+) | frozenset(evidence.TYPES)
 
 
 def dumps(report: Report) -> str:
@@ -58,6 +59,7 @@ def document(report: Report) -> dict[str, Any]:
         "foreign_spans": report.foreign,
         "requests": report.requests,
         "unobserved_requests": report.unobserved,
+        "failures": report.failures,
         "unsent_processes": report.unsent_processes,
         "unsent_spans": report.unsent_spans,
         "started": report.started,
@@ -87,6 +89,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "line": finding.line,
         "via": finding.via,
         "numbers": finding.numbers or {},
+        "rivals": [rival._asdict() for rival in finding.rivals],
+        "origins": [share._asdict() for share in finding.origins],
         "evidence": [evidence._asdict() for evidence in finding.evidence],
     }
 
@@ -105,6 +109,9 @@ def _origin(origin: Origin) -> dict[str, Any]:
         "close_reasons": dict(origin.close_reasons),
         "outcomes": dict(origin.outcomes),
         "failed_phases": dict(origin.failed_phases),
+        "error_types": dict(origin.error_types),
+        "failed_causes": dict(origin.failed_causes),
+        "statuses": {str(status): number for status, number in sorted(origin.statuses.items())},
         "phases": {phase: _quantiles(times) for phase, times in origin.phases.items()},
     }
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from .findings import Finding, Thresholds
 from .rows import Row
-from .units import count
+from .units import count, listed
 
 _GROWTH: Final = 1.02
 _LOG: Final = math.log(_GROWTH)
@@ -61,6 +61,9 @@ class Origin:
         open_reasons: connections opened, by why; ``close_reasons`` those closed by how a request went.
         outcomes: response bodies, by how they ended.
         failed_phases: requests that got no response, failed or cancelled, by where that was.
+        error_types: requests that failed, by the exception that the application saw; ``failed_causes`` by what was
+            behind it, where that is known.
+        statuses: responses, by their status.
     """
 
     name: str
@@ -75,6 +78,14 @@ class Origin:
     close_reasons: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     failed_phases: Counter[str] = field(default_factory=Counter)
+    error_types: Counter[str] = field(default_factory=Counter)
+    failed_causes: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def bad_statuses(self) -> Counter[int]:
+        """Of the statuses those that are errors: 4xx and 5xx."""
+        return Counter({status: number for status, number in self.statuses.items() if status >= 400})
 
     @property
     def reuse(self) -> float | None:
@@ -119,6 +130,22 @@ class Report:
     problems: tuple[str, ...] = ()
     unsent_processes: int = 0
     unsent_spans: int = 0
+
+    @property
+    def failures(self) -> str:
+        """A sentence on what failed, whatever the findings are; empty if nothing did."""
+        errors: Counter[str] = sum((origin.error_types for origin in self.origins), Counter())
+        statuses: Counter[int] = sum((origin.bad_statuses for origin in self.origins), Counter())
+        failed, bad = sum(errors.values()), sum(statuses.values())
+        told = []
+        if failed:
+            told.append(f"{failed:,} of {count(self.requests, 'request')} failed: {listed(errors)}")
+        if bad:
+            good: Counter[int] = sum((origin.statuses for origin in self.origins), Counter())
+            answers = sum(good.values())
+            were = "was an error" if bad == 1 else "were errors"
+            told.append(f"{bad:,} of {count(answers, 'response')} {were}: {listed(statuses)}")
+        return "; ".join(told)
 
     @property
     def unsent(self) -> str:

@@ -21,6 +21,7 @@ from rich.text import Text
 from ..telemetry import names
 from .findings import Finding, Severity
 from .printable import printable
+from .quote import quoted
 from .rows import PHASES, Row
 from .summary import Origin, Quantiles, Report
 from .units import count, seconds, share
@@ -78,6 +79,8 @@ def summarize(report: Report, console: Console) -> None:
     console.print(_heading(report, console.width))
     for problem in (*report.problems, *filter(None, [report.unsent])):
         console.print(_beside(Text("!", style="bold red"), Text(printable(problem))))
+    if report.failures:
+        console.print(Text(_hung(printable(report.failures), console.width), style="bold red"))
     console.print()
     console.print(_findings(report.findings, report, console.width))
     for origin in report.origins[:_MAX_ORIGINS]:
@@ -137,13 +140,7 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
             if report.requests > report.unobserved
             else "nothing to judge"
         )
-        failed = sum(origin.failed for origin in report.origins)
-        if failed:
-            # No verdict is no all-clear.
-            where = sum((origin.failed_phases for origin in report.origins), Counter())
-            phases = f" (in {_counted(where).plain})" if where else ""
-            nothing = f"no verdict applies, but {failed:,} of {count(report.requests, 'request')} failed{phases}"
-        return Text(nothing, style="yellow" if failed else "green" if report.requests else "")
+        return Text(nothing, style="yellow" if report.failures else "green" if report.requests else "")
     parts: list[RenderableType] = []
     for number, finding in enumerate(findings, 1):
         word, style = _SEVERITY[finding.severity]
@@ -157,15 +154,23 @@ def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> Rend
         )
         lines = Group(
             Text(printable(finding.sentence)),
+            *_source(finding),
             _beside(Text("=>", style="bold green"), Text(printable(finding.advice))),
             Text(
                 f"{finding.sure.value}: {printable(finding.because)}; criterion: {printable(finding.criterion)}",
                 style="dim",
             ),
+            *(Text(printable(rival.sentence), style="dim") for rival in finding.rivals),
             *(_evidence(finding, width - 3)),
         )
         parts.append(Padding(lines, (0, 0, 0, 3)))
     return Group(*parts)
+
+
+def _source(finding: Finding) -> Iterator[RenderableType]:
+    line = quoted(finding.line)
+    if line is not None:
+        yield _beside(Text("|", style="dim"), Text(printable(line), style="bold"))
 
 
 def _evidence(finding: Finding, width: int) -> Iterator[RenderableType]:
@@ -194,6 +199,14 @@ def _origin(origin: Origin, width: int) -> RenderableType:
         ("closed because", origin.close_reasons),
         ("bodies", origin.outcomes),
         (f"{' or '.join(how) or 'failed'} in", origin.failed_phases),
+        ("errors", origin.error_types),
+        ("caused by", origin.failed_causes),
+        (
+            "statuses",
+            Counter({str(status): number for status, number in origin.statuses.items()})
+            if origin.bad_statuses
+            else None,
+        ),
     ):
         if counted:
             counts.add_row(title, _counted(counted))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def seconds(value: float) -> str:
     """Three digits and a unit: ``5.0 s``, ``12.3 ms``, ``85 µs``; hours and minutes where there are many."""
@@ -29,6 +32,14 @@ def spread(least: float, most: float) -> str:
 def count(number: int, what: str, many: str | None = None) -> str:
     """``1 request``, ``1,200 requests``."""
     return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def listed(counted: Mapping[Any, int], most: int = 6) -> str:
+    """``ReadError x 3, 500 x 2``: the most frequent first, and how many more there are."""
+    first = sorted(counted.items(), key=lambda entry: -entry[1])
+    told = ", ".join(f"{name} x {number:,}" for name, number in first[:most])
+    rest = sum(number for _, number in first[most:])
+    return f"{told} and {rest:,} more" if rest else told
 
 
 def share(part: int, whole: int) -> str:

@@ -233,6 +233,8 @@ class Metrics:
         if not conn.counted or conn.close_reason is None:
             # It was there before we were, or was opened under suppression.
             return
+        # Told again, where something of the application's came in between, it counts once.
+        conn.counted = False
         reason = conn.close_reason.value
         self._add(conn.origin, ("closed", reason))
         described = self._described(conn.origin)

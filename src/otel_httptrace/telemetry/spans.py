@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 from opentelemetry import context as context_api
@@ -84,12 +85,14 @@ class Spans:
             return
 
         def end(end_time: int | None = None) -> None:
-            exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
-            if exchange.finished:
-                try:
+            try:
+                exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
+                if exchange.finished:
                     self._end(span, exchange)
-                except BaseException:
-                    self._guard.contain("end", critical=True)
+            except BaseException:
+                if exchange.upstream_ended is None:
+                    exchange.upstream_ended = exchange.wall + exchange.headers_at
+                self._guard.contain("end", critical=True)
 
         try:
             span.end = end
@@ -107,11 +110,15 @@ class Spans:
                     type(span).__qualname__,
                 )
 
-    def end(self, exchange: Exchange) -> None:
-        """End the request span, unless upstream has yet to do so."""
+    def end(self, exchange: Exchange) -> bool:
+        """End the request span, if it was kept open; False: not before upstream has done so."""
         span = exchange.span
-        if span is not None and exchange.upstream_ended is not None:
+        if span is None:
+            return True
+        if exchange.upstream_ended is not None:
             self._end(span, exchange)
+            return True
+        return "end" not in getattr(span, "__dict__", ())
 
     def _end(self, span: Any, exchange: Exchange) -> None:
         # Whoever takes the attribute away ends the span: once, in any order.
@@ -129,6 +136,8 @@ class Spans:
             span.end(at)
         except BaseException:
             if span.is_recording():
+                # Once more, as nobody else will.
+                span.end(at)
                 raise
             # It is over, and what its processor made of that is not ours.
             self._guard.contain("on_end")
@@ -218,9 +227,8 @@ class Spans:
 
     def _getconn(self, exchange: Exchange, ended: int) -> Context:
         described = attributes.getconn(exchange)
-        span = self._start(exchange, names.SPAN_GETCONN, exchange.started, described, None)
-        self._finish(exchange, span, ended, described.get(names.ERROR_TYPE))
-        return trace.set_span_in_context(span)
+        error = described.get(names.ERROR_TYPE)
+        return self._child(exchange, names.SPAN_GETCONN, exchange.started, ended, described, error)
 
     def _dial(self, exchange: Exchange, parent: Context | None) -> None:
         dial = exchange.dial
@@ -255,25 +263,33 @@ class Spans:
         described: dict[str, Any],
         error: str | None = None,
         parent: Context | None = None,
-    ) -> None:
+    ) -> Context:
+        # Answers the context of its own children.
         if error is not None:
             described[names.ERROR_TYPE] = error
-        self._finish(
-            exchange, self._start(exchange, name, started, described, parent), ended or exchange.over_at, error
-        )
-
-    def _start(
-        self, exchange: Exchange, name: str, started: int, described: dict[str, Any], parent: Context | None
-    ) -> Span:
-        return self._tracer.start_span(
-            name,
+        over = exchange.wall + (ended or exchange.over_at)
+        start = partial(
+            self._tracer.start_span,
             context=parent if parent is not None else trace.set_span_in_context(exchange.span),
             kind=SpanKind.INTERNAL,
             attributes=described,
             start_time=exchange.wall + started,
         )
-
-    def _finish(self, exchange: Exchange, span: Span, ended: int, error: str | None) -> None:
-        if error is not None:
-            span.set_status(Status(StatusCode.ERROR))
-        span.end(exchange.wall + ended)
+        made: list[Span] = []
+        try:
+            # Started and noted in one step: a signal handler of the application's that raised in between would
+            # leave it open for good.
+            made.extend(map(start, (name,)))
+            if error is not None:
+                made[0].set_status(Status(StatusCode.ERROR))
+            within = trace.set_span_in_context(made[0])
+        finally:
+            for span in made:
+                try:
+                    span.end(over)
+                except BaseException:  # noqa: PERF203 - of one
+                    # Unless it was its processor that failed, once more: nobody else will.
+                    if span.is_recording():
+                        span.end(over)
+                    raise
+        return within

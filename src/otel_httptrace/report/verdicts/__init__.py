@@ -3,49 +3,42 @@
 # it found: nothing unless its criterion is met. A row that shows nothing rare
 # (reused, read to its end, quick) is passed over after a few look-ups.
 #
-# Rule 1: what the client saw is certain; what only follows from it says so.
-# Rule 2: a cause silences its symptoms. Who waits for a pool that leaked
-#         responses hold is told of the leak, not to enlarge the pool.
-# Rule 3: everything is bounded, for a report may be of a month.
+# Rule 1: what the client saw is certain; what only follows from it says so, and
+#         names what else it may be (definitions.py).
+# Rule 2: a cause silences its symptoms. Who waits for a pool that leaked responses
+#         hold is told of the leak, not to enlarge the pool.
+# Rule 3: what failed is told, whatever else is (failures.py), and one cause is one
+#         finding, whatever it did to how many servers.
+# Rule 4: everything is bounded, for a report may be of a month.
 
 """The verdicts: from rows to findings."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 from ...telemetry import names
-from ..findings import Finding, Thresholds
+from ..evidence import FOREIGN_LOOP, INHERITED, STALLED, TIME_STREAM
+from ..facts import answered_badly, broke, phase_of
+from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
-from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, ServerClosesIdle
-from .dialling import AddressFallback, ConnectTimeouts, DnsSlow, TlsSlow
-from .pool import Pool
-from .responses import BodyFailed, BodySlow, Cancelled, ServerSlow, StaleKeepalive
-from .tally import DIAL, error_type
+from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, Reopened, ServerClosesIdle
+from .dialling import AddressFallback, DnsSlow, TlsSlow
+from .failures import Failures
+from .kind import DEFINITIONS
+from .pool import Pool, StreamLimit
+from .reasons import COUNTED
+from .responses import BodySlowConsumer, BodySlowServer, CallRepeated, Cancelled, ErrorStatuses
+from .tally import DIAL
 
-VERDICTS: Final = (
-    "body_not_read",
-    "pool_saturated",
-    "responses_never_closed",
-    "keepalive_limit_too_low",
-    "stale_keepalive",
-    "dns_slow",
-    "dns_timeout",
-    "connect_timeout",
-    "proxy_timeout",
-    "tls_timeout",
-    "client_per_request",
-    "address_fallback",
-    "tls_slow",
-    "body_slow_server",
-    "body_slow_consumer",
-    "server_slow",
-    "cancelled_in",
-    "body_failed",
-    "server_closes_idle",
-)
-"""Every verdict there is, in the order of the stories."""
+VERDICTS: Final = tuple(DEFINITIONS)
+"""Every verdict there is."""
+
+
+class _Finds(Protocol):
+    def findings(self) -> Iterable[Finding]: ...
 
 
 class Verdicts:
@@ -58,82 +51,134 @@ class Verdicts:
     def __init__(self, thresholds: Thresholds) -> None:
         self._thresholds = thresholds
         self._opened: Counter[str] = Counter()
+        self._failures = Failures(thresholds)
+        self._statuses = ErrorStatuses(thresholds)
+        self._repeated = CallRepeated(thresholds)
         self._body_not_read = BodyNotRead(thresholds, self._opened)
         self._pool = Pool(thresholds)
+        self._streams = StreamLimit(thresholds)
         self._keepalive_limit = KeepaliveLimit(thresholds, self._opened)
-        self._stale = StaleKeepalive(thresholds)
         self._dns = DnsSlow(thresholds)
-        self._timeouts = ConnectTimeouts()
-        self._clients = ClientPerRequest(thresholds)
+        self._clients = ClientPerRequest(thresholds, self._opened)
         self._fallback = AddressFallback(thresholds)
         self._tls = TlsSlow(thresholds)
-        self._body = BodySlow(thresholds)
-        self._server = ServerSlow(thresholds)
-        self._cancelled = Cancelled()
-        self._failed = BodyFailed()
+        self._body = (BodySlowServer(thresholds), BodySlowConsumer(thresholds))
+        self._cancelled = Cancelled(thresholds)
         self._idle = ServerClosesIdle(thresholds, self._opened)
-        self._all = (
-            self._body_not_read, self._pool, self._keepalive_limit, self._stale, self._dns, self._timeouts,
-            self._clients, self._fallback, self._tls, self._body, self._server, self._cancelled, self._failed,
-            self._idle,
+        self._reopened = {value: Reopened(thresholds, self._opened, value) for value in COUNTED}
+        self._all: tuple[_Finds, ...] = (
+            self._failures, self._statuses, self._repeated, self._body_not_read, self._pool, self._streams,
+            self._keepalive_limit, self._dns, self._clients, self._fallback, self._tls, *self._body, self._cancelled,
+            self._idle, *self._reopened.values(),
         )  # fmt: skip
 
     def add(self, row: Row) -> None:
         """Take *row* into account."""
         known, phases, limits = row.attributes, row.phases, self._thresholds
+        broken, badly = broke(row), answered_badly(row)
         self._pool.saw(row)
+        self._failures.seen(row)
+        self._statuses.saw(row)
+        self._repeated.saw(row, failed=broken or badly)
         if known.get(names.CONN_REUSED) is False:
-            self._opening(row, known, phases)
+            self._opening(row, known)
         else:
             self._clients.reused(row)
-            if names.CONN_IDLE in known:
-                self._stale.add(row, known[names.CONN_IDLE])
         if known.get(names.CONN_CLOSE_REASON) == "body_not_read":
-            self._body_not_read.lost(row)
-        outcome = known.get(names.BODY_OUTCOME)
-        if outcome is not None and outcome != "complete":
-            if outcome == "never_closed":
-                self._pool.leaked(row)
-            elif outcome == "cancelled":
-                self._cancelled.add(row, "receive")
-            elif outcome == "failed":
-                self._failed.add(row)
-        failed_phase = known.get(names.FAILED_PHASE)
-        if failed_phase is not None:
-            if not row.failed and names.ERROR_TYPE not in known:
-                self._cancelled.add(row, failed_phase)
-            else:
-                self._timeouts.add(row, failed_phase)
+            self._body_not_read.take(row)
+        outcome, failed_phase = known.get(names.BODY_OUTCOME), known.get(names.FAILED_PHASE)
+        if outcome == "never_closed":
+            self._pool.leaked(row)
+        told = False
         if phases.get("pool", 0.0) >= limits.pool_wait or failed_phase == "pool":
-            self._pool.waited(row, failed_phase)
-        if phases.get("receive", 0.0) >= limits.receive and outcome != "never_closed":
-            self._body.add(row)
-        if failed_phase == "wait" and error_type(row) == "ReadTimeout":
-            self._server.gave_up(row)
-        elif phases.get("wait", 0.0) >= limits.wait and outcome is not None:
-            self._server.add(row)
+            told = self._pool.waited(row, failed_phase)
+        if TIME_STREAM in known:
+            told = self._streams.take(row) or told
+        if broken:
+            if not told or phase_of(row) not in ("pool", "wait"):
+                self._failures.failed(row)
+        else:
+            self._went_on(row, known, phases)
+        if badly:
+            self._statuses.take(row)
+        if phases.get("receive", 0.0) >= limits.receive:
+            for body in self._body:
+                body.take(row)
         if "dns" in phases or "connect" in phases:
-            # A dial, whether or not it led to a connection.
-            self._dns.add(row, failed_phase)
-            if failed_phase is None or failed_phase not in DIAL:
-                self._fallback.add(row)
-                if phases.get("tls", 0.0) >= limits.tls:
-                    self._tls.add(row)
+            self._dialled(row, phases, failed_phase)
         self._idle.saw(row)
 
-    def _opening(self, row: Row, known: dict[str, Any], phases: dict[str, float]) -> None:
+    def _went_on(self, row: Row, known: dict[str, Any], phases: dict[str, float]) -> None:
+        # It did not fail.
+        if (names.FAILED_PHASE in known or known.get(names.BODY_OUTCOME) == "cancelled") and row.cancelled:
+            self._cancelled.take(row)
+        elif names.CONN_IDLE in known or names.BODY_OUTCOME in known:
+            self._failures.went_well(row)
+        if (
+            phases.get("wait", 0.0) + phases.get("send", 0.0) >= self._thresholds.wait
+            or STALLED in known
+            or INHERITED in known
+            or FOREIGN_LOOP in known
+        ):
+            self._failures.slow(row)
+
+    def _opening(self, row: Row, known: dict[str, Any]) -> None:
         self._opened[row.origin] += 1
+        self._failures.opened(row)
         why = known.get(names.CONN_OPEN_REASON)
-        if why == "body_not_read":
+        if why == "first_connection":
+            self._clients.first(row)
+        elif why == "body_not_read":
             self._body_not_read.replaced(row)
         elif why == "keepalive_limit":
-            self._keepalive_limit.add(row)
+            self._keepalive_limit.take(row)
         elif why == "server_closed":
-            self._idle.add(row)
+            self._idle.take(row)
         elif why == "new_client":
-            self._clients.opened(row)
+            self._clients.add(row)
+        elif why in self._reopened:
+            self._reopened[why].take(row)
+
+    def _dialled(self, row: Row, phases: dict[str, float], failed_phase: str | None) -> None:
+        # A dial, whether or not it led to a connection.
+        if "dns" in phases:
+            self._dns.saw(row)
+            if phases["dns"] >= self._thresholds.dns:
+                self._dns.take(row)
+        if failed_phase is None or failed_phase not in DIAL:
+            self._fallback.take(row)
+            if phases.get("tls", 0.0) >= self._thresholds.tls:
+                self._tls.take(row)
 
     def findings(self) -> tuple[Finding, ...]:
-        """Worst first."""
+        """What it cost most, first."""
         found = [finding for verdict in self._all for finding in verdict.findings()]
-        return tuple(sorted(found, key=lambda finding: finding.rank, reverse=True))
+        return self._ranked(self._caused(found))
+
+    def _caused(self, found: list[Finding]) -> list[Finding]:
+        # What was lost with a failure, a leak or a cancellation is told with that.
+        verdicts = {finding.verdict for finding in found}
+        failed = {"*failed"} if any(finding.severity is Severity.FAILED for finding in found) else set()
+        symptoms = {
+            reason.verdict for reason in COUNTED.values() if not (verdicts | failed).isdisjoint(reason.cause)
+        }  # fmt: skip
+        return [finding for finding in found if finding.verdict not in symptoms]
+
+    def _ranked(self, found: list[Finding]) -> tuple[Finding, ...]:
+        # Failed before slow before waste, where that is warranted: what is rare and took little time comes after what
+        # costs more, and what is harmless comes last. But nothing that failed comes after mere waste.
+        requests = self._failures.requests
+        seconds = max((finding.seconds for finding in found), default=0.0)
+
+        def rank(finding: Finding) -> tuple[float, bool, int, float]:
+            level = float(finding.severity)
+            rare = finding.requests * 100 < requests
+            if finding.harmless:
+                level = 0.0
+            elif finding.severity is Severity.FAILED and finding.requests * 1000 < requests:
+                level = Severity.SLOW - 0.5
+            elif finding.severity is Severity.SLOW and rare and finding.seconds * 10 < seconds:
+                level = Severity.WASTE - 0.5
+            return (level, finding.sure is not Sure.POSSIBLE, finding.requests, finding.seconds)
+
+        return tuple(sorted(found, key=rank, reverse=True))

@@ -1,4 +1,4 @@
-"""Why connections had to be opened anew: stories 1, 2, 5, 9 and 15."""
+"""Why connections had to be opened anew: stories 1, 2, 5, 9, 15 and 23."""
 
 from __future__ import annotations
 
@@ -8,173 +8,298 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...telemetry import names
-from ..findings import Finding, Severity, Sure, Thresholds
+from ..evidence import CLIENT_MADE_AT, CONN_LOST_AT
+from ..findings import Finding, Sure, Thresholds
 from ..rows import Row
 from ..spans import Source
 from ..units import count, seconds, share, size
-from .tally import MAX_KEYS, MAX_SPANS, Place, Recent, Tallies, Tally, at_line, dial_seconds, named
+from .kind import Kind
+from .reasons import COUNTED
+from .tally import MAX_KEYS, MAX_SPANS, Recent, Tallies, Tally, at_line, dial_seconds, named_all
+
+#: Which line of the application, by way of which of a library.
+_Line = tuple["str | None", "str | None"]
 
 
-class BodyNotRead:
+class _Opened(Kind):
+    """A verdict on connections that were opened.
+
+    Args:
+        limits: from where on something is a finding.
+        opened: connections opened, by server.
+    """
+
+    def __init__(self, limits: Thresholds, opened: Counter[str]) -> None:
+        super().__init__(limits)
+        self.opened = opened
+
+    def cost(self, row: Row) -> float:
+        return dial_seconds(row)
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("lookups", ("dns" in row.phases) or None)
+        tally.note("handshakes", ("tls" in row.phases) or None)
+
+    def of(self, tally: Tally) -> int:
+        """How many connections were opened to these servers."""
+        return max(tally.count, sum(self.opened[origin] for origin in tally.origins))
+
+    def part(self, tally: Tally) -> str:
+        """The share of connections that were opened for this."""
+        of = self.of(tally)
+        return f"{share(tally.count, of)} of the connections to {named_all(tally.origins)} ({tally.count:,} of {of:,})"
+
+
+def _paid(tally: Tally, cost: float | None = None) -> str:
+    """What opening these connections cost."""
+    lookups, handshakes = tally.noted("lookups")[True], tally.noted("handshakes")[True]
+    paid = [
+        count(number, what) for number, what in ((lookups, "lookup"), (handshakes, "TLS handshake")) if number
+    ]  # fmt: skip
+    return ", ".join([*paid, f"{seconds(tally.seconds if cost is None else cost)} in all"])
+
+
+class BodyNotRead(_Opened):
     """Stories 1 and 2.
 
     The request that closed its response unread says so itself, and which line it was; the request that had to dial
-    anew says what it cost, and links to the one before.
+    anew says what it cost, and links to the one before. A line is one cause, whatever servers it talks to.
     """
 
-    def __init__(self, thresholds: Thresholds, opened: Counter[str]) -> None:
-        self._threshold = thresholds.lost_connections
-        self._opened = opened
-        self._lost: Tallies[Place] = Tallies()
-        self._replaced: Tallies[Place] = Tallies()
-        self._lookups: Counter[Place] = Counter()
-        self._begun: Counter[Place] = Counter()
+    name = "body_not_read"
+
+    def __init__(self, limits: Thresholds, opened: Counter[str]) -> None:
+        super().__init__(limits, opened)
+        self.replacing: Tallies[_Line] = Tallies()
         self._places: Recent = Recent()
 
-    def lost(self, row: Row) -> None:
+    def key(self, row: Row) -> Any:
         known = row.attributes
-        place = (row.origin, known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
-        read = known.get(names.BODY_BYTES_READ, 0)
-        whole = known.get(names.HTTP_RESPONSE_BODY_SIZE)
-        if read:
-            self._begun[place] += 1
-        of = f" of {size(whole)}" if whole is not None else ""
+        return (known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
+
+    def cost(self, row: Row) -> float:
         # What it cost is known to the one that had to dial.
-        self._lost[place].add(row, 0.0, f"closed after {size(read)}{of}, its connection lost")
-        self._places[row.span_id] = place
+        return 0.0
+
+    def what(self, row: Row) -> str:
+        known = row.attributes
+        whole = known.get(names.HTTP_RESPONSE_BODY_SIZE)
+        of = f" of {size(whole)}" if whole is not None else ""
+        return f"closed after {size(known.get(names.BODY_BYTES_READ, 0))}{of}, its connection lost"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("begun", bool(row.attributes.get(names.BODY_BYTES_READ)) or None)
+        self._places[row.span_id] = self.key(row)
 
     def replaced(self, row: Row) -> None:
-        place: Place | None = None
+        """A connection was opened because the one before was lost so."""
+        place: _Line | None = None
         link = row.lost_by
         if link is not None:
             place = self._places.get(link.span_id)
             if place is None and names.BODY_CLOSED_AT in link.attributes:
-                place = (row.origin, link.attributes[names.BODY_CLOSED_AT], None)
-        place = place or (row.origin, None, None)
-        self._replaced[place].add(row, dial_seconds(row), f"a connection opened anew in {seconds(dial_seconds(row))}")
-        if "dns" in row.phases:
-            self._lookups[place] += 1
+                place = (link.attributes[names.BODY_CLOSED_AT], None)
+        if place is None and CONN_LOST_AT in row.attributes:
+            place = (row.attributes[CONN_LOST_AT], None)
+        tally = self.replacing[place or (None, None)]
+        tally.add(row, dial_seconds(row), f"a connection opened anew in {seconds(dial_seconds(row))}")
+        super().noting(row, tally)
 
     def findings(self) -> Iterator[Finding]:
-        lost, replaced = dict(self._lost), dict(self._replaced)
+        lost: dict[_Line, Tally] = dict(self.tallies)
+        replaced = dict(self.replacing)
         # Where the losers' own spans are not there, their successors' links are.
-        for place, tally in replaced.items():
-            if place[1] is not None and not any(place[:2] == known[:2] for known in lost):
-                lost[place] = tally
-        for origin in sorted({place[0] for place in lost}):
-            places = {place: tally for place, tally in lost.items() if place[0] == origin}
-            if sum(tally.count for tally in places.values()) >= self._threshold:
-                for place, tally in places.items():
-                    # A replacement that names nobody may be any line's; of one line it is that line's.
-                    made = {place, (origin, None, None)} if len(places) == 1 else {place}
-                    yield self._finding(
-                        place,
-                        tally,
-                        [replaced[other] for other in made if other in replaced],
-                        sum(self._lookups[other] for other in made),
-                    )
+        for line, tally in replaced.items():
+            if line[0] is not None and not any(line[0] == known[0] for known in lost):
+                lost[line] = tally
+        few: list[_Line] = []
+        for line, tally in lost.items():
+            if tally.count >= self.limits.lost_connections:
+                # A replacement that names nobody may be any line's; of one line it is that line's.
+                made = {line, (None, None)} if len(lost) == 1 else {line}
+                yield self._told(line, tally, [replaced[other] for other in made if other in replaced])
+            else:
+                few.append(line)
+        if sum(lost[line].count for line in few) >= self.limits.lost_connections:
+            # Lines that lost one each: together they are enough.
+            together, made_anew = Tally(), []
+            for line in few:
+                together.merge(lost[line])
+                made_anew += [replaced[line]] if line in replaced else []
+            if len(few) == len(lost) and (None, None) in replaced and (None, None) not in few:
+                made_anew.append(replaced[None, None])
+            yield self._told((None, None), together, made_anew, few)
 
-    def _finding(self, place: Place, tally: Tally, made: list[Tally], lookups: int) -> Finding:
-        origin, line, via = place
-        opened = max(self._opened[origin], tally.count)
-        anew, cost = sum(other.count for other in made), sum(other.seconds for other in made)
+    def _told(self, place: _Line, tally: Tally, made: list[Tally], lines: list[_Line] | None = None) -> Finding:
+        line, via = place
+        anew = Tally()
+        for other in made:
+            anew.merge(other)
+        lookups = anew.noted("lookups")[True]
+        opened = self.of(tally)
+        where = at_line(line, via)
+        if lines is not None and len(lines) > 1:
+            seen = [one for one, _ in lines if one is not None]
+            where = f"at {len(lines):,} lines: {', '.join(seen[:3])}" + (
+                f" and {len(lines) - 3:,} more" if len(lines) > 3 else ""
+            )
+        elif lines is not None:
+            line, via = lines[0]
+            where = at_line(line, via)
         sentence = (
-            f"{share(tally.count, opened)} of the connections to {named(origin)} ({tally.count:,} of {opened:,}) were lost "
-            f"because responses were closed before they had been read, {at_line(line, via)}"
+            f"{share(tally.count, opened)} of the connections to {named_all(tally.origins)} ({tally.count:,} of {opened:,}) were lost "
+            f"because responses were closed before they had been read, {where}"
         )
-        if anew:
-            sentence += f"; {count(anew, 'connection')} had to be opened anew"
+        if anew.count:
+            sentence += f"; {count(anew.count, 'connection')} had to be opened anew"
             sentence += f" and {count(lookups, 'lookup')} made" if lookups else ""
-            sentence += f", {seconds(cost)} in all"
+            sentence += f", {seconds(anew.seconds)} in all"
         advice = "read the body to its end before closing the response, or ask for less (HEAD, Range)"
-        if self._begun[place] * 2 > tally.count:
+        begun = tally.noted("begun")[True] * 2 > tally.count
+        if begun:
             advice = (
                 "the body had been begun: read on to its end before closing, for a stream the last chunk after its "
                 "end mark (drain it), or ask for less (Range)"
             )
+        if via is not None:
+            library = via.partition(" in ")[0]
+            advice = (
+                f"it was closed inside a library ({library}), where your code can't read on: look for a newer version, or tell its "
+                'maintainers: "the response is closed before the end of its body has been read, so its connection cannot be used again"'
+            )
+        elif line is None and lines is None and begun:
+            advice += (
+                "; a stream that is dropped without being closed is closed by the collector: close it in a `with` block"
+            )
+        # All of the body had come: then an exception is as likely as a read too few.
+        whole = any(number * 2 > tally.count for number in tally.left.values())
+        if whole:
+            advice = (
+                "the bodies had come whole: look for an exception in the program's log at that line (a body that cannot be decoded or parsed), "
+                f"else {advice}"
+            )
         evidence = {example.span_id: example for other in made for example in other.examples[:1]}
         evidence |= {example.span_id: example for example in tally.examples[:2]}
-        return Finding(
-            verdict="body_not_read",
-            severity=Severity.WASTE,
-            origin=origin,
-            sentence=sentence,
-            advice=advice,
-            sure=Sure.CERTAIN,
-            because="each of these connections was closed together with a response whose end had not been read",
-            criterion=f"at least {count(self._threshold, 'connection')} to an origin lost so (lost_connections)",
-            requests=tally.count,
-            seconds=cost,
+        return self.make(
+            tally,
+            sentence,
+            advice,
+            sure=Sure.POSSIBLE if whole else None,
+            seconds=anew.seconds,
             line=line,
             via=via,
-            evidence=tuple(evidence.values()),
-            numbers={"lost": tally.count, "opened": opened, "anew": anew, "lookups": lookups, "seconds": cost},
+            evidence=evidence.values(),
+            numbers={
+                "lost": tally.count, "opened": opened, "anew": anew.count, "lookups": lookups, "seconds": anew.seconds,
+            },
+        )  # fmt: skip
+
+
+class KeepaliveLimit(_Opened):
+    """Story 5. The limit is the client's: one finding, whatever the servers."""
+
+    name = "keepalive_limit_too_low"
+
+    def key(self, row: Row) -> Any:
+        return ""
+
+    def what(self, row: Row) -> str:
+        return f"opened anew what had just been dropped: {seconds(dial_seconds(row))}"
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        servers = len(tally.origins)
+        raised = "the number of requests at a time"
+        if servers > 1:
+            raised = f"the number of servers ({servers:,} here) times the requests at a time to each"
+        return self.make(
+            tally,
+            f"{self.part(tally)} were opened because the pool had dropped an idle one over max_keepalive_connections, {_paid(tally)}",
+            f"raise max_keepalive_connections (httpx.Limits; 20 unless set) above {raised}; httpx (httpcore 1.0.9) compares all "
+            "connections with it, httpx2 idle ones only",
+            numbers={"opened": self.of(tally), "because": tally.count, "servers": servers},
         )
 
 
-class KeepaliveLimit:
-    """Story 5."""
+class Reopened(_Opened):
+    """Story 23: a reason that needs no more than counting.
 
-    def __init__(self, thresholds: Thresholds, opened: Counter[str]) -> None:
-        self._threshold = thresholds.keepalive_limit
-        self._opened = opened
-        self._tallies: Tallies[str] = Tallies()
+    Args:
+        limits: from where on something is a finding.
+        opened: connections opened, by server.
+        value: of `httptrace.conn.open_reason`.
+    """
 
-    def add(self, row: Row) -> None:
-        cost = dial_seconds(row)
-        self._tallies[row.origin].add(row, cost, f"opened anew what had just been dropped: {seconds(cost)}")
+    def __init__(self, limits: Thresholds, opened: Counter[str], value: str) -> None:
+        self.reason = COUNTED[value]
+        self.name = self.reason.verdict
+        super().__init__(limits, opened)
 
-    def findings(self) -> Iterator[Finding]:
-        for origin, tally in self._tallies:
-            if tally.count < self._threshold:
-                continue
-            opened = self._opened[origin]
-            yield Finding(
-                verdict="keepalive_limit_too_low",
-                severity=Severity.WASTE,
-                origin=origin,
-                sentence=f"{share(tally.count, opened)} of the connections to {named(origin)} ({tally.count:,} of {opened:,}) were "
-                "opened because the pool had dropped an idle one over max_keepalive_connections, "
-                f"{seconds(tally.seconds)} in all",
-                advice="raise max_keepalive_connections above the number of requests at a time; httpx (httpcore 1.0.9) compares all "
-                "connections with it, httpx2 idle ones only",
-                sure=Sure.CERTAIN,
-                because="the pool was seen to drop idle connections over that limit",
-                criterion=f"at least {count(self._threshold, 'connection')} opened because of it (keepalive_limit)",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"opened": opened, "because": tally.count},
-            )
+    def key(self, row: Row) -> Any:
+        return row.attributes.get(CONN_LOST_AT)
+
+    def what(self, row: Row) -> str:
+        return f"{self.reason.told}: {seconds(dial_seconds(row))} to connect"
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        where = f", at {key}" if key is not None else ""
+        return self.make(
+            tally,
+            f"{self.part(tally)} were opened because {self.reason.told}{where}; {_paid(tally)}. This is {self.reason.whose}",
+            self.reason.advice,
+            line=key,
+            numbers={"opened": self.of(tally), "because": tally.count, "seconds": tally.seconds},
+        )
 
 
-class ClientPerRequest:
+class ClientPerRequest(_Opened):
     """Story 9. A client made anew is no fault; one made for every request is."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self._clients = thresholds.clients
-        self._requests = thresholds.client_requests
-        self._tallies: Tallies[str] = Tallies()
+    name = "client_per_request"
+
+    def __init__(self, limits: Thresholds, opened: Counter[str]) -> None:
+        super().__init__(limits, opened)
+        self._requests = limits.client_requests
         #: By connection: whose and where to, when it was opened, what that took, how many requests it has carried.
         self._connections: OrderedDict[Any, _First] = OrderedDict()
         #: Of those that carried few and are forgotten: how many were opened in which half minute, and what they took.
         self._brief: dict[tuple[Source, str], tuple[Counter[int], float]] = {}
 
-    def opened(self, row: Row) -> None:
-        cost = dial_seconds(row)
-        self._tallies[row.origin].add(row, cost, f"had a client of its own: {seconds(cost)} to connect")
-        self._connections[row.connection or row.span_id] = _First((row.source, row.origin), row.start, cost)
+    def key(self, row: Row) -> Any:
+        return row.origin
+
+    def what(self, row: Row) -> str:
+        return f"had a client of its own: {seconds(dial_seconds(row))} to connect"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        super().noting(row, tally)
+        tally.note("made_at", row.attributes.get(CLIENT_MADE_AT))
+
+    def first(self, row: Row) -> None:
+        """A process connected to a server for the first time: the client that did is one of them."""
+        self._remember(row)
+
+    def add(self, row: Row) -> None:
+        """A connection was opened by one more client."""
+        self.count(row)
+        self._remember(row)
+
+    def _remember(self, row: Row) -> None:
+        first = _First((row.source, row.origin), row.start, dial_seconds(row))
+        self._connections[row.connection or row.span_id] = first
         if len(self._connections) > MAX_SPANS:
             self._settle(self._brief, self._connections.popitem(last=False)[1])
 
     def reused(self, row: Row) -> None:
+        """A connection was used again."""
         if self._connections:
             known = self._connections.get(row.connection)
             if known is not None:
                 known.requests += 1
 
     def _settle(self, brief: dict[tuple[Source, str], tuple[Counter[int], float]], first: _First) -> None:
-        if first.requests <= self._requests and (first.whose in brief or len(brief) < MAX_KEYS):
+        together = self.defined.together
+        few = together is not None and together.holds(first.requests, self.limits)
+        if few and (first.whose in brief or len(brief) < MAX_KEYS):
             counted, cost = brief.get(first.whose, (Counter(), 0.0))
             counted[int(first.start // 30)] += 1
             brief[first.whose] = (counted, cost + first.cost)
@@ -183,32 +308,34 @@ class ClientPerRequest:
         brief = {whose: (Counter(counted), cost) for whose, (counted, cost) in self._brief.items()}
         for first in self._connections.values():
             self._settle(brief, first)
-        for origin, tally in self._tallies:
-            minute, total, cost = 0, 0, 0.0
+        together, minute, total, cost = Tally(), 0, 0, 0.0
+        for origin, tally in self.tallies:
+            most, of, spent_in = 0, 0, 0.0
             for (_, name), (counted, spent) in brief.items():
                 if name == origin:
                     # Each process has to have clients of its own.
-                    minute = max(minute, *(counted[half] + counted[half + 1] for half in list(counted)))
-                    total, cost = total + sum(counted.values()), cost + spent
-            if minute >= self._clients:
-                yield self._finding(origin, tally, minute, total, cost)
+                    most = max(most, *(counted[half] + counted[half + 1] for half in list(counted)))
+                    of, spent_in = of + sum(counted.values()), spent_in + spent
+            if most >= self.limits.clients:
+                together.merge(tally)
+                minute, total, cost = max(minute, most), total + of, cost + spent_in
+        if together.count:
+            # One line makes the clients, whatever servers they are for.
+            yield self._told(together, minute, total, cost)
 
-    def _finding(self, origin: str, tally: Tally, minute: int, total: int, cost: float) -> Finding:
+    def _told(self, tally: Tally, minute: int, total: int, cost: float) -> Finding:
         few = count(self._requests, "request")
-        return Finding(
-            verdict="client_per_request",
-            severity=Severity.WASTE,
-            origin=origin,
-            sentence=f"{count(minute, 'client')} for {named(origin)} were made within a minute by one process ({total:,} in all), "
-            f"each for at most {few}: each has to connect anew, {seconds(cost)} in all",
-            advice="make one client at start-up and share it: its pool is what keeps connections",
-            sure=Sure.CERTAIN,
-            because="each of these connections was the first of a pool, while another pool had connected there before",
-            criterion=f"at least {count(self._clients, 'client')} of one process for one origin within a minute (clients), each "
-            f"for at most {few} (client_requests)",
+        made_at = tally.noted("made_at").most_common(1)
+        line = made_at[0][0] if made_at else None
+        where = f", at {line}" if line is not None else ""
+        return self.make(
+            tally,
+            f"{count(minute, 'client')} for {named_all(tally.origins)} were made within a minute by one process ({total:,} in all)"
+            f"{where}, each for at most {few}: each has to connect anew, {_paid(tally, cost)}",
+            "make one client at start-up and share it: its pool is what keeps connections",
             requests=total,
             seconds=cost,
-            evidence=tally.examples,
+            line=line,
             numbers={"clients": total, "within_a_minute": minute, "seconds": cost},
         )
 
@@ -223,51 +350,44 @@ class _First:
     requests: int = 1
 
 
-class ServerClosesIdle:
+class ServerClosesIdle(_Opened):
     """Story 15."""
 
-    def __init__(self, thresholds: Thresholds, opened: Counter[str]) -> None:
-        self._threshold = thresholds.server_closed
-        self._opened = opened
-        self._tallies: Tallies[str] = Tallies()
-        self._gaps: dict[str, float] = {}
+    name = "server_closes_idle"
+
+    def __init__(self, limits: Thresholds, opened: Counter[str]) -> None:
+        super().__init__(limits, opened)
         #: When a request of a process to an origin was over last.
         self._over: OrderedDict[tuple[Any, str], float] = OrderedDict()
 
     def saw(self, row: Row) -> None:
+        """Any request."""
         key, end = (row.source, row.origin), row.end
         if end > self._over.get(key, 0.0):
             self._over[key] = end
             if len(self._over) > MAX_KEYS:
                 self._over.popitem(last=False)
 
-    def add(self, row: Row) -> None:
-        cost = dial_seconds(row)
-        gap = row.start - self._over.get((row.source, row.origin), row.start)
-        idle = f" after {seconds(gap)} without a request" if gap > 0 else ""
-        self._tallies[row.origin].add(row, cost, f"the server had closed the one it would have used{idle}")
-        if gap > 0 and len(self._gaps) < MAX_KEYS:
-            self._gaps[row.origin] = min(gap, self._gaps.get(row.origin, gap))
+    def _gap(self, row: Row) -> float:
+        return row.start - self._over.get((row.source, row.origin), row.start)
 
-    def findings(self) -> Iterator[Finding]:
-        for origin, tally in self._tallies:
-            if tally.count < self._threshold:
-                continue
-            gap, opened = self._gaps.get(origin), self._opened[origin]
-            idle = f", after at most {seconds(gap)} of idleness" if gap is not None else ""
-            yield Finding(
-                verdict="server_closes_idle",
-                severity=Severity.WASTE,
-                origin=origin,
-                sentence=f"{share(tally.count, opened)} of the connections to {named(origin)} ({tally.count:,} of {opened:,}) were "
-                f"opened because the server had closed an idle one{idle}",
-                advice="send more often, set keepalive_expiry below the server's, or accept it: it costs the time to connect after "
-                "every pause",
-                sure=Sure.CERTAIN,
-                because="the idle connection's socket had been closed by the other side",
-                criterion=f"at least {count(self._threshold, 'connection')} opened because of it (server_closed)",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"opened": opened, "because": tally.count, "gap": gap},
-            )
+    def what(self, row: Row) -> str:
+        gap = self._gap(row)
+        idle = f" after {seconds(gap)} without a request" if gap > 0 else ""
+        return f"the server had closed the one it would have used{idle}"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        super().noting(row, tally)
+        gap = self._gap(row)
+        tally.measure("gap", gap if gap > 0 else None)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        gap = tally.measures.get("gap")
+        idle = f", after at most {seconds(gap.least)} of idleness" if gap is not None else ""
+        return self.make(
+            tally,
+            f"{self.part(tally)} were opened because the server had closed an idle one{idle}; {_paid(tally)}",
+            "send more often, set keepalive_expiry below the server's, or accept it: it costs the time to connect after "
+            "every pause",
+            numbers={"opened": self.of(tally), "because": tally.count, "gap": gap.least if gap else None},
+        )

@@ -1,15 +1,101 @@
-"""Waiting for the pool: stories 3 and 4."""
+"""Waiting for the pool, or for a stream: stories 3, 4 and 28."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Any
 
 from ...telemetry import names
+from ..evidence import CONN_STREAM_LIMIT, CONN_STREAMS, POOL_HELD_AT, POOL_HELD_FOR, TIME_STREAM
+from ..facts import broke, error_type
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds
-from .tally import Place, Recent, Tallies, Tally, at_line, error_type, named, were
+from .kind import Kind
+from .tally import Recent, Tally, at_line, named, named_all, were
+
+
+class Saturated(Kind):
+    """Story 3. A pool is for all servers: one finding for a limit."""
+
+    name = "pool_saturated"
+
+    def key(self, row: Row) -> Any:
+        return row.attributes[names.POOL_LIMIT]
+
+    def cost(self, row: Row) -> float:
+        return row.phases["pool"]
+
+    def what(self, row: Row) -> str:
+        return f"waited {seconds(self.cost(row))} for the pool"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.measure("waiting", row.attributes.get(names.POOL_WAITING, 0) + 1)
+        tally.note("vain", (row.attributes.get(names.FAILED_PHASE) == "pool" and error_type(row) is not None) or None)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        waiting, gave_up = int(tally.measures["waiting"].most), tally.noted("vain")[True]
+        sentence = (
+            f"{count(tally.count, 'request')} to {named_all(tally.origins)} waited up to {seconds(tally.most)} for the pool: "
+            f"limit {key}, up to {waiting} waiting"
+        )
+        if gave_up:
+            sentence += f"; {gave_up:,} of them in vain (PoolTimeout)"
+        return self.make(
+            tally,
+            sentence,
+            "raise max_connections, or send fewer requests at a time; what holds the connections is the time of the requests before",
+            severity=Severity.FAILED if gave_up else Severity.SLOW,
+            numbers={"limit": key, "waiting": waiting, "longest": tally.most, "pool_timeouts": gave_up},
+        )
+
+
+class StreamLimit(Kind):
+    """Story 28."""
+
+    name = "http2_stream_limit"
+
+    def cost(self, row: Row) -> float:
+        return float(row.attributes[TIME_STREAM])
+
+    def what(self, row: Row) -> str:
+        return f"waited {seconds(self.cost(row))} for a stream"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.measure("limit", row.attributes.get(CONN_STREAM_LIMIT))
+        tally.measure("streams", row.attributes.get(CONN_STREAMS))
+        tally.note("vain", broke(row) or None)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        limit, streams, vain = tally.measures.get("limit"), tally.measures.get("streams"), tally.noted("vain")[True]
+        at = f": limit {limit.least:,.0f}" if limit else ""
+        at += f", {streams.most:,.0f} open" if streams else ""
+        return self.make(
+            tally,
+            f"{count(tally.count, 'request')} to {named(key)} waited up to {seconds(tally.most)} for a stream of the HTTP/2 "
+            f"connection{at}" + (f"; {vain:,} of them failed" if vain else ""),
+            "the limit is the server's (SETTINGS_MAX_CONCURRENT_STREAMS): raise it there, end streams that are not used any more, or "
+            "spread the requests over several clients; max_connections does not help",
+            severity=Severity.FAILED if vain else Severity.SLOW,
+            numbers={"limit": limit.least if limit else None, "longest": tally.most},
+        )
+
+
+class NeverClosed(Kind):
+    """Story 4: what `Pool` says of it."""
+
+    name = "responses_never_closed"
+
+    def key(self, row: Row) -> Any:
+        known = row.attributes
+        return (known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
+
+    def cost(self, row: Row) -> float:
+        return 0.0
+
+    def what(self, row: Row) -> str:
+        return "its response was never closed"
 
 
 class Pool:
@@ -19,44 +105,34 @@ class Pool:
     would only put it off.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self._wait = thresholds.pool_wait
-        self._leaks = thresholds.leaked_responses
-        self._waited: Tallies[str] = Tallies()
-        self._limits: dict[str, int] = {}
-        self._queue: Counter[str] = Counter()
-        self._gave_up: Counter[str] = Counter()
+    def __init__(self, limits: Thresholds) -> None:
+        self._limits = limits
+        self._saturated = Saturated(limits)
+        self._never_closed = NeverClosed(limits)
         #: Waits in vain: when, and who held the pool then.
         self._vain: deque[tuple[Row, tuple[str, ...]]] = deque(maxlen=1_000)
         self._vain_total = 0
-        self._never_closed: Tallies[Place] = Tallies()
         self._leaked: Recent = Recent()
         self._ended: Recent = Recent()
 
     def saw(self, row: Row) -> None:
+        """Any request."""
         self._ended[row.span_id] = None
 
     def leaked(self, row: Row) -> None:
-        known = row.attributes
-        place = (row.origin, known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
-        self._never_closed[place].add(row, 0.0, "its response was never closed")
-        self._leaked[row.span_id] = (row.start, place)
+        """A response was never closed."""
+        self._never_closed.take(row)
+        self._leaked[row.span_id] = row.start
 
-    def waited(self, row: Row, failed_phase: str | None) -> None:
-        known = row.attributes
-        if failed_phase == "pool" and error_type(row) is not None:
+    def waited(self, row: Row, failed_phase: str | None) -> bool:
+        """A request waited for the pool; whether that tells of it, if it did so in vain."""
+        vain = failed_phase == "pool" and error_type(row) is not None
+        if vain:
             self._vain_total += 1
             self._vain.append((row, tuple(link.span_id for link in row.links)))
-        limit = known.get(names.POOL_LIMIT)
-        if limit is None or known.get(names.POOL_CONNECTIONS, 0) < limit:
-            # There was room: it waited for a dial that others could use, too.
-            return
-        time = row.phases.get("pool", 0.0)
-        if time >= self._wait:
-            self._waited[row.origin].add(row, time, f"waited {seconds(time)} for the pool")
-            self._limits[row.origin] = limit
-            self._queue[row.origin] = max(self._queue[row.origin], known.get(names.POOL_WAITING, 0) + 1)
-            self._gave_up[row.origin] += failed_phase == "pool" and error_type(row) is not None
+        # Where there was room it waited for a dial that others could use, too.
+        full = self._saturated.take(row)
+        return vain and (full or bool(row.links))
 
     def _holders(self) -> tuple[Counter[str], float, set[str]]:
         """Waits in vain by cause; the greatest age of a leaked response; holders that have not ended."""
@@ -67,27 +143,32 @@ class Pool:
             absent = [holder for holder in holders if holder not in self._ended]
             if leaked and len(leaked) + len(absent) >= len(holders) / 2:
                 causes["leaked"] += 1
-                oldest = max(oldest, *(row.end - start for start, _ in leaked))
+                oldest = max(oldest, *(row.end - start for start in leaked))
             elif holders and len(absent) == len(holders):
                 causes["open"] += 1
                 missing.update(absent)
-            elif not holders and self._never_closed:
+            elif not holders and self._never_closed.tallies:
                 causes["leaked"] += 1
             else:
                 causes["busy"] += 1
         return causes, oldest, missing
 
     def findings(self) -> Iterator[Finding]:
+        """What was found."""
         causes, oldest, missing = self._holders()
-        leaks = sum(tally.count for _, tally in self._never_closed)
-        if leaks >= self._leaks or (causes["open"] and not leaks):
+        leaks = sum(tally.count for _, tally in self._never_closed.tallies)
+        if leaks >= self._limits.leaked_responses or (causes["open"] and not leaks):
             yield from self._leak_findings(causes, oldest, missing)
         explained = causes["leaked"] + causes["open"]
-        for origin, tally in self._waited:
+        for key, tally in self._saturated.tallies:
+            gave_up = tally.noted("vain")[True]
             # A cause silences its symptom.
-            if explained and explained >= self._gave_up[origin] and self._gave_up[origin] * 2 > tally.count:
+            if explained and explained >= gave_up and gave_up * 2 > tally.count:
                 continue
-            yield self._saturated(origin, tally)
+            if not causes["open"] and not leaks:
+                # Nothing holds the pool for good.
+                tally.left.clear()
+            yield self._saturated.finding(key, tally)
 
     def _leak_findings(self, causes: Counter[str], oldest: float, missing: set[str]) -> Iterator[Finding]:
         vain = causes["leaked"] + causes["open"]
@@ -95,66 +176,52 @@ class Pool:
             Evidence(row.trace_id, row.span_id, f"got no connection within {seconds(row.duration)}")
             for row, _ in list(self._vain)[:1]
         )
-        for (origin, line, via), tally in self._never_closed:
+        for place, tally in self._never_closed.tallies:
+            line, via = place
             held = f"; the oldest had been open for {seconds(oldest)}" if oldest else ""
-            sentence = f"{count(tally.count, 'response')} from {named(origin)} {were(tally.count)} never closed, "
+            sentence = (
+                f"{count(tally.count, 'response')} from {named_all(tally.origins)} {were(tally.count)} never closed, "
+            )
             sentence += f"opened {at_line(line, via)}"
             if vain:
                 sentence += f", and hold the pool{held}: {count(vain, 'request')} got no connection (PoolTimeout)"
             else:
                 sentence += ": each keeps a connection of the pool for good"
-            yield self._leak(origin, sentence, Sure.CERTAIN, vain, tally.count, (*examples, *tally.examples), line, via)
-        if not self._never_closed:
+            yield self._leak(tally, sentence, vain, tally.count, (*examples, *tally.examples), line, via)
+        if not self._never_closed.tallies:
             row, links = self._vain[0][0], self._vain[0][0].links
+            line, age = row.attributes.get(POOL_HELD_AT), row.attributes.get(POOL_HELD_FOR)
             sentence = (
                 f"{count(vain, 'request')} got no connection (PoolTimeout): the pool is held by "
                 f"{count(len(missing), 'request')} whose responses are still open, or are not in this data"
             )
+            if line is not None:
+                sentence += f"; the oldest was made at {line}" + (f" {seconds(age)} before" if age is not None else "")
             holders = tuple(Evidence(link.trace_id, link.span_id, "holds a connection") for link in links[:2])
-            yield self._leak(row.origin, sentence, Sure.POSSIBLE, vain, len(missing), (*examples, *holders), None, None)
+            tally = Tally()
+            tally.add(row, 0.0, "")
+            yield self._leak(tally, sentence, vain, len(missing), (*examples, *holders), line, None, possible=True)
 
     def _leak(
-        self, origin: str, sentence: str, sure: Sure, vain: int, leaked: int, evidence: tuple[Evidence, ...],
-        line: str | None, via: str | None,
+        self, tally: Tally, sentence: str, vain: int, leaked: int, evidence: tuple[Evidence, ...],
+        line: str | None, via: str | None, *, possible: bool = False,
     ) -> Finding:  # fmt: skip
-        certain = "these responses were collected, or the process ended, without any of them having been closed"
-        possible = "their spans have not ended, or were not read; a span ends when its response is closed"
-        return Finding(
-            verdict="responses_never_closed",
+        advice = "close every response: use it in a `with` block (`async with client.stream(...)`); a restart only helps for a while"
+        if via is not None:
+            advice += f"; it was made by way of {via.partition(' in ')[0]}: if that hands no response out, tell its maintainers"
+        return self._never_closed.make(
+            tally,
+            sentence,
+            advice,
             severity=Severity.FAILED if vain else Severity.WASTE,
-            origin=origin,
-            sentence=sentence,
-            advice="close every response: use it in a `with` block (`async with client.stream(...)`); a restart only helps for a while",
-            sure=sure,
-            because=certain if sure is Sure.CERTAIN else possible,
-            criterion=f"at least {count(self._leaks, 'response')} never closed (leaked_responses)",
+            sure=Sure.POSSIBLE if possible else None,
+            because="their spans have not ended, or were not read; a span ends when its response is closed"
+            if possible
+            else None,
             requests=vain or leaked,
             seconds=0.0,
             line=line,
             via=via,
             evidence=evidence,
             numbers={"responses": leaked, "pool_timeouts": vain},
-        )
-
-    def _saturated(self, origin: str, tally: Tally) -> Finding:
-        limit, waiting, gave_up = self._limits[origin], self._queue[origin], self._gave_up[origin]
-        sentence = (
-            f"{count(tally.count, 'request')} to {named(origin)} waited up to {seconds(tally.most)} for the pool: "
-            f"limit {limit}, up to {waiting} waiting"
-        )
-        if gave_up:
-            sentence += f"; {gave_up:,} of them in vain (PoolTimeout)"
-        return Finding(
-            verdict="pool_saturated",
-            severity=Severity.FAILED if gave_up else Severity.SLOW,
-            origin=origin,
-            sentence=sentence,
-            advice="raise max_connections, or send fewer requests at a time; what holds the connections is the time of the requests before",
-            sure=Sure.CERTAIN,
-            because="every connection that the pool may open was in use when the wait began",
-            criterion=f"waited {seconds(self._wait)} or longer for a pool at its limit (pool_wait)",
-            requests=tally.count,
-            seconds=tally.seconds,
-            evidence=tally.examples,
-            numbers={"limit": limit, "waiting": waiting, "longest": tally.most, "pool_timeouts": gave_up},
         )

@@ -1,243 +1,250 @@
-"""What became of requests and their responses: stories 6, 12, 13 and 14."""
+"""Slow bodies, cancelled requests, statuses and repeated calls: stories 12, 13, 26, 29 and 30."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from typing import Final
+import itertools
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 from ...telemetry import names
-from ..findings import Finding, Severity, Sure, Thresholds
+from ..evidence import BODY_MAX_GAP
+from ..facts import broke, failed_by
+from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
-from ..units import count, seconds, size, spread
-from .tally import MAX_KEYS, Tallies, error_type, named, were
-
-#: How a request that got no answer from a server that is gone fails, in httpcore's words.
-_DISCONNECTED: Final = frozenset({"RemoteProtocolError", "ReadError", "WriteError"})
-
-_DOING: Final[dict[str, str]] = {
-    "pool": "waiting for the pool",
-    "dns": "looking up the name",
-    "connect": "connecting",
-    "proxy": "talking to the proxy",
-    "tls": "in the TLS handshake",
-    "send": "writing the request",
-    "wait": "waiting for the response headers",
-    "receive": "reading the response body",
-}
+from ..units import count, seconds, share, spread
+from .advice import DOING
+from .definitions import ATTEMPTS
+from .kind import Kind
+from .tally import MAX_KEYS, Tally, named, named_all, were
 
 
-class StaleKeepalive:
-    """Story 6.
-
-    A request is written on a connection that the server is closing just then. It has all the marks of a server's
-    failure, but for the idle time.
-    """
-
-    def __init__(self, thresholds: Thresholds) -> None:
-        self._threshold = thresholds.stale_idle
-        self._tallies: Tallies[str] = Tallies()
-        self._errors: dict[str, Counter[str]] = {}
-        #: The longest idle time after which a request still went well.
-        self._survived: dict[str, float] = {}
-
-    def add(self, row: Row, idle: float) -> None:
-        failed_phase = row.attributes.get(names.FAILED_PHASE)
-        if failed_phase is None:
-            if idle > self._survived.get(row.origin, 0.0) and len(self._survived) < MAX_KEYS:
-                self._survived[row.origin] = idle
-            return
-        error = error_type(row)
-        if failed_phase in ("send", "wait") and error in _DISCONNECTED and idle >= self._threshold:
-            self._tallies[row.origin].add(row, idle, f"failed ({error}) after {seconds(idle)} of idleness")
-            self._errors.setdefault(row.origin, Counter())[error or ""] += 1
-
-    def findings(self) -> Iterator[Finding]:
-        for origin, tally in self._tallies:
-            survived = self._survived.get(origin, 0.0)
-            likely = survived <= tally.least
-            errors = " or ".join(sorted(self._errors[origin]))
-            yield Finding(
-                verdict="stale_keepalive",
-                severity=Severity.FAILED,
-                origin=origin,
-                sentence=f"{count(tally.count, 'request')} to {named(origin)} failed ({errors}) on a connection that had been idle for "
-                f"{spread(tally.least, tally.most)}: the server drops idle ones at about {seconds(tally.least)}",
-                advice=f"set keepalive_expiry below {seconds(tally.least)}, which is the server's keep-alive, or repeat such requests "
-                "where they may be repeated",
-                sure=Sure.LIKELY if likely else Sure.POSSIBLE,
-                because="no request went well on a connection that had been idle for longer"
-                if likely
-                else f"but one went well after {seconds(survived)} of idleness",
-                criterion="the server closed instead of answering, on a reused connection that had been idle for "
-                f"{seconds(self._threshold)} or longer (stale_idle)",
-                requests=tally.count,
-                seconds=0.0,
-                evidence=tally.examples,
-                numbers={"idle": tally.least, "longest_idle": tally.most, "survived": survived},
-            )
-
-
-class BodySlow:
+class _BodySlow(Kind):
     """Story 12: the time of a body is the server's, or the consumer's."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self._threshold = thresholds.receive
-        self._tallies: Tallies[tuple[str, bool]] = Tallies()
-        self._waited: dict[tuple[str, bool], float] = {}
+    whose = ""
+    advice = ""
 
-    def add(self, row: Row) -> None:
-        time, waited = row.phases["receive"], row.attributes.get(names.BODY_READ_WAIT)
-        if waited is None:
-            return
-        key = (row.origin, waited * 2 >= time)
-        what = f"the body took {seconds(time)}, of which {seconds(waited)} waiting for bytes"
-        self._tallies[key].add(row, time, what)
-        self._waited[key] = self._waited.get(key, 0.0) + waited
+    def cost(self, row: Row) -> float:
+        return row.phases["receive"]
 
-    def findings(self) -> Iterator[Finding]:
-        for (origin, server), tally in self._tallies:
-            waited = self._waited.get((origin, server), 0.0)
-            if server:
-                whose, advice = (
-                    "the server, or the way from it, is slow",
-                    "look at the server: what it streams and from where; of streams that are meant to last, raise the threshold (receive)",
-                )
-            else:
-                whose, advice = (
-                    "the application takes its time between reads",
-                    "look at what is done with each part: read the body first, or do the work elsewhere; meanwhile the connection is held",
-                )
-            yield Finding(
-                verdict="body_slow_server" if server else "body_slow_consumer",
-                severity=Severity.SLOW,
-                origin=origin,
-                sentence=f"{count(tally.count, 'response body', 'response bodies')} from {named(origin)} took up to {seconds(tally.most)}; "
-                f"{seconds(waited)} of {seconds(tally.seconds)} were spent waiting for bytes: {whose}",
-                advice=advice,
-                sure=Sure.CERTAIN,
-                because="the time within reads and the time between them were told apart",
-                criterion=f"a body of {seconds(self._threshold)} or longer (receive)",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"longest": tally.most, "seconds": tally.seconds, "read_wait": waited},
-            )
+    def what(self, row: Row) -> str:
+        waited = row.attributes[names.BODY_READ_WAIT]
+        return f"the body took {seconds(self.cost(row))}, of which {seconds(waited)} waiting for bytes"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.measure("waited", row.attributes[names.BODY_READ_WAIT])
+        tally.measure("gap", row.attributes.get(BODY_MAX_GAP))
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        waited, gap = tally.measures["waited"].total, tally.measures.get("gap")
+        gaps = f", up to {seconds(gap.most)} of it without a byte" if gap else ""
+        return self.make(
+            tally,
+            f"{count(tally.count, 'response body', 'response bodies')} from {named(key)} took up to {seconds(tally.most)}; "
+            f"{seconds(waited)} of {seconds(tally.seconds)} were spent waiting for bytes{gaps}: {self.whose}",
+            self.advice,
+            sure=None if not tally.left else Sure.POSSIBLE,
+            numbers={"longest": tally.most, "seconds": tally.seconds, "read_wait": waited},
+        )
 
 
-class ServerSlow:
-    """What story 12 is not: the response began late, or the client stopped waiting for it."""
+class BodySlowServer(_BodySlow):
+    """The time went into waiting for bytes."""
 
-    def __init__(self, thresholds: Thresholds) -> None:
-        self._threshold = thresholds.wait
-        self._tallies: Tallies[str] = Tallies()
-        self._vain: Counter[str] = Counter()
-
-    def add(self, row: Row) -> None:
-        time = row.phases["wait"]
-        self._tallies[row.origin].add(row, time, f"the response headers took {seconds(time)}")
-
-    def gave_up(self, row: Row) -> None:
-        time = row.phases.get("wait", row.duration)
-        self._tallies[row.origin].add(row, time, f"no response headers within {seconds(time)} (ReadTimeout)")
-        self._vain[row.origin] += 1
-
-    def findings(self) -> Iterator[Finding]:
-        for origin, tally in self._tallies:
-            vain = self._vain[origin]
-            sentence = (
-                f"{count(tally.count, 'response')} from {named(origin)} took up to {seconds(tally.most)} to begin: the request "
-                "was written, and then nothing came"
-            )
-            if vain:
-                sentence += f"; {vain:,} of them never did (ReadTimeout)"
-            yield Finding(
-                verdict="server_slow",
-                severity=Severity.FAILED if vain else Severity.SLOW,
-                origin=origin,
-                sentence=sentence,
-                advice="look at the server: the client had done its part",
-                sure=Sure.CERTAIN,
-                because="the time from the request written to the headers received is the server's and the network's",
-                criterion=f"{seconds(self._threshold)} or longer from the request written to the response headers (wait), or a "
-                "ReadTimeout then",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"longest": tally.most, **({"read_timeouts": vain} if vain else {})},
-            )
+    name = "body_slow_server"
+    whose = "the server, or the way from it, is slow"
+    advice = "look at the server: what it streams and from where; of streams that are meant to last, raise the threshold (receive)"
 
 
-class Cancelled:
+class BodySlowConsumer(_BodySlow):
+    """The time went into what the application does between reads."""
+
+    name = "body_slow_consumer"
+    whose = "the application takes its time between reads"
+    advice = "look at what is done with each part: read the body first, or do the work elsewhere; meanwhile the connection is held"
+
+
+class Cancelled(Kind):
     """Story 13."""
 
-    def __init__(self) -> None:
-        self._tallies: Tallies[tuple[str, str]] = Tallies()
-        self._lost: Counter[tuple[str, str]] = Counter()
+    name = "cancelled_in"
 
-    def add(self, row: Row, phase: str) -> None:
+    def key(self, row: Row) -> Any:
+        return row.attributes.get(names.FAILED_PHASE, "receive")
+
+    def what(self, row: Row) -> str:
         lost = row.attributes.get(names.CONN_CLOSE_REASON) == "request_cancelled"
-        what = f"cancelled in {phase} after {seconds(row.duration)}, connection {'lost' if lost else 'not lost'}"
-        self._tallies[row.origin, phase].add(row, row.duration, what)
-        self._lost[row.origin, phase] += lost
+        return (
+            f"cancelled in {self.key(row)} after {seconds(row.duration)}, connection {'lost' if lost else 'not lost'}"
+        )
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("lost", row.attributes.get(names.CONN_CLOSE_REASON) == "request_cancelled" or None)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        lost = tally.noted("lost")[True]
+        with_them = f"{count(lost, 'connection')} lost with {'it' if tally.count == 1 else 'them'}"
+        return self.make(
+            tally,
+            f"{count(tally.count, 'request')} to {named_all(tally.origins)} {were(tally.count)} cancelled by the caller while "
+            f"{DOING.get(key, key)} ({key}), after {spread(tally.least, tally.most)}; "
+            + (with_them if lost else "no connection was lost"),
+            "look at who cancels: a timeout around the call, a sibling task that failed, a client that went away",
+            numbers={"phase": key, "connections_lost": lost},
+            harmless=tally.count < self.limits.cancelled,
+        )
+
+
+class ErrorStatuses(Kind):
+    """Story 26: the server answered, and said that it could not."""
+
+    name = "error_statuses"
+
+    def __init__(self, limits: Thresholds) -> None:
+        super().__init__(limits)
+        self.statuses: dict[str, Counter[int]] = {}
+
+    def saw(self, row: Row) -> None:
+        """Any response."""
+        if row.status is not None:
+            counted = self.statuses.get(row.origin)
+            if counted is not None:
+                counted[row.status] += 1
+            elif len(self.statuses) < MAX_KEYS:
+                self.statuses[row.origin] = Counter({row.status: 1})
+
+    def what(self, row: Row) -> str:
+        return f"status {row.status} after {seconds(row.duration)}"
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("statuses", row.status)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        all_of = self.statuses.get(key, Counter())
+        told = ", ".join(f"{status} x {number:,}" for status, number in sorted(all_of.items()))
+        limited = tally.noted("statuses")[429]
+        advice = "look at the server's log for these requests: it answered, and so had them"
+        if limited * 2 >= tally.count:
+            advice = "send fewer requests at a time (429: Too Many Requests), and wait as long as Retry-After says"
+        return self.make(
+            tally,
+            f"{share(tally.count, sum(all_of.values()))} of the responses from {named(key)} ({tally.count:,} of "
+            f"{sum(all_of.values()):,}) were errors of the server's: {told}",
+            advice,
+            numbers={"statuses": {str(status): number for status, number in sorted(all_of.items())}},
+        )
+
+
+@dataclass
+class _Chain:
+    """Attempts of what may be one call."""
+
+    begun: float
+    ended: float
+    rows: int = 1
+    failed: int = 0
+    why: Counter[str] = field(default_factory=Counter)
+    evidence: list[Evidence] = field(default_factory=list)
+    row: Row | None = None
+    pauses: list[float] = field(default_factory=list)
+    told: bool = False
+
+    @property
+    def backs_off(self) -> bool:
+        """Whether it waited longer before each attempt, as an SDK does, and a program that asks now and then does not."""
+        return len(self.pauses) > 1 and all(
+            one > 0.01 and after >= 1.3 * one for one, after in itertools.pairwise(self.pauses)
+        )
+
+
+class CallRepeated(Kind):
+    """Story 29: what an SDK sends again is one call, not several slow ones."""
+
+    name = "call_repeated"
+
+    def __init__(self, limits: Thresholds) -> None:
+        super().__init__(limits)
+        #: By whose, and to where: chains whose last request failed.
+        self._open: OrderedDict[Hashable, _Chain] = OrderedDict()
+        together = self.defined.together
+        assert together is not None  # noqa: S101
+        self.follows = together.holds
+
+    def saw(self, row: Row, *, failed: bool) -> None:
+        """Any request: one that goes well ends a chain, one that fails begins it or goes on with it."""
+        failed = failed or row.status in (408, 409)
+        if not failed and not self._open:
+            return
+        if not row.target or not row.timed:
+            return
+        parent = (row.trace_id, row.parent_id) if row.parent_id else ("", "")
+        key = (row.source, parent, row.target)
+        chain = self._open.get(key)
+        if chain is not None and not self.follows(row.start - chain.ended, row.parent_id):
+            self._over(self._open.pop(key), went_well=False)
+            chain = None
+        if chain is None:
+            if failed:
+                self._open[key] = _Chain(row.start, row.end)
+                self._note(self._open[key], row, failed)
+                if len(self._open) > MAX_KEYS:
+                    self._over(self._open.popitem(last=False)[1], went_well=False)
+            return
+        chain.rows += 1
+        chain.pauses.append(row.start - chain.ended)
+        chain.ended = row.end
+        self._note(chain, row, failed)
+        if not failed:
+            self._over(self._open.pop(key), went_well=True)
+
+    def _note(self, chain: _Chain, row: Row, failed: bool) -> None:
+        chain.row = row
+        if failed:
+            chain.failed += 1
+            chain.why[str(row.status) if row.status and not broke(row) else failed_by(row)] += 1
+        if len(chain.evidence) < 3:
+            what = f"attempt {chain.rows}: {f'status {row.status}' if row.status else failed_by(row)}, {seconds(row.duration)}"
+            chain.evidence.append(Evidence(row.trace_id, row.span_id, what))
+
+    def _over(self, chain: _Chain, *, went_well: bool) -> None:
+        row = chain.row
+        if row is None or chain.rows < 2 or chain.rows > ATTEMPTS:
+            return
+        # A program that asks again and again looks the same, where no parent tells.
+        if not row.parent_id and not (went_well and chain.backs_off):
+            return
+        tally = self.tallies[(row.origin, bool(row.parent_id))]
+        tally.add(row, chain.ended - chain.begun, "")
+        tally.doubt(self.defined.left(row, self.limits))
+        tally.note("attempts", chain.rows)
+        tally.evidence = [(0.0, one) for one in chain.evidence] if tally.count == 1 else tally.evidence
+        for why, number in chain.why.items():
+            tally.details.setdefault("why", Counter())[why] += number
 
     def findings(self) -> Iterator[Finding]:
-        for (origin, phase), tally in self._tallies:
-            lost = self._lost[origin, phase]
-            with_them = f"{count(lost, 'connection')} lost with {'it' if tally.count == 1 else 'them'}"
-            yield Finding(
-                verdict="cancelled_in",
-                severity=Severity.SLOW,
-                origin=origin,
-                sentence=f"{count(tally.count, 'request')} to {named(origin)} {were(tally.count)} cancelled by the caller while "
-                f"{_DOING.get(phase, phase)} ({phase}), after {spread(tally.least, tally.most)}; "
-                + (with_them if lost else "no connection was lost"),
-                advice="look at who cancels: a timeout around the call, a sibling task that failed, a client that went away",
-                sure=Sure.CERTAIN,
-                because="the cancellation passed through the request in that phase",
-                criterion="a cancelled request",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"phase": phase, "connections_lost": lost},
-            )
+        for chain in self._open.values():
+            # Its last attempt failed: with a parent in common it is one call all the same.
+            if chain.rows > 1 and chain.row is not None and chain.row.parent_id and not chain.told:
+                chain.told = True
+                self._over(chain, went_well=False)
+        yield from super().findings()
 
-
-class BodyFailed:
-    """Story 14."""
-
-    def __init__(self) -> None:
-        self._tallies: Tallies[tuple[str, str]] = Tallies()
-        self._amounts: dict[tuple[str, str], tuple[int, int | None]] = {}
-
-    def add(self, row: Row) -> None:
-        known = row.attributes
-        key = (row.origin, error_type(row) or "an error")
-        read, whole = known.get(names.BODY_BYTES_READ, 0), known.get(names.HTTP_RESPONSE_BODY_SIZE)
-        of = f" of {size(whole)}" if whole is not None else ""
-        self._tallies[key].add(row, row.duration, f"{key[1]} after {size(read)}{of}")
-        if len(self._amounts) < MAX_KEYS:
-            self._amounts.setdefault(key, (read, whole))
-
-    def findings(self) -> Iterator[Finding]:
-        for (origin, error), tally in self._tallies:
-            read, whole = self._amounts.get((origin, error), (0, None))
-            of = f" of {size(whole)}" if whole is not None else ""
-            example = f"after {size(read)}{of}" + (", for one" if tally.count > 1 else "")
-            advice = "the status was sent before the failure: look at the server's log at that moment, and at what lies between"
-            if error == "ReadTimeout":
-                advice = "no byte came for as long as the read timeout: look at the server, or allow it more time"
-            yield Finding(
-                verdict="body_failed",
-                severity=Severity.FAILED,
-                origin=origin,
-                sentence=f"{count(tally.count, 'response')} from {named(origin)} failed half-way ({error}), {example}",
-                advice=advice,
-                sure=Sure.CERTAIN,
-                because="reading the body raised that error",
-                criterion="a body that failed",
-                requests=tally.count,
-                seconds=tally.seconds,
-                evidence=tally.examples,
-                numbers={"error": error, "bytes_read": read, "size": whole},
-            )
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        origin, _ = key
+        attempts = sum(number * times for number, times in tally.noted("attempts").items())
+        why = ", ".join(f"{one} x {number:,}" for one, number in tally.noted("why").most_common(4))
+        least, most = min(tally.noted("attempts")), max(tally.noted("attempts"))
+        each = f"{most} times" if least == most else f"{least} to {most} times"
+        calls = count(tally.count, "call")
+        return self.make(
+            tally,
+            f"{calls} to {named(origin)} {were(tally.count)} sent {each}, {count(attempts, 'request')} in {seconds(tally.seconds)} in all "
+            f"(up to {seconds(tally.most)} for one): the attempts before failed ({why})",
+            "these are attempts of one call, by an SDK or the program's own retries: look at why the first failed; the time of the call is "
+            "all of them, with the pauses between",
+            severity=Severity.FAILED if not tally.left else Severity.SLOW,
+            requests=attempts,
+            numbers={"calls": tally.count, "attempts": attempts, "longest": tally.most},
+        )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any, Final, Generic, TypeVar
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ...telemetry import names
 from ..findings import Evidence
 from ..rows import Row, Step
+from .definitions import Rival
 
 _EXAMPLES: Final = 3
+_DETAILS: Final = 50
 MAX_KEYS: Final = 2_000
 MAX_SPANS: Final = 50_000
 
@@ -20,10 +21,26 @@ DIAL: Final = ("dns", "connect", "proxy", "tls")
 K = TypeVar("K")
 
 
+class Measure(NamedTuple):
+    """The least, the greatest and the sum of some numbers."""
+
+    least: float
+    most: float
+    total: float
+
+    def with_(self, value: float) -> Measure:
+        """One number more."""
+        return Measure(min(self.least, value), max(self.most, value), self.total + value)
+
+    def and_(self, other: Measure) -> Measure:
+        """Those and these."""
+        return Measure(min(self.least, other.least), max(self.most, other.most), self.total + other.total)
+
+
 class Tally:
     """Rows that show the same: how many, what they cost, a few to look at."""
 
-    __slots__ = ("count", "evidence", "least", "most", "seconds")
+    __slots__ = ("count", "details", "evidence", "least", "left", "measures", "most", "origins", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
@@ -31,6 +48,12 @@ class Tally:
         self.least = 0.0
         self.most = 0.0
         self.evidence: list[tuple[float, Evidence]] = []
+        self.origins: Counter[str] = Counter()
+        #: By rival that the facts leave, of how many requests.
+        self.left: Counter[Rival] = Counter()
+        #: By what else is counted, the first so many.
+        self.details: dict[str, Counter[Any]] = {}
+        self.measures: dict[str, Measure] = {}
 
     def add(self, row: Row, cost: float, what: str) -> None:
         """Count *row*, which cost so many seconds; the dearest are the ones to look at."""
@@ -38,10 +61,48 @@ class Tally:
         self.most = max(self.most, cost)
         self.count += 1
         self.seconds += cost
+        if row.origin in self.origins or len(self.origins) < MAX_KEYS:
+            self.origins[row.origin] += 1
         if len(self.evidence) < _EXAMPLES or cost > self.evidence[-1][0]:
             self.evidence.append((cost, Evidence(row.trace_id, row.span_id, what)))
             self.evidence.sort(key=lambda entry: -entry[0])
             del self.evidence[_EXAMPLES:]
+
+    def doubt(self, rivals: Iterable[Rival]) -> None:
+        """Count a request of which the facts leave *rivals*."""
+        self.left.update(rivals)
+
+    def note(self, kind: str, value: Any) -> None:
+        """Count *value* among what else is known of a *kind*; None is not known."""
+        if value is not None:
+            counted = self.details.setdefault(kind, Counter())
+            if value in counted or len(counted) < _DETAILS:
+                counted[value] += 1
+
+    def noted(self, kind: str) -> Counter[Any]:
+        """What was counted of a *kind*."""
+        return self.details.get(kind, Counter())
+
+    def measure(self, kind: str, value: float | None) -> None:
+        """Take *value* into account among numbers of a *kind*; None is not known."""
+        if value is not None:
+            known = self.measures.get(kind)
+            self.measures[kind] = Measure(value, value, value) if known is None else known.with_(value)
+
+    def merge(self, other: Tally) -> None:
+        """Count what *other* has counted."""
+        self.least = min(self.least, other.least) if self.count else other.least
+        self.most = max(self.most, other.most)
+        self.count += other.count
+        self.seconds += other.seconds
+        self.evidence = sorted([*self.evidence, *other.evidence], key=lambda entry: -entry[0])[:_EXAMPLES]
+        self.origins.update(other.origins)
+        self.left.update(other.left)
+        for kind, counted in other.details.items():
+            self.details.setdefault(kind, Counter()).update(counted)
+        for kind, measured in other.measures.items():
+            known = self.measures.get(kind)
+            self.measures[kind] = measured if known is None else known.and_(measured)
 
     @property
     def examples(self) -> tuple[Evidence, ...]:
@@ -95,14 +156,17 @@ def dial_seconds(row: Row) -> float:
     return sum(row.phases.get(phase, 0.0) for phase in DIAL)
 
 
-def error_type(row: Row) -> str | None:
-    """What `error.type` says."""
-    return row.attributes.get(names.ERROR_TYPE)
-
-
 def named(origin: str) -> str:
     """The origin, or that it is not known."""
     return origin or "an unknown origin"
+
+
+def named_all(origins: Counter[str]) -> str:
+    """The origins, the first few by name, with their numbers where there are several."""
+    if len(origins) == 1:
+        return named(next(iter(origins)))
+    first = ", ".join(f"{named(origin)} ({number:,})" for origin, number in origins.most_common(3))
+    return f"{len(origins):,} servers: {first}" + (f" and {len(origins) - 3:,} more" if len(origins) > 3 else "")
 
 
 def were(number: int) -> str:

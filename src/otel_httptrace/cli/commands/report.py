@@ -9,13 +9,16 @@ from dataclasses import replace
 
 import click
 
-from ..report.analysis import Analysis
-from ..report.printable import printable
-from ..report.rows import Assembler
-from ..report.sources import SourceError, SpanSource
-from ..report.summary import Report
-from .output import Output, backend, console, file, options, say
-from .problem import Problem
+from ... import clients
+from ...report.analysis import Analysis
+from ...report.printable import printable
+from ...report.rows import Assembler
+from ...report.sources import SourceError, SpanSource
+from ...report.summary import Report
+from ...report.terminal import console
+from ..errors import Problem, say
+from ..options import options
+from ..output import Output
 
 #: Spans between two looks at the clock of the progress bar.
 _STEP = 1000
@@ -63,9 +66,9 @@ def command(
     output.check_others(FILE=source)
     try:
         if source is not None:
-            spans = file(source)
+            spans = _file(source)
         else:
-            spans = backend(
+            spans = _backend(
                 jaeger=jaeger,
                 tempo=tempo,
                 service=service,
@@ -97,6 +100,37 @@ def command(
     return 1 if failing else 0
 
 
+def _file(path: str) -> SpanSource:
+    from ...report.sources.files import FileSource  # noqa: PLC0415
+
+    return FileSource(path)
+
+
+def _backend(
+    *,
+    jaeger: str | None,
+    tempo: str | None,
+    service: str | None,
+    query: str | None,
+    tenant: str | None,
+    lookback: str,
+    limit: int | None,
+) -> SpanSource:
+    if jaeger is not None:
+        from ...report.sources.jaeger import JaegerSource  # noqa: PLC0415
+
+        if service is None:
+            raise click.UsageError("--jaeger needs --service NAME.")
+        if query is not None:
+            raise click.UsageError("--query is for --tempo.")
+        if tenant is not None:
+            raise click.UsageError("--tenant is for --tempo.")
+        return JaegerSource(jaeger, service, lookback, limit=limit)
+    from ...report.sources.tempo import TempoSource  # noqa: PLC0415
+
+    return TempoSource(tempo or "", service, query, lookback, limit=limit, tenant=tenant)
+
+
 def read(spans: SpanSource, output: Output) -> tuple[Report, str]:
     """The report of *spans*, and what ended reading before its time; empty if nothing did.
 
@@ -124,8 +158,8 @@ def foreign(report: Report) -> Iterator[str]:
     """Why there is nothing to say of what was read."""
     if report.spans and not report.requests:
         yield (
-            f"none of the {report.spans:,} spans is of a request made with httpx or httpx2 "
-            "(opentelemetry-instrumentation-httpx)"
+            f"none of the {report.spans:,} spans is of a request made with {clients.named('or')} "
+            f"({', '.join(dict.fromkeys(client.upstream.distribution for client in clients.CLIENTS))})"
         )
     elif report.requests and report.unobserved == report.requests:
         yield (

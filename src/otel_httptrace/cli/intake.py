@@ -17,15 +17,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from ..report.analysis import Analysis
 from ..report.findings import Thresholds
-from ..report.otlp import from_protobuf
+from ..report.otlp import from_protobuf, to_json
 from ..report.rows import Assembler, Row
 from ..report.summary import Report
-from .output import otlp_line
 
 _LENGTH: Final = 64
 
 
-class Collector:
+class Intake:
     """Takes export requests from any thread; tells what there is to say so far.
 
     Args:
@@ -90,7 +89,8 @@ class Collector:
 
     def _write(self, request: Any) -> None:
         if self._otlp is not None:
-            self._otlp.write(otlp_line(request))
+            line = to_json(request)
+            self._otlp.write(line if line.endswith(b"\n") else line + b"\n")
 
     def _fold(self, request: ExportTraceServiceRequest) -> None:
         with self._lock:

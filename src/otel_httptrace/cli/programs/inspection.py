@@ -13,20 +13,15 @@ from importlib import metadata
 
 DISTRIBUTIONS = (
     "otel-httptrace",
-    "httpx",
-    "httpcore",
-    "httpx2",
-    "httpcore2",
     "opentelemetry-api",
     "opentelemetry-sdk",
     "opentelemetry-distro",
     "opentelemetry-instrumentation",
-    "opentelemetry-instrumentation-httpx",
     "opentelemetry-exporter-otlp-proto-http",
     "opentelemetry-exporter-otlp-proto-grpc",
 )
 
-#: Of entry points that variables name: as in `named`, which is not to be had where this runs.
+#: Of entry points that variables name: as in `plugins`, which is not to be had where this runs.
 GROUPS = (
     "opentelemetry_propagator",
     "opentelemetry_context",
@@ -99,13 +94,18 @@ def lent(folder: str) -> dict[str, object]:
     return {"error": None}
 
 
-def requested(url: str) -> dict[str, object]:
-    """Two requests with each library, where this runs under ``opentelemetry-instrument``; and the hooks in place."""
+def requested(url: str, *names: str) -> dict[str, object]:
+    """Two requests with each client, where this runs under ``opentelemetry-instrument``; and the hooks in place.
+
+    Args:
+        url: what to request.
+        *names: the clients to try, by module.
+    """
     from otel_httptrace import HTTPTraceInstrumentor  # noqa: PLC0415
 
     errors: dict[str, str] = {}
     clients: list[str] = []
-    for name in ("httpx", "httpx2"):
+    for name in names:
         try:
             library = __import__(name)
         except ImportError:

@@ -14,8 +14,9 @@ from typing import Any, Final
 import click
 
 from ..report.printable import printable
+from ..report.terminal import Unread, plainer
 from ..version import __version__
-from .problem import Problem, Unread, plainer
+from .errors import Problem
 
 _COMMANDS: Final = {
     "run": "Run a program and report what its requests did.",
@@ -26,6 +27,10 @@ _COMMANDS: Final = {
 }
 
 
+#: What a shell makes of SIGPIPE.
+_BROKEN_PIPE: Final = 141
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -33,7 +38,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        module = importlib.import_module(f".commands.{cmd_name}", __package__)
         command: click.Command = module.command
         return command
 
@@ -78,10 +83,10 @@ def run(arguments: Sequence[str]) -> int:
         path = error.ctx.command_path if error.ctx is not None else "httptrace"
         _say(f"{printable(error.format_message())} See {path} --help.", prefix=path)
         return 2
-    except Unread as error:
+    except Unread:
         # Else Python would complain that it cannot flush.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        return error.status
+        return _BROKEN_PIPE
     except click.ClickException as error:
         _say(error.format_message())
         return error.status if isinstance(error, Problem) else 2

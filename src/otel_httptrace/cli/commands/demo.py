@@ -14,6 +14,6 @@ def command() -> int:
     Everything runs on this machine. With OTEL_EXPORTER_OTLP_ENDPOINT set, such as http://localhost:4318,
     the spans go to that backend, over HTTP.
     """
-    from ..demo.__main__ import main  # noqa: PLC0415
+    from ...demo.__main__ import main  # noqa: PLC0415
 
     return main(os.environ)

@@ -27,9 +27,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from .. import __file__ as _package
-from . import inside
-from .problem import Problem
+from ... import __file__ as _package
+from ..errors import Problem
+from . import inside, pythons
 
 #: What spans take to be made and sent to us; the rest follows from what these require.
 _ROOTS: Final = ("otel-httptrace", "opentelemetry-distro", "opentelemetry-exporter-otlp-proto-http")
@@ -237,3 +237,39 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         # Windows allows it to few.
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+
+def equip(program: str, lent: Lent) -> Any:
+    """Lend the Python of *program* what it lacks.
+
+    Args:
+        program: its path.
+        lent: where to put it.
+
+    Returns:
+        The facts of that Python; None if there is none, or if it does not answer.
+
+    Raises:
+        Problem: it cannot be used: it is too old, or what it has does not go together with what it lacks.
+    """
+    python = pythons.python_of(program)
+    if python is None:
+        return None
+    facts = pythons.facts_of(python, *candidates())
+    if facts is None:
+        version = pythons.version(python)
+        if version is not None and version < (3, 10):
+            shown = ".".join(map(str, version))
+            raise Problem(f"{python}, which runs the program, is Python {shown}: 3.10 or later is supported")
+        return None
+    missing = lacking(facts)
+    if missing:
+        lent.lend(missing, facts)
+        answer = pythons.inspect(python, "lent", lent.packages)
+        if answer is None or answer["error"]:
+            why = answer["error"] if answer is not None else "it could not be run"
+            raise Problem(
+                f"{python}, which runs the program, lacks {', '.join(sorted(missing))}, and cannot use ours: {why}; "
+                f"{cure(python)}"
+            )
+    return facts

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from ..report import TOKEN_HEADER
-from . import named
+from ...clients import CLIENTS
+from ...report import TOKEN_HEADER
+from . import plugins
 
 #: Would keep spans from being made.
 _DEFEATING: Final = ("OTEL_SDK_DISABLED", "OTEL_CONFIG_FILE", "OTEL_TRACES_SAMPLER_ARG", "OTEL_PYTHON_CONFIGURATOR")
@@ -24,7 +25,8 @@ _CURTAILING: Final = (
     "OTEL_SPAN_LINK_COUNT_LIMIT",
     "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT",
 )
-_OURS: Final = ("httptrace", "httpx", "httpx2")
+#: Turned off, there would be nothing to see.
+_OURS: Final = ("httptrace", *(client.upstream.entry_point for client in CLIENTS))
 _PROXIES: Final = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 #: More than the SDK's 2,048, which a program that does nothing but requests can fill between two exports.
 _QUEUE: Final = "20000"
@@ -109,15 +111,15 @@ def prepare(
 def _without_missing(kept: dict[str, str], propagators: Collection[str] | None) -> list[str]:
     # A program that does not start helps nobody, and what is left out could not have
     # been sent anyway. But it is not to be found out in production.
-    value = kept.get(named.PROPAGATORS, "")
-    lacking = named.missing(named.PROPAGATORS, value, {named.GROUPS[named.PROPAGATORS]: propagators or ()})
+    value = kept.get(plugins.PROPAGATORS, "")
+    lacking = plugins.missing(plugins.PROPAGATORS, value, {plugins.GROUPS[plugins.PROPAGATORS]: propagators or ()})
     if not value or not lacking:
         return []
-    kept[named.PROPAGATORS] = named.without(value, lacking)
-    package = named.packages(lacking)
+    kept[plugins.PROPAGATORS] = plugins.without(value, lacking)
+    package = plugins.packages(lacking)
     cure = f"pip install {package}, or unset it" if package else "is it misspelled?"
     return [
-        f"{named.PROPAGATORS} names {', '.join(word or 'nothing' for word in lacking)}, not installed where the "
+        f"{plugins.PROPAGATORS} names {', '.join(word or 'nothing' for word in lacking)}, not installed where the "
         f"program runs: left out here, but opentelemetry-instrument alone would not start it; {cure}"
     ]
 

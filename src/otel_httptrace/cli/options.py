@@ -1,0 +1,97 @@
+"""The options that several commands share, and what is read from their values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+
+from ..report.findings import Thresholds
+from ..report.verdicts import VERDICTS
+from .output import Output
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def options(function: _Command) -> _Command:
+    """Give a command the options of `Output`, which it gets as the argument ``output``."""
+
+    def command(**given: Any) -> Any:
+        output = Output(
+            text=given.pop("output"),
+            html=given.pop("html"),
+            json=given.pop("json"),
+            width=given.pop("width"),
+            quiet=given.pop("quiet"),
+            fail_on=frozenset(given.pop("fail_on")),
+            thresholds=given.pop("threshold"),
+        )
+        output.check()
+        return function(output=output, **given)
+
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(
+        (
+            click.option("--html", metavar="FILE", help="Write the report as one self-contained page."),
+            click.option("--json", metavar="FILE", help="Write the report as JSON; - is stdout."),
+            click.option("--output", "-o", metavar="FILE", help="Write the report as text to a file."),
+            click.option("--quiet", "-q", is_flag=True, help="Print no report."),
+            click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text."),
+            click.option(
+                "--fail-on",
+                metavar="VERDICT,...",
+                default="",
+                callback=_verdicts,
+                help="Exit with status 1 if one of these is found, as body_not_read,client_per_request.",
+            ),
+            click.option(
+                "--threshold",
+                metavar="NAME=VALUE",
+                multiple=True,
+                callback=_thresholds,
+                help="From where on something is a finding: dns=0.5, lost_connections=10, ... Repeatable.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command  # type: ignore[return-value]
+
+
+def _verdicts(ctx: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    unknown = [name for name in names if name not in VERDICTS]
+    if unknown:
+        raise click.BadParameter(f"no verdict is called {unknown[0]!r}; there are {', '.join(VERDICTS)}.", ctx)
+    return names
+
+
+def _thresholds(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> Thresholds:
+    settings = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE.", ctx)
+        settings[name.strip()] = text.strip()
+    try:
+        return Thresholds.parse(settings)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx) from error
+
+
+_UNITS: Final = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def duration(text: str) -> float:
+    """Seconds, from ``30s``, ``5m``, ``1h``, ``2d``, ``250ms``, or a number of them.
+
+    Raises:
+        click.BadParameter: it is something else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)(ms|s|m|h|d|)", text.strip())
+    seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds < 1e9:
+        raise click.BadParameter(f"{text!r} is not a duration like 30s, 5m or 1h.")
+    return seconds

@@ -1,0 +1,1 @@
+"""Other people's programs: found, given an environment, run, and looked into."""

@@ -1,0 +1,173 @@
+"""What a row says of how a request went."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..telemetry import names
+from .evidence import BODY_CLOSED_BY, BYTES_RECEIVED, FAILED_CAUSE, STALLED, TIMEOUT
+from .rows import Row
+
+#: Error codes of HTTP/2 (RFC 9113, section 7).
+HTTP2_CODES: Final = frozenset(
+    {
+        "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
+        "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
+        "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+    }
+)  # fmt: skip
+#: Out of file descriptors: of the process, or of the machine.
+NO_FILES: Final = frozenset({"EMFILE", "ENFILE", "too_many_open_files"})
+#: How a request that got no answer from a server that is gone fails, in httpcore's words.
+DISCONNECTED: Final = ("RemoteProtocolError", "ReadError", "WriteError")
+#: Ways to leave a response that are nobody's failure.
+_LEFT: Final = frozenset({"CancelledError", "Cancelled", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
+
+
+def error_type(row: Row) -> str | None:
+    """What `error.type` says."""
+    return row.attributes.get(names.ERROR_TYPE)
+
+
+def cause(row: Row) -> str | None:
+    """What is behind the error, as far as it is known: by the request itself, else by the step that failed."""
+    told = row.attributes.get(FAILED_CAUSE)
+    if told is not None:
+        return str(told)
+    general = error_type(row)
+    for step in reversed(row.steps):
+        if step.name != names.SPAN_GETCONN:
+            more = step.attributes.get(names.ERROR_TYPE)
+            if isinstance(more, str) and more != general:
+                return more
+    return None
+
+
+def answered_badly(row: Row) -> bool:
+    """Whether the response's status says that the server could not, or would not yet: 5xx or 429."""
+    return row.status is not None and (row.status >= 500 or row.status == 429)
+
+
+def closed_by(row: Row) -> str | None:
+    """The class of the application's exception that closed a body which had not failed itself."""
+    known = row.attributes
+    found = known.get(BODY_CLOSED_BY)
+    if found is None or found in _LEFT or known.get(names.BODY_OUTCOME) in ("failed", "cancelled"):
+        return None
+    return str(found)
+
+
+def broke(row: Row) -> bool:
+    """Whether it failed: not whether its response's status is one of errors."""
+    known = row.attributes
+    if known.get(names.BODY_OUTCOME) == "failed" or (BODY_CLOSED_BY in known and closed_by(row) is not None):
+        return True
+    if not row.failed:
+        return False
+    return names.FAILED_PHASE in known or row.status is None or row.status < 400
+
+
+def phase_of(row: Row) -> str:
+    """Where it failed: a phase, ``receive``, or empty if that is not known."""
+    known = row.attributes
+    found = known.get(names.FAILED_PHASE)
+    if found is not None:
+        return str(found)
+    return "receive" if names.BODY_OUTCOME in known else ""
+
+
+def failed_by(row: Row) -> str:
+    """The class of the exception that the application saw, as far as it is known."""
+    return closed_by(row) or error_type(row) or "an error"
+
+
+def http2(row: Row) -> bool:
+    """Whether it is known to have gone over HTTP/2."""
+    known = row.attributes
+    return (
+        names.CONN_WAS_IDLE in known
+        or str(known.get(names.NETWORK_PROTOCOL_VERSION, "")).startswith("2")
+        or known.get(FAILED_CAUSE) in HTTP2_CODES
+        or any(step.attributes.get(names.TLS_NEXT_PROTOCOL) == "h2" for step in row.steps)
+    )
+
+
+def proxy(row: Row) -> str | None:
+    """``host:port`` of the proxy that was dialled; None if none was, or nothing tells."""
+    for step in row.steps:
+        if step.name == names.SPAN_PROXY and names.SERVER_ADDRESS in step.attributes:
+            return _authority(step.attributes)
+    for step in row.steps:
+        if step.name == names.SPAN_CONNECT and names.SERVER_PORT in step.attributes and row.origin:
+            dialled = _authority(step.attributes)
+            scheme, _, authority = row.origin.partition("://")
+            host, colon, port = authority.rpartition(":")
+            if not colon or port.endswith("]"):
+                host, port = authority, "443" if scheme == "https" else "80"
+            return None if dialled == f"{host}:{port}" else dialled
+    return None
+
+
+def _authority(attributes: dict[str, object]) -> str:
+    host = str(attributes.get(names.SERVER_ADDRESS, ""))
+    return f"{f'[{host}]' if ':' in host else host}:{attributes.get(names.SERVER_PORT, '')}"
+
+
+def timed_out(row: Row) -> bool:
+    """Whether a timeout of the client's struck."""
+    return (error_type(row) or "").endswith("Timeout")
+
+
+def overshoot(row: Row) -> float | None:
+    """By how much later than asked a timeout struck, in seconds; None if that cannot be told.
+
+    A timeout is for one operation. Only while waiting for the first byte or for the pool is a phase just that.
+    """
+    timeout, phase = row.attributes.get(TIMEOUT), row.attributes.get(names.FAILED_PHASE)
+    if timeout is None or phase not in ("wait", "pool") or row.attributes.get(BYTES_RECEIVED, 0):
+        return None
+    time = row.phases.get(phase)
+    return None if time is None else max(0.0, time - float(timeout))
+
+
+def stood_still(row: Row) -> float | None:
+    """For how long its process is known to have stood still within it, in seconds; None if nothing tells.
+
+    A timeout that is known, and struck when it was due, tells that the process ran then.
+    """
+    known = row.attributes
+    late = overshoot(row)
+    if STALLED in known:
+        return max(float(known[STALLED]), late or 0.0)
+    if late is not None:
+        return late
+    return 0.0 if TIMEOUT in known and timed_out(row) else None
+
+
+def sends_no_body(row: Row) -> bool:
+    """Whether its method is one that sends no body, as a rule."""
+    method = row.attributes.get("http.request.method") or row.attributes.get("http.method") or row.name
+    return (
+        str(method).upper() in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE") and names.TIME_SEND not in row.attributes
+    )
+
+
+def fallback(row: Row, least: float) -> tuple[str, str] | None:
+    """The first address, and that of another family that a connect of *least* seconds ended at; None if none did."""
+    answers = next((step.attributes.get(names.DNS_ANSWERS) for step in row.steps if step.name == names.SPAN_DNS), None)
+    if not answers or len(answers) < 2:
+        return None
+    first = str(answers[0])
+    for step in row.steps:
+        if step.name == names.SPAN_CONNECT and step.duration >= least:
+            won = step.attributes.get(names.NETWORK_PEER_ADDRESS)
+            if won is not None and (":" in first) != (":" in str(won)):
+                return first, str(won)
+    return None
+
+
+def first_timed_out(row: Row) -> bool:
+    """Whether a connect is known to have run into its timeout."""
+    return any(
+        step.name == names.SPAN_CONNECT and step.attributes.get(names.ERROR_TYPE) == "timed_out" for step in row.steps
+    )
