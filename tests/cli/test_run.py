@@ -376,7 +376,7 @@ def test_thresholds(program: Callable[..., str], server: Server) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--fail-on", "bodies"], "no verdict is called 'bodies'; there are body_not_read, "),
+        (["--fail-on", "bodies"], "no verdict is called 'bodies'; there are address_fallback, "),
         (["--threshold", "dns"], "'dns' is not of the form NAME=VALUE"),
         (["--threshold", "dna=1"], "no threshold is called 'dna'; there are lost_connections, "),
         (["--threshold", "dns=slow"], "dns='slow': expected a number of seconds"),

@@ -235,6 +235,15 @@ def test_holders_that_ended_well_are_no_leak() -> None:
     assert finding.sentence.endswith("limit 10, up to 1 waiting; 1 of them in vain (PoolTimeout)")
 
 
+def test_a_wait_in_vain_that_began_below_the_limit() -> None:
+    """A PoolTimeout that neither a leak nor a pool seen at its limit explains is told as a failure, and once."""
+    holders = [reusing(), reusing()]
+    finding = only(*holders, timed_out(*holders, pool__connections=0))
+
+    assert (finding.verdict, finding.severity, finding.requests) == ("failed", Severity.FAILED, 1)
+    assert "PoolTimeout" in finding.sentence
+
+
 def test_a_leak_beside_a_small_pool() -> None:
     """One leaked response in a busy pool is a finding, and so is the pool."""
     holders = [reusing() for _ in range(7)]

@@ -64,7 +64,7 @@ def _verdicts(ctx: click.Context, parameter: click.Parameter, value: str) -> lis
     names = [name.strip() for name in value.split(",") if name.strip()]
     unknown = [name for name in names if name not in VERDICTS]
     if unknown:
-        raise click.BadParameter(f"no verdict is called {unknown[0]!r}; there are {', '.join(VERDICTS)}.", ctx)
+        raise click.BadParameter(f"no verdict is called {unknown[0]!r}; there are {', '.join(sorted(VERDICTS))}.", ctx)
     return names
 
 

@@ -152,6 +152,8 @@ class Verdicts:
 
     def findings(self) -> tuple[Finding, ...]:
         """What it cost most, first."""
+        for row in self._pool.untold():
+            self._failures.failed(row)
         found = [finding for verdict in self._all for finding in verdict.findings()]
         return self._ranked(self._caused(found))
 

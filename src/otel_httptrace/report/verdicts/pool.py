@@ -111,6 +111,8 @@ class Pool:
         self._never_closed = NeverClosed(limits)
         #: Waits in vain: when, and who held the pool then.
         self._vain: deque[tuple[Row, tuple[str, ...]]] = deque(maxlen=1_000)
+        #: Those of them that were not seen to wait at the pool's limit: told here only if somebody held it for good.
+        self._unexplained: deque[tuple[Row, tuple[str, ...]]] = deque(maxlen=1_000)
         self._vain_total = 0
         self._leaked: Recent = Recent()
         self._ended: Recent = Recent()
@@ -127,31 +129,44 @@ class Pool:
     def waited(self, row: Row, failed_phase: str | None) -> bool:
         """A request waited for the pool; whether that tells of it, if it did so in vain."""
         vain = failed_phase == "pool" and error_type(row) is not None
+        # Where there was room it waited for a dial that others could use, too.
+        full = self._saturated.take(row)
         if vain:
             self._vain_total += 1
             self._vain.append((row, tuple(link.span_id for link in row.links)))
-        # Where there was room it waited for a dial that others could use, too.
-        full = self._saturated.take(row)
+            if not full and row.links:
+                self._unexplained.append(self._vain[-1])
         return vain and (full or bool(row.links))
+
+    def untold(self) -> Iterator[Row]:
+        """Waits in vain that `waited` has taken, and of which nothing is told here after all; each once."""
+        taken, self._unexplained = self._unexplained, deque(maxlen=1_000)
+        for row, holders in taken:
+            if self._cause(holders)[0] == "busy":
+                yield row
+            else:
+                self._unexplained.append((row, holders))
 
     def _holders(self) -> tuple[Counter[str], float, set[str]]:
         """Waits in vain by cause; the greatest age of a leaked response; holders that have not ended."""
         causes: Counter[str] = Counter()
         oldest, missing = 0.0, set()
         for row, holders in self._vain:
-            leaked = [self._leaked[holder] for holder in holders if holder in self._leaked]
-            absent = [holder for holder in holders if holder not in self._ended]
-            if leaked and len(leaked) + len(absent) >= len(holders) / 2:
-                causes["leaked"] += 1
-                oldest = max(oldest, *(row.end - start for start in leaked))
-            elif holders and len(absent) == len(holders):
-                causes["open"] += 1
-                missing.update(absent)
-            elif not holders and self._never_closed.tallies:
-                causes["leaked"] += 1
-            else:
-                causes["busy"] += 1
+            cause, leaked, absent = self._cause(holders)
+            causes[cause] += 1
+            oldest = max([oldest, *(row.end - start for start in leaked)])
+            missing.update(absent)
         return causes, oldest, missing
+
+    def _cause(self, holders: tuple[str, ...]) -> tuple[str, list[float], list[str]]:
+        """Why the pool was held; since when by leaked responses; by whom of those that have not ended."""
+        leaked = [self._leaked[holder] for holder in holders if holder in self._leaked]
+        absent = [holder for holder in holders if holder not in self._ended]
+        if leaked and len(leaked) + len(absent) >= len(holders) / 2:
+            return "leaked", leaked, []
+        if holders and len(absent) == len(holders):
+            return "open", [], absent
+        return ("leaked" if not holders and self._never_closed.tallies else "busy"), [], []
 
     def findings(self) -> Iterator[Finding]:
         """What was found."""
