@@ -206,10 +206,8 @@ def environment(folder: Path, install: str, locked: Path = LOCKED) -> Path:
     wanted = hashlib.sha256(locked.read_bytes() + sys.version.encode()).hexdigest()
     if not done.exists() or done.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
-        # Most of what is installed is never imported: so it is not compiled either.
-        subprocess.run(
-            [*pip, "--no-compile", "--require-hashes", "--only-binary", ":all:", "-r", str(locked)], check=True
-        )
+        # Compiled here: what the compiler warns of is an error in a suite that takes warnings for errors.
+        subprocess.run([*pip, "--require-hashes", "--only-binary", ":all:", "-r", str(locked)], check=True)
         done.write_text(wanted)
     # Not `--editable`: nothing of this checkout is to change while the suites run.
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", install], check=True)
