@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from ..telemetry import names
-from .evidence import BODY_CLOSED_BY, BYTES_RECEIVED, FAILED_CAUSE, STALLED, TIMEOUT
 from .rows import Row
 
 #: Error codes of HTTP/2 (RFC 9113, section 7).
@@ -31,7 +30,7 @@ def error_type(row: Row) -> str | None:
 
 def cause(row: Row) -> str | None:
     """What is behind the error, as far as it is known: by the request itself, else by the step that failed."""
-    told = row.attributes.get(FAILED_CAUSE)
+    told = row.attributes.get(names.FAILED_CAUSE)
     if told is not None:
         return str(told)
     general = error_type(row)
@@ -51,7 +50,7 @@ def answered_badly(row: Row) -> bool:
 def closed_by(row: Row) -> str | None:
     """The class of the application's exception that closed a body which had not failed itself."""
     known = row.attributes
-    found = known.get(BODY_CLOSED_BY)
+    found = known.get(names.BODY_CLOSED_BY)
     if found is None or found in _LEFT or known.get(names.BODY_OUTCOME) in ("failed", "cancelled"):
         return None
     return str(found)
@@ -60,7 +59,7 @@ def closed_by(row: Row) -> str | None:
 def broke(row: Row) -> bool:
     """Whether it failed: not whether its response's status is one of errors."""
     known = row.attributes
-    if known.get(names.BODY_OUTCOME) == "failed" or (BODY_CLOSED_BY in known and closed_by(row) is not None):
+    if known.get(names.BODY_OUTCOME) == "failed" or (names.BODY_CLOSED_BY in known and closed_by(row) is not None):
         return True
     if not row.failed:
         return False
@@ -87,7 +86,7 @@ def http2(row: Row) -> bool:
     return (
         names.CONN_WAS_IDLE in known
         or str(known.get(names.NETWORK_PROTOCOL_VERSION, "")).startswith("2")
-        or known.get(FAILED_CAUSE) in HTTP2_CODES
+        or known.get(names.FAILED_CAUSE) in HTTP2_CODES
         or any(step.attributes.get(names.TLS_NEXT_PROTOCOL) == "h2" for step in row.steps)
     )
 
@@ -123,8 +122,8 @@ def overshoot(row: Row) -> float | None:
 
     A timeout is for one operation. Only while waiting for the first byte or for the pool is a phase just that.
     """
-    timeout, phase = row.attributes.get(TIMEOUT), row.attributes.get(names.FAILED_PHASE)
-    if timeout is None or phase not in ("wait", "pool") or row.attributes.get(BYTES_RECEIVED, 0):
+    timeout, phase = row.attributes.get(names.TIMEOUT), row.attributes.get(names.FAILED_PHASE)
+    if timeout is None or phase not in ("wait", "pool") or row.attributes.get(names.RESPONSE_BYTES_RECEIVED, 0):
         return None
     time = row.phases.get(phase)
     return None if time is None else max(0.0, time - float(timeout))
@@ -137,11 +136,11 @@ def stood_still(row: Row) -> float | None:
     """
     known = row.attributes
     late = overshoot(row)
-    if STALLED in known:
-        return max(float(known[STALLED]), late or 0.0)
+    if names.STALLED in known:
+        return max(float(known[names.STALLED]), late or 0.0)
     if late is not None:
         return late
-    return 0.0 if TIMEOUT in known and timed_out(row) else None
+    return 0.0 if names.TIMEOUT in known and timed_out(row) else None
 
 
 def sends_no_body(row: Row) -> bool:

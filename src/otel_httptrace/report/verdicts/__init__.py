@@ -20,7 +20,6 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from ...telemetry import names
-from ..evidence import FOREIGN_LOOP, INHERITED, STALLED, TIME_STREAM
 from ..facts import answered_badly, broke, phase_of
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
@@ -92,7 +91,7 @@ class Verdicts:
         told = False
         if phases.get("pool", 0.0) >= limits.pool_wait or failed_phase == "pool":
             told = self._pool.waited(row, failed_phase)
-        if TIME_STREAM in known:
+        if names.TIME_STREAM in known:
             told = self._streams.take(row) or told
         if broken:
             if not told or phase_of(row) not in ("pool", "wait"):
@@ -116,9 +115,9 @@ class Verdicts:
             self._failures.went_well(row)
         if (
             phases.get("wait", 0.0) + phases.get("send", 0.0) >= self._thresholds.wait
-            or STALLED in known
-            or INHERITED in known
-            or FOREIGN_LOOP in known
+            or names.STALLED in known
+            or names.CONN_INHERITED in known
+            or names.CONN_FOREIGN_LOOP in known
         ):
             self._failures.slow(row)
 

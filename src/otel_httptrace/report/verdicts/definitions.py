@@ -18,20 +18,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from ...telemetry import names
-from ..evidence import (
-    BODY_CLOSED_BY,
-    BODY_MAX_GAP,
-    BYTES_RECEIVED,
-    FAILED_CAUSE,
-    FOREIGN_LOOP,
-    INHERITED,
-    STALLED,
-    TCP_RETRANSMITS,
-    TCP_RTT,
-    TCP_UNACKED,
-    TIME_STREAM,
-    TIMEOUT,
-)
 from ..facts import (
     DISCONNECTED,
     NO_FILES,
@@ -157,11 +143,11 @@ _TIMED_OUT: Final = that("error.type ends with Timeout", timed_out)
 _BEFORE: Final = is_(names.FAILED_PHASE, "send", "wait")
 _HTTP2: Final = that("the protocol is HTTP/2", http2)
 _NO_FILES: Final = that(
-    f"{FAILED_CAUSE}, or error.type of the lookup or connect, is EMFILE, ENFILE or too_many_open_files",
+    f"{names.FAILED_CAUSE}, or error.type of the lookup or connect, is EMFILE, ENFILE or too_many_open_files",
     lambda row: cause(row) in NO_FILES,
 )
 _APPLICATION: Final = that(
-    f"{BODY_CLOSED_BY} is an exception other than a cancellation, and the body itself had not failed",
+    f"{names.BODY_CLOSED_BY} is an exception other than a cancellation, and the body itself had not failed",
     lambda row: closed_by(row) is not None,
 )
 _CLOSED_BY_US: Final = is_(names.CONN_CLOSE_REASON, "client_closed")
@@ -170,12 +156,12 @@ _DISCONNECTED: Final = is_(names.ERROR_TYPE, *DISCONNECTED)
 _LIVED_ON: Final = absent(names.CONN_CLOSE_REASON)
 _GOAWAY: Final = is_(names.CONN_CLOSE_REASON, "goaway")
 _CODE: Final = is_(
-    FAILED_CAUSE, "INTERNAL_ERROR", "REFUSED_STREAM", "CANCEL", "ENHANCE_YOUR_CALM", "STREAM_CLOSED", "PROTOCOL_ERROR",
+    names.FAILED_CAUSE, "INTERNAL_ERROR", "REFUSED_STREAM", "CANCEL", "ENHANCE_YOUR_CALM", "STREAM_CLOSED", "PROTOCOL_ERROR",
     "FLOW_CONTROL_ERROR", "HTTP_1_1_REQUIRED", "NO_ERROR",
 )  # fmt: skip
-_ACKNOWLEDGED: Final = is_(TCP_UNACKED, 0)
-_NOT_DELIVERED: Final = both(above(TCP_UNACKED, 0), above(TCP_RETRANSMITS, 0))
-_UPLOADING: Final = both(above(TCP_UNACKED, 0), is_(TCP_RETRANSMITS, 0))
+_ACKNOWLEDGED: Final = is_(names.TCP_UNACKED, 0)
+_NOT_DELIVERED: Final = both(above(names.TCP_UNACKED, 0), above(names.TCP_RETRANSMITS, 0))
+_UPLOADING: Final = both(above(names.TCP_UNACKED, 0), is_(names.TCP_RETRANSMITS, 0))
 
 
 def _still(row: Row, limits: Thresholds) -> bool:
@@ -192,12 +178,12 @@ def _ran(row: Row, limits: Thresholds) -> bool:
 
 _STOOD_STILL: Final = Condition(
     lambda limits: (
-        f"{STALLED}, or what exceeds {TIMEOUT}, >= {limits.stall} s (stall), a quarter of the longest phase or more"
+        f"{names.STALLED}, or what exceeds {names.TIMEOUT}, >= {limits.stall} s (stall), a quarter of the longest phase or more"
     ),
     _still,
 )
 _RAN: Final = Condition(
-    lambda limits: f"{STALLED}, or what exceeds {TIMEOUT}, is known and < {limits.stall} s (stall)", _ran
+    lambda limits: f"{names.STALLED}, or what exceeds {names.TIMEOUT}, is known and < {limits.stall} s (stall)", _ran
 )
 
 
@@ -206,17 +192,17 @@ def _crossing(row: Row, limits: Thresholds) -> bool | None:
     wait = row.phases.get("wait", 0.0 if row.attributes.get(names.FAILED_PHASE) == "send" else None)
     if wait is None:
         return None
-    rtt = row.attributes.get(TCP_RTT)
+    rtt = row.attributes.get(names.TCP_RTT)
     return wait <= max(limits.crossed, 2.0 * float(rtt) if rtt is not None else 0.0)
 
 
 _CROSSED: Final = Condition(
-    lambda limits: f"closed within {limits.crossed} s (crossed), or two of {TCP_RTT}, of the request written",
+    lambda limits: f"closed within {limits.crossed} s (crossed), or two of {names.TCP_RTT}, of the request written",
     lambda row, limits: _crossing(row, limits) is True,
 )
 _AT_WORK: Final = Condition(
     lambda limits: (
-        f"closed later than {limits.crossed} s (crossed), and two of {TCP_RTT}, after the request was written"
+        f"closed later than {limits.crossed} s (crossed), and two of {names.TCP_RTT}, after the request was written"
     ),
     lambda row, limits: _crossing(row, limits) is False,
 )
@@ -232,8 +218,8 @@ _TIMER: Final = Rival(STALL.cause, either(_RAN, no(_TIMED_OUT)), _STOOD_STILL)
 _BY_US: Final = Rival("this program closed the client", no(_CLOSED_BY_US), _CLOSED_BY_US)
 _MALFORMED: Final = Rival(
     "an answer that cannot be parsed",
-    either(is_(BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "ReadError", "WriteError")),
-    both(above(BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "RemoteProtocolError")),
+    either(is_(names.RESPONSE_BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "ReadError", "WriteError")),
+    both(above(names.RESPONSE_BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "RemoteProtocolError")),
 )
 _STREAM: Final = Rival(
     "the server reset one HTTP/2 stream",
@@ -249,11 +235,11 @@ _DEAD: Final = Rival(
 _UPLOAD: Final = Rival(
     "the request was still on its way up", either(_ACKNOWLEDGED, that("no body was sent", sends_no_body)), _UPLOADING
 )
-_EXCEPTION: Final = Rival("an exception of the application's ended it", absent(BODY_CLOSED_BY), _APPLICATION)
+_EXCEPTION: Final = Rival("an exception of the application's ended it", absent(names.BODY_CLOSED_BY), _APPLICATION)
 _LEFT_WHOLE: Final = Rival(
     "the body was complete, and what it says could not be used (decoded, parsed)",
     either(
-        present(BODY_CLOSED_BY),
+        present(names.BODY_CLOSED_BY),
         that(
             f"{names.BODY_BYTES_READ} is not all of {names.HTTP_RESPONSE_BODY_SIZE}",
             lambda row: (
@@ -281,11 +267,11 @@ def _dial_timeout(phase: str, *errors: str) -> Definition:
 
 FAILURES: Final = (
     Definition(
-        "connection_inherited", (24,), Severity.FAILED, (true(INHERITED),),
+        "connection_inherited", (24,), Severity.FAILED, (true(names.CONN_INHERITED),),
         "the connection was opened before a fork, by another process",
     ),
     Definition(
-        "connection_of_other_loop", (27,), Severity.FAILED, (true(FOREIGN_LOOP),),
+        "connection_of_other_loop", (27,), Severity.FAILED, (true(names.CONN_FOREIGN_LOOP),),
         "the connection was opened in another event loop",
     ),
     Definition(
@@ -335,7 +321,7 @@ FAILURES: Final = (
         "malformed_response", (17,), Severity.FAILED,
         (
             _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "RemoteProtocolError"),
-            above(BYTES_RECEIVED, 0),
+            above(names.RESPONSE_BYTES_RECEIVED, 0),
         ),
         "bytes of an answer had come, and could not be parsed",
         (_BY_US, _STREAM, _RETIRED),
@@ -350,7 +336,7 @@ FAILURES: Final = (
             ),
         ),
         "the kernel had bytes of the request that the other side had not acknowledged",
-        (STALL, Rival("the other side is gone, or does not read", above(TCP_UNACKED, 0))),
+        (STALL, Rival("the other side is gone, or does not read", above(names.TCP_UNACKED, 0))),
     ),
     Definition(
         "upload_slow", (22,), Severity.SLOW,
@@ -369,7 +355,7 @@ FAILURES: Final = (
         "connection_dead", (18,), Severity.FAILED,
         (
             _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "ReadTimeout"),
-            no(above(BYTES_RECEIVED, 0)),
+            no(above(names.RESPONSE_BYTES_RECEIVED, 0)),
         ),
         "the kernel sent the request again and again, and the other side acknowledged nothing",
         (
@@ -379,7 +365,7 @@ FAILURES: Final = (
             STALL,
         ),
         together=Together(
-            lambda limits: f"and {TCP_UNACKED} > 0 and {TCP_RETRANSMITS} > 0, or at least 2 had been idle for {limits.stale_idle} s "
+            lambda limits: f"and {names.TCP_UNACKED} > 0 and {names.TCP_RETRANSMITS} > 0, or at least 2 had been idle for {limits.stale_idle} s "
             "(stale_idle) or longer, and for longer than any that went well, of which there are more than 4 times as many as other "
             "timeouts",
             lambda old, well, young: old > 1 and well > 4 * young,
@@ -488,7 +474,7 @@ OTHERS: Final = (
         number="leaked_responses", within="in all",
     ),
     Definition(
-        "http2_stream_limit", (28,), Severity.SLOW, (at_least(TIME_STREAM, "pool_wait"),),
+        "http2_stream_limit", (28,), Severity.SLOW, (at_least(names.TIME_STREAM, "pool_wait"),),
         "the connection carried as many streams as the server allows when the wait began",
     ),
     Definition(
@@ -540,12 +526,12 @@ OTHERS: Final = (
             that(f"{names.BODY_READ_WAIT} is half of it or more",
                  lambda row: row.attributes.get(names.BODY_READ_WAIT, -1.0) * 2 >= row.phases["receive"]),
             no(is_(names.BODY_OUTCOME, "never_closed")),
-            either(at_least(BODY_MAX_GAP, "gap"), absent(BODY_MAX_GAP), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20)),
+            either(at_least(names.BODY_MAX_GAP, "gap"), absent(names.BODY_MAX_GAP), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20)),
         ),
         "the time within reads and the time between them were told apart, and no byte came within the gap",
         (
             Rival("a stream of events that is meant to last",
-                  either(at_least(BODY_MAX_GAP, "gap"), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20))),
+                  either(at_least(names.BODY_MAX_GAP, "gap"), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20))),
             Rival(STALL.cause, no(_STOOD_STILL), _STOOD_STILL),
         ),
     ),

@@ -17,14 +17,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...telemetry import names
-from ..evidence import (
-    BYTES_RECEIVED,
-    CONN_CLOSED_AT,
-    CONN_CLOSED_VIA,
-    TCP_RETRANSMITS,
-    TCP_UNACKED,
-    TIMEOUT,
-)
 from ..facts import broke, cause, error_type, failed_by, phase_of, proxy, stood_still, timed_out
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
@@ -111,7 +103,7 @@ class ClientClosedInUse(_Failure):
 
     def key(self, row: Row) -> Any:
         known = row.attributes
-        return (known.get(CONN_CLOSED_AT), known.get(CONN_CLOSED_VIA))
+        return (known.get(names.CONN_CLOSED_AT), known.get(names.CONN_CLOSED_VIA))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         line, via = key
@@ -370,7 +362,7 @@ class MalformedResponse(_Failure):
 
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
-        tally.measure("bytes", row.attributes.get(BYTES_RECEIVED))
+        tally.measure("bytes", row.attributes.get(names.RESPONSE_BYTES_RECEIVED))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         came = tally.measures.get("bytes")
@@ -394,8 +386,8 @@ class UploadStalled(_Failure):
 
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
-        tally.measure("unacked", row.attributes.get(TCP_UNACKED))
-        tally.measure("timeouts", row.attributes.get(TIMEOUT))
+        tally.measure("unacked", row.attributes.get(names.TCP_UNACKED))
+        tally.measure("timeouts", row.attributes.get(names.TIMEOUT))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         unacked, timeouts = tally.measures.get("unacked"), tally.measures.get("timeouts")
@@ -424,7 +416,7 @@ class UploadSlow(_Failure):
 
     def noting(self, row: Row, tally: Tally) -> None:
         tally.measure("send", row.phases.get("send"))
-        tally.measure("unacked", row.attributes.get(TCP_UNACKED))
+        tally.measure("unacked", row.attributes.get(names.TCP_UNACKED))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         sending, unacked = tally.measures["send"], tally.measures.get("unacked")
@@ -467,7 +459,7 @@ class ConnectionDead(_Idle):
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.measure("waited", row.phases.get("wait", row.duration))
-        tally.measure("retransmits", row.attributes.get(TCP_RETRANSMITS))
+        tally.measure("retransmits", row.attributes.get(names.TCP_RETRANSMITS))
         tally.note("idle", names.CONN_IDLE in row.attributes)
 
     def old(self, row: Row) -> bool:
@@ -745,7 +737,7 @@ class Failures:
         for kind in self._kinds:
             # Of one request only the kernel can tell that nothing arrived.
             alone = kind is not self._dead or bool(
-                row.attributes.get(TCP_UNACKED) and row.attributes.get(TCP_RETRANSMITS)
+                row.attributes.get(names.TCP_UNACKED) and row.attributes.get(names.TCP_RETRANSMITS)
             )
             if alone and kind.take(row):
                 return

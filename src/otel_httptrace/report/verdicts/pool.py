@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...telemetry import names
-from ..evidence import CONN_STREAM_LIMIT, CONN_STREAMS, POOL_HELD_AT, POOL_HELD_FOR, TIME_STREAM
+from ..evidence import POOL_HELD_AT, POOL_HELD_FOR
 from ..facts import broke, error_type
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
@@ -57,14 +57,14 @@ class StreamLimit(Kind):
     name = "http2_stream_limit"
 
     def cost(self, row: Row) -> float:
-        return float(row.attributes[TIME_STREAM])
+        return float(row.attributes[names.TIME_STREAM])
 
     def what(self, row: Row) -> str:
         return f"waited {seconds(self.cost(row))} for a stream"
 
     def noting(self, row: Row, tally: Tally) -> None:
-        tally.measure("limit", row.attributes.get(CONN_STREAM_LIMIT))
-        tally.measure("streams", row.attributes.get(CONN_STREAMS))
+        tally.measure("limit", row.attributes.get(names.CONN_STREAM_LIMIT))
+        tally.measure("streams", row.attributes.get(names.CONN_STREAMS))
         tally.note("vain", broke(row) or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...telemetry import names
-from ..evidence import BODY_MAX_GAP
 from ..facts import broke, failed_by
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
@@ -35,7 +34,7 @@ class _BodySlow(Kind):
 
     def noting(self, row: Row, tally: Tally) -> None:
         tally.measure("waited", row.attributes[names.BODY_READ_WAIT])
-        tally.measure("gap", row.attributes.get(BODY_MAX_GAP))
+        tally.measure("gap", row.attributes.get(names.BODY_MAX_GAP))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         waited, gap = tally.measures["waited"].total, tally.measures.get("gap")
