@@ -21,6 +21,7 @@ from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.report.rows import Row, rows
 from otel_httptrace.report.spans import Span
 from otel_httptrace.report.summary import Report
+from otel_httptrace.telemetry import names
 
 from .told import Case, Story
 
@@ -120,7 +121,7 @@ def play(story: Story, case: Case, how: str) -> Told:
     spans = [span for request in received for span in otlp.from_protobuf(request)]
     for span in spans:
         # A loaded machine does hold programs up, and that is told; it is no part of any of these stories.
-        span.attributes.pop("httptrace.stalled", None)
+        span.attributes.pop(names.STALLED, None)
     found = list(rows(spans))
     return Told(
         case,

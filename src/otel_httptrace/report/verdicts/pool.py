@@ -113,7 +113,6 @@ class Pool:
         self._vain: deque[tuple[Row, tuple[str, ...]]] = deque(maxlen=1_000)
         #: Those of them that were not seen to wait at the pool's limit: told here only if somebody held it for good.
         self._unexplained: deque[tuple[Row, tuple[str, ...]]] = deque(maxlen=1_000)
-        self._vain_total = 0
         self._leaked: Recent = Recent()
         self._ended: Recent = Recent()
 
@@ -132,7 +131,6 @@ class Pool:
         # Where there was room it waited for a dial that others could use, too.
         full = self._saturated.take(row)
         if vain:
-            self._vain_total += 1
             self._vain.append((row, tuple(link.span_id for link in row.links)))
             if not full and row.links:
                 self._unexplained.append(self._vain[-1])
