@@ -56,6 +56,12 @@ def closed_by(row: Row) -> str | None:
     return str(found)
 
 
+def closing_place(row: Row) -> tuple[str | None, str | None]:
+    """Where its response was closed, or made if it never was: the application's line, and a library's in between."""
+    known = row.attributes
+    return known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA)
+
+
 def broke(row: Row) -> bool:
     """Whether it failed: not whether its response's status is one of errors."""
     known = row.attributes

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...telemetry import names
 from ..evidence import CLIENT_MADE_AT, CONN_LOST_AT
+from ..facts import closing_place
 from ..findings import Finding, Sure, Thresholds
 from ..rows import Row
 from ..spans import Source
@@ -74,8 +75,7 @@ class BodyNotRead(_Opened):
         self._places: Recent = Recent()
 
     def key(self, row: Row) -> Any:
-        known = row.attributes
-        return (known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
+        return closing_place(row)
 
     def cost(self, row: Row) -> float:
         # What it cost is known to the one that had to dial.

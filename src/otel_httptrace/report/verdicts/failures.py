@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...telemetry import names
-from ..facts import broke, cause, error_type, failed_by, phase_of, proxy, stood_still, timed_out
+from ..facts import broke, cause, closing_place, error_type, failed_by, phase_of, proxy, stood_still, timed_out
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds, size, spread
@@ -166,8 +166,7 @@ class ApplicationFailed(_Failure):
     name = "application_failed"
 
     def key(self, row: Row) -> Any:
-        known = row.attributes
-        return (failed_by(row), known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
+        return (failed_by(row), *closing_place(row))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         error, line, via = key

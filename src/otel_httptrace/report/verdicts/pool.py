@@ -8,7 +8,7 @@ from typing import Any
 
 from ...telemetry import names
 from ..evidence import POOL_HELD_AT, POOL_HELD_FOR
-from ..facts import broke, error_type
+from ..facts import broke, closing_place, error_type
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds
@@ -88,8 +88,7 @@ class NeverClosed(Kind):
     name = "responses_never_closed"
 
     def key(self, row: Row) -> Any:
-        known = row.attributes
-        return (known.get(names.BODY_CLOSED_AT), known.get(names.BODY_CLOSED_VIA))
+        return closing_place(row)
 
     def cost(self, row: Row) -> float:
         return 0.0
