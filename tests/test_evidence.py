@@ -23,9 +23,8 @@ from kit.matchers import LINE, SECONDS, Seconds
 from kit.server import PATIENCE, Peer, Request, Server, answer, head
 from kit.telemetry import Telemetry, attributes
 from test_no_harm import run_script
+from test_request_span import LEAVING, on_reused
 
-#: Left half-way, trio says of every asynchronous generator that it should not have been.
-LEAVING = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
 #: Every name of evidence that a span may have.
@@ -72,18 +71,8 @@ async def test_a_plain_request_has_none(flavour: Flavour, server: Server, teleme
             await response.read()
 
     assert [evidence(span, *OF_THE_MACHINE) for span in telemetry.requests()] == [{}] * 7
-    assert telemetry.told(telemetry.requests()[1]) == {
-        "http.conn.reused": True,
-        "httptrace.conn.id": 1,
-        "httptrace.conn.requests": 1,
-        "httptrace.conn.idle": SECONDS,
-        "network.peer.address": "127.0.0.1",
-        "network.peer.port": server.port,
-        "httptrace.time.wait": SECONDS,
-        "httptrace.time.receive": SECONDS,
-        "httptrace.body.outcome": "complete",
-        "http.response.body.size": 5,
-    }
+    expected = on_reused(server, **{"httptrace.body.outcome": "complete", "http.response.body.size": 5})
+    assert telemetry.told(telemetry.requests()[1]) == expected
 
 
 async def test_a_plain_request_over_http2_has_none(
