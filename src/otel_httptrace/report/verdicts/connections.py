@@ -264,9 +264,6 @@ class ClientPerRequest(_Opened):
         #: Of those that carried few and are forgotten: how many were opened in which half minute, and what they took.
         self._brief: dict[tuple[Source, str], tuple[Counter[int], float]] = {}
 
-    def key(self, row: Row) -> Any:
-        return row.origin
-
     def what(self, row: Row) -> str:
         return f"had a client of its own: {seconds(dial_seconds(row))} to connect"
 

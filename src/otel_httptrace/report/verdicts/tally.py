@@ -140,10 +140,6 @@ class Recent(OrderedDict[str, Any]):
             self.popitem(last=False)
 
 
-#: Of which origin, at which line of the application, by way of which of a library.
-Place = tuple[str, str | None, str | None]
-
-
 def at_line(line: str | None, via: str | None) -> str:
     """Where in the code."""
     if line is None:
