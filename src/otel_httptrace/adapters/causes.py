@@ -65,6 +65,12 @@ def _caught_by(error: BaseException) -> FrameType | None:
     return error.__traceback__.tb_frame if error.__traceback__ is not None else None
 
 
+def of_ssl(error: BaseException) -> bool:
+    """Whether it is one of ``ssl``'s own."""
+    # By name: this must not import ssl.
+    return any(base.__module__ == "ssl" and base.__name__ == "SSLError" for base in type(error).__mro__)
+
+
 def cause(error: BaseException) -> str:
     """The most specific name in *error*'s chain of causes.
 
@@ -96,8 +102,8 @@ def _symbol(error: BaseException) -> str | None:
 def _symbol_of_system(error: OSError) -> str | None:
     if isinstance(error, socket.gaierror):
         return _RESOLVER.get(error.errno)
-    # By name: this must not import ssl. Its errno is OpenSSL's, not the system's.
-    if any(base.__module__ == "ssl" and base.__name__ == "SSLError" for base in type(error).__mro__):
+    # Its errno is OpenSSL's, not the system's.
+    if of_ssl(error):
         reason: Any = getattr(error, "reason", None)
         return reason if isinstance(reason, str) and reason else None
     return errno.errorcode.get(error.errno) if isinstance(error.errno, int) else None

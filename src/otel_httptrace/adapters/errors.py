@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from .causes import causes
+from .causes import causes, of_ssl
 
 # The resolver's errors, in the words of getaddrinfo(3).
 _RESOLVER = {
@@ -77,8 +77,7 @@ def of_connect(error: BaseException) -> str:
 def of_tls(error: BaseException) -> str:
     """The class name of the ``ssl`` error, else of the exception."""
     for cause in causes(error):
-        # By name: this must not import ssl.
-        if any(base.__module__ == "ssl" and base.__name__ == "SSLError" for base in type(cause).__mro__):
+        if of_ssl(cause):
             return name_of(cause)
     return name_of(error)
 

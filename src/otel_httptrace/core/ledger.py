@@ -160,9 +160,8 @@ class Connection(NotCopied):
     __slots__ = (
         "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
         "explained_by", "id", "idle_since", "inherited", "known", "leaked_by", "leaked_since", "ledger", "loop",
-        "multiplexed",
-        "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state", "transport", "unlisted",
-        "unseen", "user", "users", "version",
+        "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state",
+        "transport", "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int, reach: Shared | None = None) -> None:
