@@ -308,6 +308,12 @@ def waits(telemetry: Telemetry) -> bool:
     return any(exchange.wait_at for exchange in telemetry.instrumentor._observer.process.exchanges)
 
 
+def asked(telemetry: Telemetry) -> bool:
+    """Whether the kernel has been asked of a request's socket, which is right after `waits`."""
+    under_way = telemetry.instrumentor._observer.process.exchanges
+    return any(exchange.evidence is not None and exchange.evidence.socket is not None for exchange in under_way)
+
+
 #: More than the buffers on the way hold.
 UPLOAD = 30_000_000
 
@@ -348,7 +354,7 @@ def step_until(condition: Callable[[], object]) -> None:
 @pytest.mark.modes("sync", "asyncio")
 async def test_an_upload_that_is_not_over(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
     """After a slow upload, what had not arrived as the wait began is told, for that is what was waited for."""
-    server = running(_SlowReader(lambda: waits(telemetry)))
+    server = running(_SlowReader(lambda: asked(telemetry)))
     timer = threading.Timer(1.2, server.go.set)
     timer.start()
     async with flavour.client() as client:
