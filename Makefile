@@ -32,9 +32,11 @@ types: .venv/.done  ## Strict types
 
 tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile $(ARGS)
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore tests/torture $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
+	# These trace by themselves, and so does coverage.
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/torture
 
 fuzz: .venv/.done  ## Every parser, and the receiver, with what nobody would send: make fuzz FUZZ=100000
 	HTTPTRACE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz -k whatever $(ARGS)
