@@ -15,7 +15,7 @@ import httpx
 import pytest
 from kit.clients import Flavour
 from kit.http2 import H2Server
-from kit.matchers import Seconds
+from kit.matchers import LINE, Seconds
 from kit.server import Server
 from kit.telemetry import Telemetry, attributes
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -178,6 +178,36 @@ def test_collected_in_another_thread(server: Server, telemetry: Telemetry) -> No
         telemetry.metrics()
 
     assert telemetry.column("httptrace.body.outcome") == ["never_closed"]
+
+
+def test_collecting_in_another_thread(server: Server, telemetry: Telemetry) -> None:
+    """While another thread collects, in which a finaliser lets others run, a request has all its facts, at once."""
+    collecting, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            collecting.set()
+            assert go_on.wait(10)
+
+    def collect() -> None:
+        Slow()
+        gc.collect()
+
+    thread = threading.Thread(target=collect)
+    with httpx.Client() as client:
+        thread.start()
+        assert collecting.wait(10)
+        try:
+            with client.stream("GET", server.url("/half")):
+                pass
+            assert telemetry.column("httptrace.body.closed_at") == [LINE]
+            assert telemetry.metric("httptrace.connections.closed") != {}
+        finally:
+            go_on.set()
+            thread.join()
 
 
 def test_a_client_that_goes_with_its_responses(server: Server, telemetry: Telemetry) -> None:

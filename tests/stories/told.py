@@ -489,9 +489,9 @@ STORIES = (
         ),
         (
             Case(
-                "The same program with httpcore2, which counts idle connections only.",
+                "The same program with httpcore2, which counts idle connections only: never more than five.",
                 "crawl",
-                partial(worlds.serving, worlds.one_by_one(0.003, answer())),
+                partial(worlds.serving, worlds.never_all_idle(100, answer())),
                 "100 pages\n",
                 runs=("httpx2 sync", "httpx2 asyncio"),
             ),

@@ -111,14 +111,19 @@ def slow_at_first(number: int, first: float, others: float, what: bytes) -> Answ
     return script
 
 
-def one_by_one(seconds: float, what: bytes) -> Answer:
-    """Each answer takes *seconds*, and they come one at a time, however many were asked for."""
-    turn = threading.Lock()
+def never_all_idle(total: int, what: bytes) -> Answer:
+    """Of *total* requests one is always left unanswered, until the last is there."""
+    turn = threading.Condition()
+    answered = 0
 
     def script(peer: Peer, request: Request) -> None:
+        nonlocal answered
+        asked = peer.server.requests
         with turn:
-            time.sleep(seconds)
-            peer.send(what)
+            turn.notify_all()
+            turn.wait_for(lambda: len(asked) - answered > 1 or len(asked) == total, PATIENCE)
+            answered += 1
+        peer.send(what)
 
     return script
 

@@ -17,6 +17,7 @@ import time
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -42,15 +43,47 @@ _epoch = time.time_ns
 _phases: Final[OrderedDict[str, None]] = OrderedDict.fromkeys(("start", "stop"))
 _, _STOP = _phases
 
-#: Called by the collector with a phase and what it found, which is taken for whether to move it to the end: it is.
-_collection: Final[Callable[..., None]] = _phases.move_to_end
+#: What the collector told last with each phase, anywhere and in this thread. A finaliser may let other threads run.
+_told: Final[dict[str, object]] = {}
+_here: Final = threading.local()
+
+#: Called by the collector with a phase and what it found. The first takes that for whether to move the phase to the
+#: end: it does. All are called with the same object.
+_COLLECTION: Final[tuple[Callable[..., None], ...]] = (
+    _phases.move_to_end,
+    _told.__setitem__,
+    partial(setattr, _here),
+)
+
+
+def _watch_collector() -> None:
+    for callback in _COLLECTION:
+        if callback not in gc.callbacks:
+            gc.callbacks.append(callback)
+
+
+def _leave_collector() -> None:
+    for callback in _COLLECTION:
+        if callback in gc.callbacks:
+            gc.callbacks.remove(callback)
+    _forget_collection()
+
+
+def _forget_collection() -> None:
+    _phases.move_to_end(_STOP)
 
 
 def _collecting() -> bool:
+    """Whether the garbage collector is at work in this thread."""
     # Not by `next` and `iter`: the collector may be at work between two calls.
     for phase in _phases:
-        return phase is _STOP
+        return phase is _STOP and _in_this_thread()
     return False
+
+
+def _in_this_thread() -> bool:
+    # Started later than this was watched, it has told both.
+    return getattr(_here, "start", None) is _told.get("start")
 
 
 # Looked up once, as every request asks for them: see core/ledger.py.
@@ -127,8 +160,7 @@ class Observer:
         self._earlier = [process for process in self._earlier if process.exchanges]
         self._call_sites = call_sites
         self._describing = None
-        if _collection not in gc.callbacks:
-            gc.callbacks.append(_collection)
+        _watch_collector()
         self._begin(sink)
         self.active = True
 
@@ -144,7 +176,7 @@ class Observer:
         self._lock = threading.RLock()
         self.later.clear()
         # A collection of a thread that is not here any more does not end here either.
-        _collection("stop", True)
+        _forget_collection()
         for process in (*self._earlier, self.process):
             process.alive = False
             for exchange in process.exchanges:
@@ -170,9 +202,7 @@ class Observer:
         with transition:
             if not self.active and not any(process.exchanges for process in self._earlier):
                 self._earlier.clear()
-                if _collection in gc.callbacks:
-                    gc.callbacks.remove(_collection)
-                    _collection("stop", True)
+                _leave_collector()
                 self._idle()
 
     # The pool.
@@ -634,7 +664,7 @@ class Observer:
         process = exchange.ledger.process
         # As in `_collecting`, without a call.
         for phase in _phases:
-            if phase is _STOP:
+            if phase is _STOP and _in_this_thread():
                 exchange.finished = True
                 self.later.append((self._finish_late, exchange, error))
                 return
