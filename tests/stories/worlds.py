@@ -12,6 +12,7 @@ import ssl
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -114,15 +115,17 @@ def slow_at_first(number: int, first: float, others: float, what: bytes) -> Answ
 def never_all_idle(total: int, what: bytes) -> Answer:
     """Of *total* requests one is always left unanswered, until the last is there."""
     turn = threading.Condition()
-    answered = 0
+    # Of each run's server.
+    answered = Counter[Server]()
 
     def script(peer: Peer, request: Request) -> None:
-        nonlocal answered
-        asked = peer.server.requests
+        server = peer.server
         with turn:
             turn.notify_all()
-            turn.wait_for(lambda: len(asked) - answered > 1 or len(asked) == total, PATIENCE)
-            answered += 1
+            turn.wait_for(
+                lambda: len(server.requests) - answered[server] > 1 or len(server.requests) == total, PATIENCE
+            )
+            answered[server] += 1
         peer.send(what)
 
     return script
