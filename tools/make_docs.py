@@ -208,7 +208,7 @@ def scale() -> str:
 def stories() -> str:
     """The text of docs/stories.md: what tests/stories plays, and what the report says of it."""
     _tests()
-    from stories.told import STORIES  # noqa: PLC0415
+    from stories.catalogue import STORIES  # noqa: PLC0415
 
     def incident(story: Any) -> Sequence[str]:
         verdicts = dict.fromkeys(f"`{case.found.verdict}`" for case in story.cases)
@@ -302,7 +302,8 @@ unless set. So in Tempo and Jaeger
 def incidents() -> str:
     """The text of docs/incidents.md: the stories, for those who are in the middle of one."""
     _tests()
-    from stories.told import KINDS, STORIES  # noqa: PLC0415
+    from stories.catalogue import STORIES  # noqa: PLC0415
+    from stories.story import KINDS  # noqa: PLC0415
 
     alerts = re.findall(
         r"- alert: (\w+)$.*?runbook: docs/incidents\.md#story-(\d+)$",

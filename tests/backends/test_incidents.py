@@ -12,8 +12,9 @@ from functools import partial
 import pytest
 import yaml
 from kit.programs import CONFIGS, SCRAPED, Collector, Jaeger, Prometheus, backends, until
+from stories.catalogue import STORIES
 from stories.runs import matches, run
-from stories.told import STORIES, Case, Search, Story
+from stories.story import Case, Search, Story
 
 from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.report.sources.jaeger import JaegerSource

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import pytest
 from kit.programs import ROOT
 from kit.traceql import mistakes, queries
-from stories.told import STORIES
+from stories.catalogue import STORIES
 
 from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.telemetry import described

@@ -23,7 +23,7 @@ from otel_httptrace.report.spans import Span
 from otel_httptrace.report.summary import Report
 from otel_httptrace.telemetry import names
 
-from .told import Case, Story
+from .story import Case, Story
 
 _HERE = Path(__file__).parent
 

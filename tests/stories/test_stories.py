@@ -9,8 +9,9 @@ import pytest
 
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
 
+from .catalogue import STORIES
 from .runs import Told, matches, play
-from .told import STORIES, Case, Story
+from .story import Case, Story
 
 Run = tuple[Story, Case, str]
 
