@@ -9,7 +9,6 @@ import resource
 import socket
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -319,18 +318,19 @@ UPLOAD = 30_000_000
 
 
 class _SlowReader(Server):
-    """Reads nothing of a request until told, then all of it, save for a pause near its end until *written*."""
+    """Reads the beginning of a request, the rest *pause* seconds later or when told, but its end when *written*."""
 
-    def __init__(self, written: Callable[[], object]) -> None:
+    def __init__(self, written: Callable[[], object], pause: float = PATIENCE) -> None:
         super().__init__()
         # What is acknowledged but not read is little.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._written = written
+        self._pause = pause
 
     def serve(self, peer: Peer) -> None:
         """See `Server`."""
-        assert self.go.wait(PATIENCE)
-        left = UPLOAD
+        left = UPLOAD - len(peer.receive())
+        self.go.wait(self._pause)
         while left > 0:
             if left < 500_000:
                 step_until(self._written)
@@ -354,12 +354,9 @@ def step_until(condition: Callable[[], object]) -> None:
 @pytest.mark.modes("sync", "asyncio")
 async def test_an_upload_that_is_not_over(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
     """After a slow upload, what had not arrived as the wait began is told, for that is what was waited for."""
-    server = running(_SlowReader(lambda: asked(telemetry)))
-    timer = threading.Timer(1.2, server.go.set)
-    timer.start()
+    server = running(_SlowReader(lambda: asked(telemetry), 1.2))
     async with flavour.client() as client:
         await client.request("POST", server.url(), content=b"x" * UPLOAD)
-    timer.join()
 
     told = attributes(telemetry.request())
     assert told["httptrace.time.send"] >= 1

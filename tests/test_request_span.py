@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from kit.clients import MODES, Flavour, Parts, Response
 from kit.matchers import LINE, SECONDS, Seconds
-from kit.server import Blackhole, Peer, Request, Server, answer, chunk, free_port, head
+from kit.server import PATIENCE, Blackhole, Peer, Request, Server, answer, chunk, free_port, head
 from kit.telemetry import Telemetry, attributes, failed, seconds
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
@@ -646,7 +646,7 @@ async def test_span_end_headers(flavour: Flavour, server: Server, telemetry: Tel
 
     def pauses(peer: Peer, request: Request) -> None:
         peer.send(head("Content-Length: 5") + b"he")
-        server.go.wait(0.1)
+        server.go.wait(PATIENCE)
         peer.send(b"llo")
 
     server.routes["/pauses"] = pauses
@@ -654,6 +654,8 @@ async def test_span_end_headers(flavour: Flavour, server: Server, telemetry: Tel
         await client.get(server.url())
         response = await client.open("GET", server.url("/pauses"))
         assert len(telemetry.requests()) == 1, "exported before the body was over"
+        await flavour.sleep(0.1)
+        server.go.set()
         await response.read()
 
     _, span = telemetry.requests()

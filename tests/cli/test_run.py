@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kit.command import COMMAND, PATIENCE, Terminal, environment, httptrace, start
+from kit.command import COMMAND, PATIENCE, Terminal, defaults, environment, httptrace, start
 from kit.server import Server, free_port
 
 from otel_httptrace.report.otlp import from_protobuf
@@ -282,7 +282,9 @@ def test_default_signals() -> None:
         "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), "
         "[s.name for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN])"
     )
-    alone = subprocess.run([PYTHON, "-c", code], env=environment(), capture_output=True, text=True)
+    alone = subprocess.run(
+        [PYTHON, "-c", code], env=environment(), preexec_fn=defaults, capture_output=True, text=True, check=True
+    )
     ran = httptrace("run", "-q", "--", PYTHON, "-c", code)
 
     assert ran.stdout == alone.stdout
