@@ -278,6 +278,20 @@ async def test_a_server_that_is_silent(flavour: Flavour, server: Server, telemet
     }
 
 
+@LINUX
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used just before"])
+async def test_a_silent_server_is_no_stall(flavour: Flavour, server: Server, telemetry: Telemetry, used: bool) -> None:
+    """Where nothing came, this process stood still for no longer than the timeout was overshot, if at all."""
+    async with flavour.client() as client:
+        if used:
+            await client.get(server.url())
+        with pytest.raises(flavour.httpx.ReadTimeout):
+            await client.get(server.url("/held"), timeout=0.2)
+
+    told = attributes(telemetry.requests()[-1])
+    assert told.get("httptrace.stalled", 0) <= max(told["httptrace.time.wait"] - 0.2, 0)
+
+
 def _after_a_second(peer: Peer, request: Request) -> None:
     time.sleep(1.05)
     peer.send(answer())

@@ -14,6 +14,7 @@ import re
 import shutil
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 from kit.command import INSTRUMENTED, exporting
-from kit.http2 import H2Server
+from kit.http2 import H2Server, Stream
 from kit.matchers import PORT, SECONDS, Like, Seconds
 from kit.programs import ROOT, SCRAPED, Collector, Jaeger, Prometheus, backends, until
 from kit.proxies import Proxy
@@ -56,6 +57,10 @@ def exists(client, url):
     response = client.send(client.build_request("GET", url), stream=True)
     response.close()
     return response.is_success
+
+
+async def close(client):
+    await client.aclose()
 """
 
 
@@ -342,14 +347,42 @@ def until_left(peer: Peer, request: Request) -> None:
     peer.until_closed()
 
 
+def silence(peer: Peer, request: Request) -> None:
+    """No answer, and the connection stays."""
+    peer.until_closed()
+
+
+def with_a_gap(peer: Peer, request: Request) -> None:
+    """A body with a gap in it."""
+    peer.send(head("Content-Length: 10") + b"first")
+    time.sleep(1.1)
+    peer.send(b"other")
+
+
+class LimitedServer(H2Server):
+    """One stream at a time; what is to be asked for again meets GOAWAY first."""
+
+    def asked(self, stream: Stream) -> None:
+        """See `H2Server`."""
+        if stream.target == "/h2-held":
+            threading.Timer(0.3, stream.answer).start()
+        elif stream.target == "/h2-again" and len(self.peers) == 1:
+            stream.peer.goaway(last=stream.number - 2)
+        else:
+            stream.answer()
+
+
 LARGE = answer(b"x" * 300_000)
 ROUTES: dict[str, Any] = {
-    **dict.fromkeys(REQUESTS, answer()),
+    **dict.fromkeys((*REQUESTS, "/in-its-loop", "/in-another-loop"), answer()),
     **dict.fromkeys(("/left", "/sdk", "/holding", "/forgotten", "/kept"), LARGE),
     "/trickle": trickle,
     "/half": half,
     "/no-answer": no_answer,
     "/cancelled": until_left,
+    **dict.fromkeys(("/timed-out", "/stood-still", "/closed-in-use"), silence),
+    "/undecodable": answer(b"this is no gzip", "Content-Encoding: gzip"),
+    "/gap": with_a_gap,
 }
 
 
@@ -466,7 +499,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sent]]:
         def arrived() -> bool:
             here = sum(len(trace["spans"]) for service in RUNS for trace in jaeger.traces(service))
             counted = prometheus.value("sum(last_over_time(httptrace_requests_total[1h]))")
-            return here == number and counted == len(REQUESTS) * len(RUNS)
+            return here == number and counted == 42 * len(RUNS)
 
         until("all has arrived", arrived)
         for request in copied:
@@ -486,6 +519,9 @@ def _servers(stack: ExitStack, authority: trustme.CA, where: Path) -> tuple[tupl
     http = stack.enter_context(Server(ROUTES))
     https = stack.enter_context(Server(ROUTES, tls=tls()))
     h2 = stack.enter_context(H2Server(tls()))
+    limited = LimitedServer(tls())
+    limited.limit = 1
+    stack.enter_context(limited)
     stack.enter_context(Server(ROUTES, uds=str(where / "socket")))
     proxy = stack.enter_context(Proxy())
     refusing = stack.enter_context(Proxy(refuse=answer(b"", status="403 Forbidden")))
@@ -494,6 +530,7 @@ def _servers(stack: ExitStack, authority: trustme.CA, where: Path) -> tuple[tupl
         "http": http.url(""),
         "https": https.url(""),
         "h2": h2.url(""),
+        "limited": limited.url(""),
         "dead": f"http://127.0.0.1:{free_port()}",
         "nowhere": f"http://nowhere.test:{http.port}",
         "socket": str(where / "socket"),
@@ -556,6 +593,16 @@ def test_requests(one: Sent) -> None:
         for chance in BY_CHANCE - set(REQUESTS[name]):
             said.pop(chance, None)
 
+    import pprint
+
+    pprint.pprint({n: v for n, v in found.items() if v != REQUESTS.get(n)})
+    pprint.pprint(
+        {
+            n: one.traces()[n]["spans"][i]["tags"]
+            for n in ("/undecodable",)
+            for i in range(len(one.traces()[n]["spans"]))
+        }
+    )
     assert found == REQUESTS
     for name, span in one.requests().items():
         status = {name: value for name, value in tags(span).items() if name in ("error", "otel.status_code")}

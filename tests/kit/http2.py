@@ -129,8 +129,7 @@ class H2Peer:
                 target = dict(event.headers)[b":path"].decode()
                 stream = Stream(self, event.stream_id, target)
                 self.streams.append(stream)
-                if target not in self.server.held:
-                    stream._answer(b"hello", 200)
+                self.server.asked(stream)
         return True
 
 
@@ -178,6 +177,11 @@ class H2Server:
                     pass
         for thread in self._threads:
             thread.join(PATIENCE)
+
+    def asked(self, stream: Stream) -> None:
+        """A request came: in its connection's thread."""
+        if stream.target not in self.held:
+            stream.answer()
 
     def _accept(self) -> None:
         while True:

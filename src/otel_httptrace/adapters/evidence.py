@@ -66,7 +66,7 @@ def raised(exchange: Exchange, error: BaseException, at: int, extensions: Any) -
         for waited in _waited(exchange, which, evidence.struck_at or at):
             evidence.held_up(waited - allowed)
     if exchange.failed_phase == WAIT:
-        _held_up_by_kernel(exchange, evidence, evidence.struck_at or at)
+        _held_up_by_kernel(exchange, evidence)
 
 
 def _timeout(extensions: Any, which: str) -> float | None:
@@ -92,13 +92,13 @@ def _waited(exchange: Exchange, which: str, at: int) -> list[int]:
     return []
 
 
-def _held_up_by_kernel(exchange: Exchange, evidence: Evidence, at: int) -> None:
-    # Data that came while nobody read it. On TLS and HTTP/2 that need not have been the answer, but a session ticket
-    # or settings.
+def _held_up_by_kernel(exchange: Exchange, evidence: Evidence) -> None:
+    # Data that came, and nobody has read it: when it came is not enough, as a connection is young, or carried another
+    # answer, just before. On TLS and HTTP/2 it need not be the answer, but a session ticket or settings.
     conn, said = exchange.conn, evidence.socket
     if conn is None or conn.multiplexed or conn.origin.scheme != "http" or exchange.received or said is None:
         return
-    if said.quiet is not None and said.quiet - _TICK < at - exchange.wait_at:
+    if said.unread and said.quiet is not None:
         evidence.held_up(said.quiet - _TICK)
 
 

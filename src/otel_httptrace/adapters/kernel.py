@@ -4,7 +4,7 @@
 #
 # Asked once, when something failed or was slow, of a socket that is open still;
 # of the answer a few numbers are kept, and neither the socket nor its file
-# descriptor. Linux alone tells it so (tcp(7), TCP_INFO; SIOCOUTQ), elsewhere
+# descriptor. Linux alone tells it so (tcp(7), TCP_INFO; SIOCOUTQ; SIOCINQ, which is FIONREAD), elsewhere
 # nothing is known.
 
 """What Linux says of a TCP connection."""
@@ -47,9 +47,10 @@ def ask(stream: Any) -> Socket | None:
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.fileno() < 0:
         return None
     info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _INFO.size)
-    unacked = array.array("i", [0])
+    unacked, unread = array.array("i", [0]), array.array("i", [0])
     fcntl.ioctl(sock.fileno(), _SIOCOUTQ, unacked)
+    fcntl.ioctl(sock.fileno(), termios.FIONREAD, unread)
     if len(info) < _INFO.size:
         return Socket(unacked=unacked[0])
     retransmits, quiet, rtt = _INFO.unpack(info)
-    return Socket(unacked[0], retransmits, rtt * 1000 or None, quiet * 1_000_000)
+    return Socket(unacked[0], retransmits, rtt * 1000 or None, quiet * 1_000_000, unread[0])

@@ -25,8 +25,10 @@ class Socket(NamedTuple):
     retransmits: int | None = None
     #: The smoothed round trip, in nanoseconds.
     rtt: int | None = None
-    #: Nanoseconds since data came last.
+    #: Nanoseconds since data came last, or since it was connected.
     quiet: int | None = None
+    #: Bytes that came and that nobody has read.
+    unread: int = 0
 
     def as_of(self, before: Socket) -> Socket:
         """The same, save that what was not acknowledged is as it was *before*."""

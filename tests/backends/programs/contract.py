@@ -9,6 +9,7 @@ import json
 import os
 import ssl
 import sys
+import time
 
 import httpx
 import some_sdk
@@ -81,6 +82,67 @@ def otherwise():
         tried(client.get, f"{at['https']}/refused-by-proxy")
 
 
+def with_evidence(client):
+    tried(client.get, f"{at['http']}/timed-out", timeout=httpx.Timeout(5, read=0.2))
+    tried(client.get, f"{at['http']}/undecodable")
+    client.get(f"{at['http']}/gap")
+
+
+class Waiting:
+    """Set once the request waits for its response."""
+
+    def __init__(self, phase="http11.receive_response_headers.started"):
+        self.event, self.phase = asyncio.Event(), phase
+        self.extensions = {"trace": self.trace}
+
+    async def trace(self, name, info):
+        if name == self.phase:
+            self.event.set()
+
+
+async def stood_still():
+    waiting = Waiting()
+    async with httpx.AsyncClient() as client:
+        url, timeout = f"{at['http']}/stood-still", httpx.Timeout(5, read=0.3)
+        task = asyncio.create_task(client.get(url, timeout=timeout, extensions=waiting.extensions))
+        await waiting.event.wait()
+        time.sleep(0.9)
+        await asyncio.wait([task])
+        assert isinstance(task.exception(), httpx.ReadTimeout)
+
+
+async def closed_in_use():
+    waiting = Waiting()
+    client = httpx.AsyncClient()
+    task = asyncio.create_task(client.get(f"{at['http']}/closed-in-use", extensions=waiting.extensions))
+    await waiting.event.wait()
+    await some_sdk.close(client)  # <- closed in use
+    await asyncio.wait([task])
+    assert task.exception() is not None
+
+
+def in_two_loops():
+    client = httpx.AsyncClient()
+    asyncio.run(client.get(f"{at['http']}/in-its-loop"))
+    try:
+        asyncio.run(client.get(f"{at['http']}/in-another-loop"))
+    except RuntimeError:
+        return
+    raise AssertionError
+
+
+async def streams():
+    waiting = Waiting("http2.receive_response_headers.started")
+    async with httpx.AsyncClient(http2=True, verify=trusted) as client:
+        await client.get(f"{at['limited']}/h2-limited")
+        url = f"{at['limited']}/h2-held"
+        held = asyncio.create_task(client.get(url, extensions=waiting.extensions))
+        await waiting.event.wait()
+        await client.get(f"{at['limited']}/h2-waited")
+        await held
+        await client.get(f"{at['limited']}/h2-again")
+
+
 def forgotten(client):
     streamed(client, f"{at['name']}/forgotten")
 
@@ -91,6 +153,12 @@ with httpx.Client() as client:
     failed(client)
     waited()
     asyncio.run(cancelled())
+    with_evidence(client)
+    asyncio.run(stood_still())
+    asyncio.run(closed_in_use())
+    in_two_loops()
+    gc.collect()
+    asyncio.run(streams())
     otherwise()
     forgotten(client)
     gc.collect()
