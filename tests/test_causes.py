@@ -71,6 +71,31 @@ def test_the_most_specific_name(chain: list[BaseException], name: str, link: str
     finally:
         for error in chain:
             error.__cause__ = error.__context__ = None
+            error.__suppress_context__ = False
+
+
+class Closed(Exception):
+    """As anyio's of a stream that is closed: it finds out by an IndexError."""
+
+
+def test_how_a_library_works_is_no_cause() -> None:
+    """An exception that is built in, and that somebody hid by "from None", names nothing; one of a library's does."""
+
+    def read() -> None:
+        try:
+            [].pop()
+        except IndexError:
+            raise Closed from None
+
+    def handle() -> None:
+        try:
+            read()
+        except Closed:
+            raise ConnectError from None
+
+    with pytest.raises(ConnectError) as caught:
+        handle()
+    assert cause(caught.value) == "Closed"
 
 
 def test_errors_of_several_addresses() -> None:

@@ -463,7 +463,8 @@ async def test_a_client_that_is_closed_in_use(flavour: Flavour, server: Server, 
     told = evidence(telemetry.request())
     assert told.pop("httptrace.conn.closed_at") == LINE
     assert attributes(telemetry.request())["httptrace.conn.close_reason"] == "client_closed"
-    assert told.pop("httptrace.failed_cause")
+    # On trio it depends on whether the close wakes the reader, or that wakes by itself and tries once more.
+    assert told.pop("httptrace.failed_cause") in {"ClosedResourceError", "EBADF"}
     assert told == {"httptrace.response.bytes_received": 0}
 
 
@@ -681,7 +682,8 @@ async def test_a_request_that_is_sent_again(
     first, again = telemetry.requests()
     assert evidence(first) == {}
     assert evidence(again) == {"http.request.resend_count": 1}
-    assert attributes(again).get("httptrace.time.pool", 0) < 0.15
+    # Left out below a millisecond, as ever.
+    assert 0.0009 < attributes(again).get("httptrace.time.pool", 0.001) < 0.15
 
 
 # Out of descriptors.

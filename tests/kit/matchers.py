@@ -56,3 +56,18 @@ class Port:
 
 
 PORT = Port()
+
+
+class Count:
+    """A number of something."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is int and other >= 0
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "<count>"
+
+
+COUNT = Count()

@@ -37,18 +37,27 @@ _TIME_IS_UP: Final = frozenset({"TimeoutError", "TooSlowError", "timeout"})
 
 def causes(error: BaseException) -> Iterator[BaseException]:
     """*error*, which is being handled, and what it came of, nearest first."""
+    return (found for found, _ in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:
+    # Each with whether it was hidden: whoever caught it raised another "from None".
     # httpcore raises "from None", so that `__cause__` is gone and only `__context__` is left. anyio and trio put
     # the errors of all addresses into a group.
     outside = _outside(error)
-    queue, seen = [error], set[int]()
+    queue, seen = [(error, False)], set[int]()
     while queue and len(seen) < _MOST:
-        current = queue.pop(0)
+        current, hidden = queue.pop(0)
         if id(current) in seen or (current is not error and _caught_by(current) in outside):
             continue
         seen.add(id(current))
-        yield current
-        queue.extend(inner for inner in getattr(current, "exceptions", ()) if isinstance(inner, BaseException))
-        queue.extend(inner for inner in (current.__cause__, current.__context__) if inner is not None)
+        yield current, hidden
+        grouped = getattr(current, "exceptions", ())
+        queue.extend((inner, hidden) for inner in grouped if isinstance(inner, BaseException))
+        if current.__cause__ is not None:
+            queue.append((current.__cause__, hidden))
+        if current.__context__ is not None:
+            queue.append((current.__context__, current.__suppress_context__))
 
 
 def _outside(error: BaseException) -> set[FrameType]:
@@ -79,10 +88,13 @@ def cause(error: BaseException) -> str:
         code (``EAI_AGAIN``), an HTTP/2 error code (``INTERNAL_ERROR``), or else a class.
     """
     name = type(error).__qualname__
-    for current in causes(error):
+    for current, hidden in _chain(error):
         symbol = _symbol(current)
         if symbol is not None:
             return symbol
+        # What is built in and was hidden is how a library works: anyio finds out by an IndexError that it has no data.
+        if hidden and type(current).__module__ == "builtins":
+            continue
         if isinstance(current, Exception) and type(current).__name__ not in _TIME_IS_UP:
             name = type(current).__qualname__
     return name

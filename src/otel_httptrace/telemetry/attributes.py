@@ -114,7 +114,11 @@ def _dial(exchange: Exchange, attributes: Attributes) -> None:
 
 
 def _pool(exchange: Exchange, attributes: Attributes) -> None:
-    attributes[names.TIME_POOL] = _seconds(exchange.time_pool or 0)
+    waited = exchange.time_pool or 0
+    # Most of the time before it was acquired may have gone into an attempt before.
+    if waited < NOTEWORTHY and exchange.failed_phase != POOL:
+        return
+    attributes[names.TIME_POOL] = _seconds(waited)
     if exchange.pool is not None:
         connections, idle, waiting = exchange.pool
         attributes[names.POOL_CONNECTIONS] = connections

@@ -20,7 +20,7 @@ trusted = ssl.create_default_context(cafile=at["ca"])
 
 def tried(call, *arguments, **options):
     try:
-        call(*arguments, **options)
+        call(*arguments, **options)  # <- undecodable
     except httpx.HTTPError:
         pass
     else:
@@ -83,9 +83,9 @@ def otherwise():
 
 
 def with_evidence(client):
+    client.get(f"{at['http']}/gap")
     tried(client.get, f"{at['http']}/timed-out", timeout=httpx.Timeout(5, read=0.2))
     tried(client.get, f"{at['http']}/undecodable")
-    client.get(f"{at['http']}/gap")
 
 
 class Waiting:
@@ -140,6 +140,10 @@ async def streams():
         await waiting.event.wait()
         await client.get(f"{at['limited']}/h2-waited")
         await held
+        try:
+            await client.get(f"{at['limited']}/h2-reset")
+        except httpx.RemoteProtocolError:
+            pass
         await client.get(f"{at['limited']}/h2-again")
 
 
