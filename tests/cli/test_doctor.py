@@ -45,7 +45,7 @@ def test_all_is_well() -> None:
     for expected in (
         f"  ✓ Python: {sys.version.split()[0]}, {sys.executable}",
         "  ✓ entry point httptrace: opentelemetry-instrument finds it",
-        f"  ✓ {receiver.endpoint}/v1/traces: takes an (empty) export",
+        f"  ✓ {receiver.endpoint}/v1/traces: accepts an (empty) export",
         "  ✓ httpx: 2 requests, 2 spans: the first opened a connection, the second reused it",
         "  ✓ httpx2: 2 requests, 2 spans: the first opened a connection, the second reused it",
     ):
@@ -220,8 +220,8 @@ def told(environ: dict[str, str]) -> list[tuple[State, str]]:
 @pytest.mark.parametrize(
     ("status", "state", "seen"),
     [
-        ("200 OK", State.OK, "takes an (empty) export"),
-        ("401 Unauthorized", State.PROBLEM, "refuses us with 401"),
+        ("200 OK", State.OK, "accepts an (empty) export"),
+        ("401 Unauthorized", State.PROBLEM, "refuses the export with 401"),
         ("404 Not Found", State.PROBLEM, "answers 404 to an export"),
     ],
 )
@@ -240,7 +240,7 @@ def test_endpoint(server: Server, status: str, state: State, seen: str) -> None:
 def test_an_endpoint_over_grpc(server: Server) -> None:
     """Over gRPC a connection is all that is tried, and that is said."""
     assert told({"OTEL_EXPORTER_OTLP_ENDPOINT": server.url()}) == [
-        (State.OK, "takes connections; whether it speaks OTLP over gRPC was not tried")
+        (State.OK, "accepts connections; OTLP over gRPC was not tried")
     ]
     assert server.requests == []
 
@@ -309,7 +309,7 @@ def test_a_program_that_is_no_python() -> None:
     ran = httptrace("doctor", "--width", "200", "--", "/bin/sh")
 
     assert ran.returncode == 0
-    assert "  ! /bin/sh: not a Python, and no script of one: what it has installed could not be told" in ran.stdout
+    assert "  ! /bin/sh: neither a Python nor a script of one: cannot tell what is installed there" in ran.stdout
 
 
 def test_versions() -> None:

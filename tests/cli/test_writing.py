@@ -224,7 +224,7 @@ def test_what_others_put_into_everybodys_folder(everybodys: Path, tmp_path: Path
     everybodys_owner = os.stat(everybodys).st_uid
     assert everybodys_owner != SOMEBODY
 
-    with pytest.raises(Problem, match="that another user has put into a directory of everybody's is not written to"):
+    with pytest.raises(Problem, match="of another user, in a directory that everybody can write to: not written"):
         how(planted)  # type: ignore[operator]
     assert victim.read_text() == "precious"
     assert not (tmp_path / "not there").exists()

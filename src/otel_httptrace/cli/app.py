@@ -20,10 +20,10 @@ from .errors import Problem
 
 _COMMANDS: Final = {
     "run": "Run a program and report what its requests did.",
-    "report": "The same report of what was collected before.",
+    "report": "Report on spans that were collected before.",
     "probe": "Send a few requests to a server: times, and what it does to connections.",
-    "doctor": "Why is nothing to be seen? Checks the installation and the settings.",
-    "demo": "A small service that loses its connections, and the line that does it.",
+    "doctor": "Check why there are no spans: the installation and the settings.",
+    "demo": "Run a small service that loses its connections, and show the line that does it.",
 }
 
 
@@ -64,7 +64,7 @@ def group() -> None:
       httptrace run --html page.html -- gunicorn shop:app
       httptrace report traces.jsonl        what a collector wrote
       httptrace probe https://example.com/ what a server does to connections
-      httptrace doctor                     nothing to be seen?
+      httptrace doctor                     no spans?
     """
 
 
@@ -101,7 +101,7 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("HTTPTRACE_TRACEBACK"):
             raise
         # Not its message: that may quote what must not be shown.
-        _say(f"this is a fault of ours: {type(error).__name__}. HTTPTRACE_TRACEBACK=1 shows where")
+        _say(f"internal error: {type(error).__name__}. Set HTTPTRACE_TRACEBACK=1 to see where")
         return 2
     return status if isinstance(status, int) else 0
 

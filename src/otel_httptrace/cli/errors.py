@@ -28,7 +28,7 @@ def describe(error: Exception) -> str:
     """What to say of an *error* that ended the making of a report."""
     if isinstance(error, (Problem, OSError, Unread)):
         return str(error)
-    return f"the report could not be made, which is a fault of ours: {type(error).__name__}: {error}"
+    return f"internal error, the report could not be made: {type(error).__name__}: {error}"
 
 
 def say(line: str) -> None:

@@ -136,7 +136,7 @@ def _resolved(path: str) -> Path:
             return where
         if not _trusted(where, found):
             what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"
-            raise Problem(f"{path}: {what} that another user has put into a directory of everybody's is not written to")
+            raise Problem(f"{path}: {what} of another user, in a directory that everybody can write to: not written")
         if not stat.S_ISLNK(found.st_mode):
             return where
         where = where.parent / os.readlink(where)

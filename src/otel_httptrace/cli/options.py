@@ -45,14 +45,14 @@ def options(function: _Command) -> _Command:
                 metavar="VERDICT,...",
                 default="",
                 callback=_verdicts,
-                help="Exit with status 1 if one of these is found, as body_not_read,client_per_request.",
+                help="Exit with status 1 if one of these verdicts is found: body_not_read,client_per_request.",
             ),
             click.option(
                 "--threshold",
                 metavar="NAME=VALUE",
                 multiple=True,
                 callback=_thresholds,
-                help="From where on something is a finding: dns=0.5, lost_connections=10, ... Repeatable.",
+                help="Change when something becomes a finding: dns=0.5, lost_connections=10, ... Repeatable.",
             ),
         )
     ):

@@ -166,8 +166,8 @@ class Analysis:
     def _problems(self) -> Iterator[str]:
         if self._impossible:
             yield (
-                f"{count(self._impossible, 'span')} {'has' if self._impossible == 1 else 'have'} times that cannot be "
-                "(an end before the beginning, or the year 1970): these times are left out"
+                f"{count(self._impossible, 'span')} {'has' if self._impossible == 1 else 'have'} invalid timestamps "
+                "(end before start, or the year 1970): they are ignored"
             )
 
 

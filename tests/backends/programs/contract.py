@@ -54,14 +54,14 @@ def failed(client):
 
 
 def waited():
-    with httpx.Client(limits=httpx.Limits(max_connections=1)) as client:
+    with httpx.Client(limits=httpx.Limits(max_connections=1), timeout=60) as client:
         holding = streamed(client, f"{at['http']}/holding")
-        tried(client.get, f"{at['http']}/too-late", timeout=httpx.Timeout(5, pool=0.05))
+        tried(client.get, f"{at['http']}/too-late", timeout=httpx.Timeout(60, pool=0.05))
         holding.read()
 
 
 async def cancelled():
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         response = await client.send(client.build_request("GET", f"{at['http']}/cancelled"), stream=True)
         try:
             await asyncio.wait_for(response.aread(), 0.05)
@@ -71,20 +71,20 @@ async def cancelled():
 
 
 def otherwise():
-    with httpx.Client(http2=True, verify=trusted) as client:
+    with httpx.Client(http2=True, verify=trusted, timeout=60) as client:
         client.get(f"{at['h2']}/h2-first")
         client.get(f"{at['h2']}/h2-second")
-    with httpx.Client(transport=httpx.HTTPTransport(uds=at["socket"])) as client:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=at["socket"]), timeout=60) as client:
         client.get("http://localhost/unix")
-    with httpx.Client(proxy=at["proxy"], verify=trusted) as client:
+    with httpx.Client(proxy=at["proxy"], verify=trusted, timeout=60) as client:
         client.get(f"{at['https']}/proxied")
-    with httpx.Client(proxy=at["refusing"], verify=trusted) as client:
+    with httpx.Client(proxy=at["refusing"], verify=trusted, timeout=60) as client:
         tried(client.get, f"{at['https']}/refused-by-proxy")
 
 
 def with_evidence(client):
     client.get(f"{at['http']}/gap")
-    tried(client.get, f"{at['http']}/timed-out", timeout=httpx.Timeout(5, read=0.2))
+    tried(client.get, f"{at['http']}/timed-out", timeout=httpx.Timeout(60, read=0.2))
     tried(client.get, f"{at['http']}/undecodable")
 
 
@@ -102,8 +102,8 @@ class Waiting:
 
 async def stood_still():
     waiting = Waiting()
-    async with httpx.AsyncClient() as client:
-        url, timeout = f"{at['http']}/stood-still", httpx.Timeout(5, read=0.3)
+    async with httpx.AsyncClient(timeout=60) as client:
+        url, timeout = f"{at['http']}/stood-still", httpx.Timeout(60, read=0.3)
         task = asyncio.create_task(client.get(url, timeout=timeout, extensions=waiting.extensions))
         await waiting.event.wait()
         time.sleep(0.9)
@@ -113,7 +113,7 @@ async def stood_still():
 
 async def closed_in_use():
     waiting = Waiting()
-    client = httpx.AsyncClient()
+    client = httpx.AsyncClient(timeout=60)
     task = asyncio.create_task(client.get(f"{at['http']}/closed-in-use", extensions=waiting.extensions))
     await waiting.event.wait()
     await some_sdk.close(client)  # <- closed in use
@@ -122,7 +122,7 @@ async def closed_in_use():
 
 
 def in_two_loops():
-    client = httpx.AsyncClient()
+    client = httpx.AsyncClient(timeout=60)
     asyncio.run(client.get(f"{at['http']}/in-its-loop"))
     try:
         asyncio.run(client.get(f"{at['http']}/in-another-loop"))
@@ -133,7 +133,7 @@ def in_two_loops():
 
 async def streams():
     waiting = Waiting("http2.receive_response_headers.started")
-    async with httpx.AsyncClient(http2=True, verify=trusted) as client:
+    async with httpx.AsyncClient(http2=True, verify=trusted, timeout=60) as client:
         await client.get(f"{at['limited']}/h2-limited")
         url = f"{at['limited']}/h2-held"
         held = asyncio.create_task(client.get(url, extensions=waiting.extensions))
@@ -151,7 +151,8 @@ def forgotten(client):
     streamed(client, f"{at['name']}/forgotten")
 
 
-with httpx.Client() as client:
+# Timeouts are for those that have one of their own.
+with httpx.Client(timeout=60) as client:
     well(client)
     closed_early(client)
     failed(client)

@@ -57,16 +57,16 @@ def endpoint(subject: Subject) -> Iterator[Result]:
     try:
         if grpc:
             socket.create_connection((parts.hostname, port), timeout=5).close()
-            yield Result(State.OK, shown, "takes connections; whether it speaks OTLP over gRPC was not tried")
+            yield Result(State.OK, shown, "accepts connections; OTLP over gRPC was not tried")
             return
         status = _export_nothing(parts, port, environ)
     except (OSError, http.client.HTTPException) as error:
         yield Result(failed, shown, f"does not answer: {str(error) or type(error).__name__}", hint)
         return
     if 200 <= status < 300:
-        yield Result(State.OK, shown, "takes an (empty) export")
+        yield Result(State.OK, shown, "accepts an (empty) export")
     elif status in (401, 403):
-        yield Result(State.PROBLEM, shown, f"refuses us with {status}", "see OTEL_EXPORTER_OTLP_HEADERS")
+        yield Result(State.PROBLEM, shown, f"refuses the export with {status}", "see OTEL_EXPORTER_OTLP_HEADERS")
     else:
         yield Result(
             State.PROBLEM,

@@ -15,7 +15,7 @@ def python(subject: Subject) -> Iterator[Result]:
         yield Result(
             State.WARNING,
             subject.program,
-            "not a Python, and no script of one: what it has installed could not be told",
+            "neither a Python nor a script of one: cannot tell what is installed there",
             "name the Python that it runs: httptrace doctor -- /path/to/python",
         )
     elif subject.facts is None:

@@ -89,7 +89,7 @@ def _observed(client: str, which: int, requests: Sequence[Row]) -> Result:
         return Result(
             State.PROBLEM,
             client,
-            "spans came, but without what otel-httptrace says",
+            "spans came, but without the attributes of otel-httptrace",
             "see the entry points and the versions above",
         )
     return Result(State.OK, client, "2 requests, 2 spans: the first opened a connection, the second reused it")

@@ -33,7 +33,7 @@ def variables(subject: Subject) -> Iterator[Result]:
         if state is State.OK and name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.9)
             if near:
-                state, advice = State.WARNING, f"nothing reads it; {near[0]} is meant?"
+                state, advice = State.WARNING, f"unknown variable: did you mean {near[0]}?"
         yield Result(state, name, redacted(name, value, known), advice)
 
 

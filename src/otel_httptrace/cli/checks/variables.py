@@ -52,7 +52,7 @@ def _turned_off(name: str, value: str, environ: Mapping[str, str]) -> tuple[Stat
     if not off:
         return _OK
     which = ", ".join(sorted(off))
-    return State.PROBLEM, f"nothing is to be seen with {which} turned off: take that out of it"
+    return State.PROBLEM, f"there are no spans with {which} turned off: remove it from this list"
 
 
 def _excluded(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, str]:
@@ -60,7 +60,7 @@ def _excluded(name: str, value: str, environ: Mapping[str, str]) -> tuple[State,
         return _OK
     parts = [part.strip() for part in value.split(",")]
     if not all(map(_is_pattern, parts)):
-        return State.PROBLEM, f"no regular expression: opentelemetry-instrument gives up on it; unset {name}"
+        return State.PROBLEM, f"not a regular expression: opentelemetry-instrument gives up on it; unset {name}"
     if any(map(_matches_everything, parts)):
         return State.PROBLEM, f"it matches every URL: unset {name}"
     return State.WARNING, "requests to URLs that match have no span"
@@ -87,7 +87,7 @@ _UPSTREAMS: Final = 10
 #: The line is `folder/file.py:42 in function`: shorter than this it is rarely.
 _LINE: Final = 100
 #: What the SDK drops beyond a limit are the oldest, so that it need not be ours that go.
-_FEW: Final = "attributes of requests are dropped, {least} there can be"
+_FEW: Final = "a request span has up to {least} attributes: with this limit some are dropped"
 _SHORT: Final = "values are cut, and with them the line that left a body unread (httptrace.body.closed_at)"
 #: By limit: the least that does no harm, and what happens below.
 _LIMITS: Final = {
@@ -115,7 +115,7 @@ def _limit(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, st
     if limit < 0:
         return (
             State.PROBLEM,
-            f"no number: opentelemetry-instrument gives up on it, and there are no spans; unset {name}",
+            f"not a number: opentelemetry-instrument gives up on it, and there are no spans; unset {name}",
         )
     if limit < least:
         return State.WARNING, f"{what.format(least=least)}: unset {name}"
@@ -189,7 +189,7 @@ _WITHOUT: Final = {
 }
 _BARELY: Final = {
     "OTEL_PYTHON_CONTEXT": "the default is used, after a traceback in the log",
-    "OTEL_PYTHON_TRACER_PROVIDER": "whatever asks for a tracer before the SDK is set up fails",
+    "OTEL_PYTHON_TRACER_PROVIDER": "code that asks for a tracer before the SDK is set up fails",
     "OTEL_PYTHON_DISTRO": "no distro is used: spans are sent only if OTEL_TRACES_EXPORTER is set",
     "OTEL_TRACES_SAMPLER": "the default is used, which records all that a parent does not forbid",
 }

@@ -7,7 +7,7 @@ import os
 import click
 
 
-@click.command("demo", short_help="A small service that loses its connections, and the line that does it.")
+@click.command("demo", short_help="Run a small service that loses its connections, and show the line that does it.")
 def command() -> int:
     """A program that knows nothing of tracing closes responses unread: what that costs, and which line does it.
 

@@ -21,7 +21,7 @@ _MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), Sta
 @click.command(
     "doctor",
     context_settings={"allow_interspersed_args": False},
-    short_help="Why is nothing to be seen? Checks the installation and the settings.",
+    short_help="Check why there are no spans: the installation and the settings.",
     epilog="Values that may be secret (headers, resource attributes, passwords and queries of URLs) are not shown. "
     "The exit status is 1 if there is a problem.",
 )

@@ -24,8 +24,10 @@ from ..probing.plan import Plan
     epilog="Values of headers, queries and bodies are never printed. Exit status 1 if the URL cannot be reached.",
 )
 @click.option("-n", "--requests", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many.")
-@click.option("-c", "--concurrency", type=click.IntRange(1, 100), default=5, show_default=True, help="At a time.")
-@click.option("--early-close", is_flag=True, help="Then again, with responses closed before they are read.")
+@click.option(
+    "-c", "--concurrency", type=click.IntRange(1, 100), default=5, show_default=True, help="Requests at a time."
+)
+@click.option("--early-close", is_flag=True, help="Repeat it, with responses closed before they are read.")
 @click.option(
     "--idle", is_flag=True, help="Find out for how long idle connections are kept, by waiting 0.5, 1, 2, ... seconds."
 )
@@ -90,7 +92,7 @@ def _url(text: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as error:
         raise Problem(f"not a URL: {error}") from error
     if url.scheme not in ("http", "https") or not host:
-        raise Problem("a URL like https://example.com/ was expected")
+        raise Problem("expected a URL like https://example.com/")
     if url.port is not None and url.port > 65535:
         raise Problem(f"not a URL: port {url.port} is beyond 65535")
     return url
@@ -98,7 +100,7 @@ def _url(text: str) -> httpx.URL:
 
 def _method(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z]+", text):
-        raise Problem("a method like GET was expected")
+        raise Problem("expected a method like GET")
     return text.upper()
 
 
@@ -107,7 +109,7 @@ def _header(text: str) -> tuple[str, str]:
     name, value = name.strip(), value.strip()
     if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) or not value.isprintable():
         # Not the text itself: it may be a secret.
-        raise Problem("-H: a header like 'Accept: text/html' was expected")
+        raise Problem("-H: expected a header like 'Accept: text/html'")
     if not value.isascii():
         raise Problem(f"-H: the value of {name} cannot be sent: it has characters beyond ASCII, which httpx refuses")
     return name, value

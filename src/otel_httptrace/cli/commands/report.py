@@ -26,18 +26,18 @@ _STEP = 1000
 
 @click.command(
     "report",
-    short_help="The same report of what was collected before.",
+    short_help="Report on spans that were collected before.",
     epilog="Exit status 2 if something could not be read; what could be read is reported all the same. "
     "The Authorization header for a Jaeger or a Tempo is taken from the variable HTTPTRACE_AUTHORIZATION, whole: "
     "'Bearer ...'. It is never printed.",
 )
 @click.option("--jaeger", metavar="URL", help="Read from this Jaeger: http://localhost:16686.")
 @click.option("--tempo", metavar="URL", help="Read from this Tempo: http://localhost:3200.")
-@click.option("--service", metavar="NAME", help="Whose requests, by the service's name; Jaeger needs it.")
-@click.option("--query", metavar="TRACEQL", help="Which traces, for Tempo.")
-@click.option("--tenant", metavar="ID", help="Whose traces, where Tempo has tenants: sent as X-Scope-OrgID.")
-@click.option("--lookback", metavar="TIME", default="1h", show_default=True, help="How far back.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many traces of a backend.")
+@click.option("--service", metavar="NAME", help="Report the requests of this service; --jaeger needs it.")
+@click.option("--query", metavar="TRACEQL", help="Select traces by this TraceQL query; for Tempo.")
+@click.option("--tenant", metavar="ID", help="Read the traces of this Tempo tenant: sent as X-Scope-OrgID.")
+@click.option("--lookback", metavar="TIME", default="1h", show_default=True, help="How far back to look.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Read at most so many traces.")
 @options
 @click.argument("source", required=False, metavar="[FILE]")
 def command(

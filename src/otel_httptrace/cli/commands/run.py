@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--every", type=duration, metavar="TIME", help="Print the report every 30s, 5m, ...: for a program that serves."
 )
-@click.option("--verbose", "-v", is_flag=True, help="Say which OTEL_* settings had to give way.")
+@click.option("--verbose", "-v", is_flag=True, help="Say which OTEL_* settings are overridden for this run.")
 @options
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="PROGRAM [ARGS]...")
 def command(
@@ -53,7 +53,8 @@ def command(
 ) -> int:
     """Run PROGRAM, which uses httpx or httpx2, and print what its requests did.
 
-    It needs no change, and its Python none: what that lacks of OpenTelemetry it is lent for this run.
+    The program needs no change, and nothing has to be installed for it:
+    packages that its Python lacks are added for this run only.
 
     \b
       httptrace run -- python app.py

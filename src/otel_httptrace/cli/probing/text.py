@@ -61,7 +61,7 @@ def unreachable(plan: Plan, rows: Sequence[Row], failure: Exception, proxy: str)
     why = _FAILED.get(str(phase), "the request failed")
     if proxy:
         why = _PROXY_FAILED.get(str(phase), why + ", by way of {proxy}").format(proxy=proxy)
-    hint = "; to try without: --insecure" if phase == "tls" and plan.verify and "CERTIFICATE" in str(failure) else ""
+    hint = "; --insecure skips the check" if phase == "tls" and plan.verify and "CERTIFICATE" in str(failure) else ""
     detail = str(failure) or type(failure).__name__
     # Messages of httpx about a URL would have it whole.
     detail = detail.replace(str(plan.url), plan.shown)
@@ -139,7 +139,7 @@ def connections(plan: Plan, rows: Sequence[Row], answers: Answers) -> Iterator[s
     elif len(rows) > plan.concurrency:
         reasons = Counter(row.attributes.get(names.CONN_OPEN_REASON) for row in rows[1:] if row.opened)
         why = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if reason)
-        yield f"no connection was used twice: {why or 'why was not seen'}"
+        yield f"no connection was used twice: {why or 'the reason was not seen'}"
     for error, number in answers.errors.most_common():
         phases = Counter(str(row.attributes.get(names.FAILED_PHASE, "body")) for row in rows if row.failed)
         where = ", ".join(phases) or "not seen"
@@ -179,9 +179,9 @@ def tls(plan: Plan, first: Row) -> Iterator[str]:
         # The requests went well, so this is of our own making, and no news about the server.
         return
     if protocol == "h2" and not plan.http2:
-        yield "HTTP/2: the server speaks it; to see: --http2"
+        yield "HTTP/2: the server supports it; --http2 uses it"
     elif protocol != "h2":
-        yield "HTTP/2: the server does not speak it"
+        yield "HTTP/2: the server does not support it"
     yield (
         "TLS sessions: the server resumes them (httpx does not ask for it: each of its handshakes is a full one)"
         if resumed
