@@ -97,7 +97,7 @@ def test_times_that_cannot_be(tmp_path: Path) -> None:
 
     assert ran.returncode == none.returncode == 2
     assert ran.stderr.splitlines()[0] == (
-        "httptrace: 3 spans have invalid timestamps (end before start, or the year 1970): these times are left out"
+        "httptrace: 3 spans have invalid timestamps (end before start, or the year 1970): they are ignored"
     )
     shown = ran.stdout.splitlines()
     assert shown[0] == "4 requests to 1 origin in 10.0 ms, from shop, beginning 2023-11-14 22:13:20 UTC"
