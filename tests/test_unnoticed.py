@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 import types
 import unittest.mock
 import weakref
@@ -108,6 +109,18 @@ def test_a_hook_takes_on_any_signature_there_is(original: Any) -> None:
         assert hook(1, "b", 3.5, 9, four=7, five=5) == (1, "b", 3.5, (9,), 7, {"five": 5})
     if original is _coroutine:
         assert asyncio.run(hook(1, two=3)) == (1, 3)
+
+
+def test_a_traceback_through_a_hook_quotes_no_other_code() -> None:
+    """A function made for a hook's signature is in tracebacks as ours, without a line of source: it has none."""
+
+    def fails(*args: Any, **options: Any) -> None:
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        lookalike(fails, _positional_only)(1, "b", five=5)  # type: ignore[arg-type]
+    (made,) = [one for one in traceback.extract_tb(caught.tb) if one.filename.endswith("<made>")]
+    assert (made.name, made.line) == ("standing_in", "")
 
 
 async def test_the_iterator_of_a_body_is_of_the_type_it_was(

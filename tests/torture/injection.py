@@ -118,6 +118,14 @@ def is_ours(code: types.CodeType) -> bool:
     return code.co_filename.startswith(PACKAGE) and not code.co_filename.endswith(_POSED)
 
 
+def called_by_ours(frame: types.FrameType) -> bool:
+    """Whether code of our package called it. What stands between a library and a hook for its signature's sake is none."""
+    above = frame.f_back
+    while above is not None and above.f_code.co_filename.endswith("<made>"):
+        above = above.f_back
+    return above is not None and is_ours(above.f_code)
+
+
 _POSED = "posed_by_a_test.py"
 
 
@@ -213,7 +221,7 @@ class _Tracing:
 
     def _tracer(self, frame: types.FrameType, before: int) -> Any:
         code, injection, rearm = frame.f_code, self._injection, self._kept[1]
-        after, these = injection.counts(code, frame.f_back is not None and is_ours(frame.f_back.f_code))
+        after, these = injection.counts(code, called_by_ours(frame))
 
         def local(frame: types.FrameType, event: str, arg: object) -> Any:
             nonlocal before
@@ -293,7 +301,7 @@ class _Monitoring:
             befores[id(frame)] = offset
             if offset in _handlers(code):
                 before = _RAISED
-            after, these = injection.counts(code, frame.f_back is not None and is_ours(frame.f_back.f_code))
+            after, these = injection.counts(code, called_by_ours(frame))
             if (before in after or offset in these) and injection.due(code, offset):
                 # A signal handler is called by nobody who holds the frame.
                 del frame

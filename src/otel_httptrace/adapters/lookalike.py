@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from textwrap import indent
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, Final
+
+#: Where a traceback finds a function that was made: in our folder, but no file, from which it would quote some line.
+_MADE: Final = os.path.join(os.path.dirname(__file__), "<made>")
 
 _VARIADIC = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
@@ -156,7 +160,7 @@ def _with_parameters_of(code: CodeType, hook: Callable[..., Any], kind: str) -> 
 
 def _made(body: str, **names: Any) -> Callable[..., Any]:
     # Of nothing but parameter names, as collections.namedtuple does it.
-    exec(compile(body, __file__, "exec"), names)  # noqa: S102
+    exec(compile(body, _MADE, "exec"), names)  # noqa: S102
     # Taken out, as else it would refer to itself by its globals, and outlive its last user: see `Patches`.
     made: Callable[..., Any] = names.pop("standing_in")
     return made
