@@ -23,7 +23,7 @@ from otel_httptrace.report.spans import Span
 from otel_httptrace.report.summary import Report
 from otel_httptrace.telemetry import names
 
-from .story import Case, Story
+from .story import Case
 
 _HERE = Path(__file__).parent
 
@@ -113,7 +113,7 @@ def run(case: Case, how: str, **environ: str) -> Ran:
         return Ran(process, text, name, re.sub(r"(?<=[^/:])/.*", "", world.urls[0]), world.accepted)
 
 
-def play(story: Story, case: Case, how: str) -> Told:
+def play(case: Case, how: str) -> Told:
     """Run *case* with the library and in the way that *how* says, and take in what it sends."""
     received: list[Any] = []
     with Receiver(received.append) as receiver:

@@ -43,7 +43,7 @@ def playing(request: pytest.FixtureRequest) -> Iterator[dict[int, Future[Told]]]
     """All the runs that were asked for, one after the other: two would slow down each other, and the tests beside them."""
     asked = [item.callspec.params["run"] for item in request.session.items if "playing" in item.fixturenames]
     with ThreadPoolExecutor(1) as pool:
-        yield {id(run): pool.submit(play, *run) for run in asked}
+        yield {id(run): pool.submit(play, run[1], run[2]) for run in asked}
         pool.shutdown(cancel_futures=True)
 
 

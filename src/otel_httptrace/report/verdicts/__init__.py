@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from ...telemetry import names
@@ -34,6 +34,9 @@ from .tally import DIAL
 
 VERDICTS: Final = tuple(DEFINITIONS)
 """Every verdict there is."""
+
+#: Slow steps of opening a connection.
+_DIALLING: Final = frozenset({"dns_slow", "address_fallback", "tls_slow"})
 
 
 class _Finds(Protocol):
@@ -182,4 +185,18 @@ class Verdicts:
                 level = Severity.WASTE - 0.5
             return (level, finding.sure is not Sure.POSSIBLE, finding.requests, finding.seconds)
 
-        return tuple(sorted(found, key=rank, reverse=True))
+        return tuple(_causes_first(sorted(found, key=rank, reverse=True)))
+
+
+def _causes_first(ranked: list[Finding]) -> Iterator[Finding]:
+    # A slow resolver is asked for each connection: where most of that time went into connections that were opened
+    # in vain, whoever makes them do so is told first.
+    told: set[int] = set()
+    for at, finding in enumerate(ranked):
+        if finding.verdict in _DIALLING:
+            for waste in ranked[at + 1 :]:
+                if waste.severity is Severity.WASTE and not waste.harmless and waste.seconds * 2 >= finding.seconds:
+                    told.add(id(waste))
+                    yield waste
+        if id(finding) not in told:
+            yield finding

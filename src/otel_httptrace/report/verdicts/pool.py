@@ -196,7 +196,7 @@ class Pool:
             )
             sentence += f"opened {at_line(line, via)}"
             if vain:
-                sentence += f", and hold the pool{held}: {count(vain, 'request')} got no connection (PoolTimeout)"
+                sentence += f", and {'holds' if tally.count == 1 else 'hold'} the pool{held}: {count(vain, 'request')} got no connection (PoolTimeout)"
             else:
                 sentence += ": each keeps a connection of the pool for good"
             yield self._leak(tally, sentence, vain, tally.count, (*examples, *tally.examples), line, via)

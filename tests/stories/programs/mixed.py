@@ -1,0 +1,79 @@
+"""Does two things wrong, of those below: `mixed.py URL OTHER_URL DEAD_URL FIRST SECOND`."""
+
+import sys
+
+import httpx
+
+url, other, dead, *wrongs = sys.argv[1:]
+client = httpx.Client(timeout=20)
+
+
+def tried(call, *arguments, **options):
+    try:
+        call(*arguments, **options)
+    except httpx.HTTPError as error:
+        print(type(error).__name__)
+
+
+def left_unread():
+    for _ in range(6):
+        with client.stream("GET", f"{url}/large"):
+            pass  # <- left unread
+
+
+def left_unread_elsewhere():
+    for _ in range(6):
+        with client.stream("GET", f"{other}/large"):
+            pass  # <- left unread elsewhere
+
+
+def slow_answers():
+    for _ in range(2):
+        client.get(f"{url}/slow")
+
+
+def no_shared_client():
+    for _ in range(5):
+        httpx.get(f"{other}/quick", timeout=20)  # <- not shared
+
+
+def refused():
+    tried(client.get, dead)
+
+
+def held_for_ever():
+    with httpx.Client(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(20, pool=0.3)) as narrow:
+        kept = narrow.send(narrow.build_request("GET", f"{other}/large"), stream=True)  # <- held
+        tried(narrow.get, f"{other}/quick")
+        del kept
+
+
+def undecodable():
+    tried(client.get, f"{url}/odd")  # <- undecodable
+
+
+def busy():
+    for _ in range(5):
+        client.get(f"{url}/busy")
+
+
+def trickling():
+    client.get(f"{url}/trickle")
+
+
+def broken_off():
+    tried(client.get, f"{url}/half")
+
+
+def each_its_last():
+    for _ in range(5):
+        client.get(f"{other}/last")
+
+
+def malformed():
+    tried(client.get, f"{url}/malformed")
+
+
+for wrong in wrongs:
+    globals()[wrong]()
+client.close()
