@@ -29,7 +29,7 @@ class AtLeast:
 
     def __eq__(self, other: object) -> bool:
         """Whether *other* is at least so much."""
-        return isinstance(other, float) and other >= self.least
+        return isinstance(other, int | float) and other >= self.least
 
 
 @dataclass(frozen=True)
