@@ -116,9 +116,7 @@ def dead_proxy(*, listens: bool) -> Iterator[World]:
     """A proxy in the environment that is gone, or of which nobody answers; the server behind it is well."""
     with Blackhole() as hole, Server() as server:
         proxy = hole.url("") if listens else f"http://127.0.0.1:{free_port()}"
-        yield World(
-            (f"https://{server.host}:{server.port}/",), server, environ={"HTTPS_PROXY": proxy, "NO_PROXY": ""}
-        )
+        yield World((f"https://{server.host}:{server.port}/",), server, environ={"HTTPS_PROXY": proxy, "NO_PROXY": ""})
 
 
 @contextmanager
