@@ -336,7 +336,7 @@ def incidents() -> str:
                 for one in searches
             ],
         )
-        yield "Prometheus, PromQL:"
+        yield "Prometheus, PromQL:" if guide.promql else "Prometheus has no metric that tells."
         yield ""
         for query in guide.asked(Thresholds(), SERVICE):
             yield from ("```promql", query, "```", "")

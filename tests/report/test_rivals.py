@@ -186,13 +186,19 @@ def test_what_failed_is_told_all_the_same(verdict: str, rival: str) -> None:
 
 
 def test_a_stream_of_events() -> None:
-    """A stream that is meant to last is judged by its longest gap, and not by its length."""
+    """A stream that is meant to last is judged by its longest gap, and not by its length; it may have had nothing to send."""
     lasting: dict[str, Any] = {"time__receive": 600.0, "body__read_wait": 599.0, "http__response__body__size": 9_000}
     finding = findings([reusing(**lasting, body__max_gap=30.0)])["body_slow_server"]
 
     assert findings([reusing(**lasting, body__max_gap=2.0)]) == {}
-    assert finding.sure is Sure.CERTAIN
+    assert finding.sure is Sure.LIKELY
     assert "up to 30.0 s of it without a byte" in finding.sentence
+    assert [rival.cause for rival in finding.rivals] == [
+        "a stream of events that is meant to last, and had nothing to send"
+    ]
+    # A download has something to send until it is over.
+    lasting["http__response__body__size"] = 2_000_000
+    assert findings([reusing(**lasting, body__max_gap=30.0)])["body_slow_server"].sure is Sure.CERTAIN
 
 
 def test_a_process_that_stood_still() -> None:

@@ -29,7 +29,7 @@ class AtLeast:
 
     def __eq__(self, other: object) -> bool:
         """Whether *other* is at least so much."""
-        return isinstance(other, float) and other >= self.least
+        return isinstance(other, int | float) and other >= self.least
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Guide:
         symptoms: what it looks like from outside; each begins with a word of `KINDS`.
         search: what finds it in Jaeger.
         promql: what tells that it happens, and more that say where; ``$service`` and ``$name``, a threshold, are to
-            be filled in.
+            be filled in. None where no metric tells.
         sees: what is on that which was found.
         cause: why it happens.
         fix: more of what to do than the story's advice.
@@ -131,7 +131,7 @@ class Case:
         finds: how many requests the query finds; None where that depends on who was quicker. More than none where
             a verdict knows better that it is a control: it counts.
         also_searched: and how many more Jaeger's search finds, which cannot tell them apart.
-        also_counted: whether PromQL returns data of what the query does not find.
+        also_counted: and how many more PromQL counts.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
     """
@@ -149,7 +149,7 @@ class Case:
     search: Search | None = None
     finds: int | None = 0
     also_searched: int = 0
-    also_counted: bool = False
+    also_counted: int = 0
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
 

@@ -26,13 +26,14 @@ def _runs() -> Iterator[object]:
 
 
 def test_all_stories() -> None:
-    """There are fifteen, each with a control, and every verdict on them comes up."""
+    """Each has a control, and every verdict on them comes up."""
     cases = [case for story in STORIES for case in (*story.cases, *story.controls)]
 
-    assert [story.number for story in STORIES] == list(range(1, 16))
+    numbers = [story.number for story in STORIES]
+    assert numbers == [*range(1, 16), *range(24, 33)]
     assert all(story.cases and story.controls for story in STORIES)
     told = {case.found.verdict for case in cases if case.found is not None}
-    assert told >= {one.name for one in DEFINITIONS.values() if min(one.stories) <= len(STORIES)}
+    assert told >= {one.name for one in DEFINITIONS.values() if not set(numbers).isdisjoint(one.stories)}
     assert told <= set(DEFINITIONS)
     # A story is told by its verdict, or it is none; and there is something to find.
     assert all(case.found is not None and case.finds != 0 for story in STORIES for case in story.cases)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import trustme
+from kit.http2 import H2Server
 from kit.server import PATIENCE, Answer, Blackhole, Peer, Request, Server, answer, chunk, free_port, head
 
 #: Far more than the buffers of a socket hold.
@@ -42,7 +43,7 @@ class World:
     """
 
     urls: tuple[str, ...]
-    server: Server | None = None
+    server: Server | H2Server | None = None
     names: dict[str, Any] | None = None
     last: tuple[str, ...] = ()
     environ: dict[str, str] = field(default_factory=dict)

@@ -528,10 +528,9 @@ OTHERS: Final = (
             no(is_(names.BODY_OUTCOME, "never_closed")),
             either(at_least(names.BODY_MAX_GAP, "gap"), absent(names.BODY_MAX_GAP), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20)),
         ),
-        "the time within reads and the time between them were told apart, and no byte came within the gap",
+        "the time within reads and the time between them were told apart, and it was a body of data, not a stream of events",
         (
-            Rival("a stream of events that is meant to last",
-                  either(at_least(names.BODY_MAX_GAP, "gap"), above(names.HTTP_RESPONSE_BODY_SIZE, 2**20))),
+            Rival("a stream of events that is meant to last, and had nothing to send", above(names.HTTP_RESPONSE_BODY_SIZE, 2**20)),
             Rival(STALL.cause, no(_STOOD_STILL), _STOOD_STILL),
         ),
     ),

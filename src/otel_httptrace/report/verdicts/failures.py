@@ -246,15 +246,18 @@ class ProxyUnreachable(_Failure):
         return proxy(row)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        why = ", ".join(str(one) for one, _ in tally.noted("causes").most_common(2)) or _errors(tally)
+        errors = _errors(tally)
+        # A timeout has no cause but itself.
+        causes = [str(one) for one, _ in tally.noted("causes").most_common(2) if str(one) not in tally.noted("errors")]
+        why = ", ".join(causes)
         refused = "refused" in why or "ECONNREFUSED" in why
         return self.make(
             tally,
             f"the proxy {key} {'refused the connection' if refused else 'does not answer'}: {count(tally.count, 'request')} to "
-            f"{named_all(tally.origins)} failed ({_errors(tally)}: {why}) after {spread(tally.least, tally.most)}; the server was never tried",
+            f"{named_all(tally.origins)} failed ({': '.join(filter(None, (errors, why)))}) after {spread(tally.least, tally.most)}; the server was never tried",
             "look at the proxy, and where it is set: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY in the environment (httpx reads them "
             "unless trust_env=False), or proxy= in the code; NO_PROXY names servers to reach without it",
-            numbers={"proxy": key, "error": _errors(tally), "cause": why},
+            numbers={"proxy": key, "error": errors, "cause": why or None},
         )
 
 

@@ -44,8 +44,14 @@ class _BodySlow(Kind):
             f"{count(tally.count, 'response body', 'response bodies')} from {named(key)} took up to {seconds(tally.most)}; "
             f"{seconds(waited)} of {seconds(tally.seconds)} were spent waiting for bytes{gaps}: {self.whose}",
             self.advice,
-            sure=None if not tally.left else Sure.POSSIBLE,
-            numbers={"longest": tally.most, "seconds": tally.seconds, "read_wait": waited},
+            # That nothing came for so long was seen; who is to blame for it was not.
+            sure=None if not tally.left else Sure.LIKELY if gap and gap.least >= self.limits.gap else Sure.POSSIBLE,
+            numbers={
+                "longest": tally.most,
+                "seconds": tally.seconds,
+                "read_wait": waited,
+                **({"gap": gap.most} if gap else {}),
+            },
         )
 
 
@@ -54,7 +60,7 @@ class BodySlowServer(_BodySlow):
 
     name = "body_slow_server"
     whose = "the server, or the way from it, is slow"
-    advice = "look at the server: what it streams and from where; of streams that are meant to last, raise the threshold (receive)"
+    advice = "look at the server: what it streams and from where; of streams that may be silent for so long, raise the threshold (gap)"
 
 
 class BodySlowConsumer(_BodySlow):
