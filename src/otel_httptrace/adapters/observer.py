@@ -47,12 +47,14 @@ _, _STOP = _phases
 _told: Final[dict[str, object]] = {}
 _here: Final = threading.local()
 
+#: gevent's, which may stand in for it, is no C to the last: then no thread is told from another.
+_TELLS_THREADS: Final = threading.local.__module__ == "_thread"
+
 #: Called by the collector with a phase and what it found. The first takes that for whether to move the phase to the
 #: end: it does. All are called with the same object.
 _COLLECTION: Final[tuple[Callable[..., None], ...]] = (
     _phases.move_to_end,
-    _told.__setitem__,
-    partial(setattr, _here),
+    *((_told.__setitem__, partial(setattr, _here)) if _TELLS_THREADS else ()),
 )
 
 
@@ -82,7 +84,7 @@ def _collecting() -> bool:
 
 
 def _in_this_thread() -> bool:
-    # Started later than this was watched, it has told both.
+    # Where none is told from another, both are None.
     return getattr(_here, "start", None) is _told.get("start")
 
 
