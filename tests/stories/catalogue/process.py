@@ -284,7 +284,7 @@ PROCESS = (
                 Found("http2_stream_limit", 4, numbers={"limit": 2, "longest": AtLeast(0.5)}),
                 runs=IN_A_LOOP,
                 finds=4,
-                also_searched=1,
+                also_searched=2,
             ),
         ),
         (
@@ -294,7 +294,7 @@ PROCESS = (
                 partial(worlds_process.streams, None, 1.0),
                 f"200\n{[200] * 6}\n",
                 runs=IN_A_LOOP,
-                also_searched=5,
+                also_searched=6,
             ),
         ),
         guide=Guide(
@@ -302,7 +302,7 @@ PROCESS = (
                 "slow: over HTTP/2 only, with many requests at a time; raising max_connections changes nothing",
                 "slow: a few long requests (event streams, long polls) hold up all others to the same server",
             ),
-            Search("http.conn.wasidle=false"),
+            Search("http.conn.reused=true", "", "pool_wait"),
             (),
             "`httptrace.time.stream` is how long the request waited for a stream of a connection that carried "
             "`httptrace.conn.streams`, as many as the server allows: `httptrace.conn.stream_limit`. It is no part of "
@@ -310,7 +310,7 @@ PROCESS = (
             "httpx opens one HTTP/2 connection to a server, and the server says how many requests may be on it at a time "
             "(SETTINGS_MAX_CONCURRENT_STREAMS). What comes beyond that waits, in no timeout.",
             "nginx: `http2_max_concurrent_streams`. Who holds them? Requests to that server that were under way then.",
-            "Jaeger cannot compare a time, and finds all requests on an HTTP/2 connection that carried others then.",
+            "Jaeger cannot compare that time, and finds all requests that took long on a connection that had carried others.",
         ),
     ),
     Story(
