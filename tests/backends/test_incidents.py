@@ -21,7 +21,7 @@ from otel_httptrace.report.sources.jaeger import JaegerSource
 from otel_httptrace.report.spans import Span
 
 #: The first test has to wait until all of them were played.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 @dataclass(frozen=True)
