@@ -126,7 +126,6 @@ def test_alert_helps(alert: str) -> None:
     assert rule["labels"]["severity"] in ("page", "ticket")
     assert "$labels.job" in rule["annotations"]["summary"]
     assert anchor is not None
-    assert 1 <= int(anchor[1]) <= 15
     assert f'<a id="story-{anchor[1]}">' in (ROOT / "docs/incidents.md").read_text()
     row = f"| `{alert}` | .* | {rule['labels']['severity']} | .*story-{anchor[1]}\\) \\|"
     assert re.search(row.replace("| ", r"\| "), (CONFIGS / "README.md").read_text())
@@ -423,6 +422,7 @@ TROUBLES = {
     "HTTPServerClosesIdle": ("server_address", "idle.test"),
     "HTTPStaleConnections": ("severity", "ticket"),
     "HTTPConnectsFail": ("server_address", "refused.test"),
+    "HTTPRequestsFail": ("server_address", "stale.test"),
     "HTTPPoolTimeouts": ("server_address", "timeouts.test"),
     "HTTPPoolWaits": ("server_address", "waits.test"),
     "HTTPBodiesClosedEarly": ("httptrace_body_closed_at", "the marked line"),
@@ -444,7 +444,7 @@ def firing(prometheus: Prometheus, service: str, ever: bool = False) -> set[tupl
 def guided(prometheus: Prometheus, alert: str, where: str, value: str) -> bool:
     """Whether a query of the story that an alert leads to has data, about what the alert is about."""
     number = RULES[alert]["annotations"]["runbook"].rpartition("-")[2]
-    guide = STORIES[int(number) - 1].guide
+    (guide,) = [story.guide for story in STORIES if story.number == int(number)]
     asked = (guide.asked(Thresholds(), "shop", fired=fired) for fired in (False, True))
     series = [one["metric"] for query in chain(*asked) for one in prometheus.query(query.replace("[5m]", "[4s]"))]
     return any(where == "severity" or one.get(where) == value for one in series)
@@ -477,7 +477,8 @@ def test_alerts_fire_and_end(collector: Collector, prometheus: Prometheus) -> No
                 print("do it right", file=shop.stdin, flush=True)
                 until("no alert fires any more", lambda: not firing(prometheus, "shop"))
                 # It has sent as many requests meanwhile, or more.
-                assert prometheus.value('sum(httptrace_requests_total{job="calm"})') > 100
+                # The last that was scraped: where one scrape takes too long, for a moment there is nothing.
+                assert prometheus.value('sum(last_over_time(httptrace_requests_total{job="calm"}[1h]))') > 100
                 assert firing(prometheus, "calm", ever=True) == set()
             finally:
                 print("never fired:", sorted(expected - firing(prometheus, "shop", ever=True)))
