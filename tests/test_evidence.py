@@ -417,6 +417,25 @@ async def test_a_body_that_cannot_be_decoded(
 
 
 @LEAVING
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "read"])
+async def test_bodies_that_cannot_be_decoded(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, streamed: bool
+) -> None:
+    """Of several such bodies each says what closed it, not only the first."""
+    server = serve({"/odd": answer(b"not gzip at all", "Content-Encoding: gzip")})
+    async with flavour.client() as client:
+        for _ in range(3):
+            with pytest.raises(flavour.httpx.DecodingError):
+                if streamed:
+                    async with client.stream("GET", server.url("/odd")) as response:
+                        await response.read()
+                else:
+                    await client.get(server.url("/odd"))
+
+    assert telemetry.column("httptrace.body.closed_by") == ["DecodingError"] * 3
+
+
+@LEAVING
 @pytest.mark.parametrize("located", [True, False], ids=["with lines", "without"])
 async def test_a_body_left_while_an_exception_is_handled(
     flavour: Flavour, server: Server, bare_telemetry: Telemetry, located: bool
