@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
 import h2.errors
 import pytest
 from kit.clients import Flavour
@@ -622,6 +623,34 @@ async def test_a_timeout_that_a_blocked_loop_made(flavour: Flavour, server: Serv
     told = attributes(telemetry.request())
     assert told["httptrace.timeout"] == 0.3
     assert told["httptrace.stalled"] == Seconds(0.4, told["httptrace.time.wait"])
+
+
+@pytest.mark.modes("asyncio", "trio")
+async def test_a_connect_that_a_blocked_loop_made_time_out(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
+    """A connect timeout that strikes late, for the loop was blocked during the lookup, says by how much."""
+    begun = anyio.Event()
+
+    async def trace(step: str, info: dict[str, Any]) -> None:
+        if step == "connection.connect_tcp.started":
+            begun.set()
+
+    async def block() -> None:
+        await begun.wait()
+        time.sleep(0.9)
+
+    async with flavour.client() as client:
+        async with flavour.together() as start:
+            url = server.url(host="localhost")
+            task = start(lambda: client.get(url, timeout=0.3, extensions={"trace": trace}))
+            start(block)
+            await flavour.until(lambda: task.done)
+            assert type(task.error).__name__ == "ConnectTimeout"
+
+    told = attributes(telemetry.request())
+    assert told["httptrace.failed_phase"] in ("dns", "connect")
+    assert told["httptrace.stalled"] == Seconds(0.4, 5)
 
 
 # HTTP/2.
