@@ -29,7 +29,7 @@ class AtLeast:
 
     def __eq__(self, other: object) -> bool:
         """Whether *other* is at least so much."""
-        return isinstance(other, float) and other >= self.least
+        return isinstance(other, int | float) and other >= self.least
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class Case:
         also_counted: whether PromQL returns data of what the query does not find.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
+        stalls: its process stands still, as is told. Of all others that is not looked at: a busy machine holds them up.
     """
 
     what: str
@@ -152,6 +153,7 @@ class Case:
     also_counted: bool = False
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
+    stalls: bool = False
 
     def file(self, how: str) -> str:
         """The program's file, for one of `runs`."""
