@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anyio
 import h2.errors
 import pytest
 from kit.clients import Flavour
@@ -428,6 +429,25 @@ async def test_a_body_that_cannot_be_decoded(
 
 
 @LEAVING
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "read"])
+async def test_bodies_that_cannot_be_decoded(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, streamed: bool
+) -> None:
+    """Of several such bodies each says what closed it, not only the first."""
+    server = serve({"/odd": answer(b"not gzip at all", "Content-Encoding: gzip")})
+    async with flavour.client() as client:
+        for _ in range(3):
+            with pytest.raises(flavour.httpx.DecodingError):
+                if streamed:
+                    async with client.stream("GET", server.url("/odd")) as response:
+                        await response.read()
+                else:
+                    await client.get(server.url("/odd"))
+
+    assert telemetry.column("httptrace.body.closed_by") == ["DecodingError"] * 3
+
+
+@LEAVING
 @pytest.mark.parametrize("located", [True, False], ids=["with lines", "without"])
 async def test_a_body_left_while_an_exception_is_handled(
     flavour: Flavour, server: Server, bare_telemetry: Telemetry, located: bool
@@ -615,6 +635,34 @@ async def test_a_timeout_that_a_blocked_loop_made(flavour: Flavour, server: Serv
     told = attributes(telemetry.request())
     assert told["httptrace.timeout"] == 0.3
     assert told["httptrace.stalled"] == Seconds(0.4, told["httptrace.time.wait"])
+
+
+@pytest.mark.modes("asyncio", "trio")
+async def test_a_connect_that_a_blocked_loop_made_time_out(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
+    """A connect timeout that strikes late, for the loop was blocked during the lookup, says by how much."""
+    begun = anyio.Event()
+
+    async def trace(step: str, info: dict[str, Any]) -> None:
+        if step == "connection.connect_tcp.started":
+            begun.set()
+
+    async def block() -> None:
+        await begun.wait()
+        time.sleep(0.9)
+
+    async with flavour.client() as client:
+        async with flavour.together() as start:
+            url = server.url(host="localhost")
+            task = start(lambda: client.get(url, timeout=0.3, extensions={"trace": trace}))
+            start(block)
+            await flavour.until(lambda: task.done)
+            assert type(task.error).__name__ == "ConnectTimeout"
+
+    told = attributes(telemetry.request())
+    assert told["httptrace.failed_phase"] in ("dns", "connect")
+    assert told["httptrace.stalled"] == Seconds(0.4, 5)
 
 
 # HTTP/2.

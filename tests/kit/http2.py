@@ -42,7 +42,11 @@ class Stream:
 
     def reset(self, code: int = 0) -> None:
         """Reset the stream, and not the connection, for the reason that *code* is."""
-        self.peer.do(self.peer.h2.reset_stream, self.number, code)
+        self.peer.do(self.reset_now, code)
+
+    def reset_now(self, code: int = 0) -> None:
+        """The same, by the connection's own thread."""
+        self.peer.h2.reset_stream(self.number, code)
 
     def _begin(self, body: bytes, status: int) -> None:
         self.peer.h2.send_headers(self.number, [(":status", str(status))])
@@ -145,6 +149,8 @@ class H2Server:
         tls.set_alpn_protocols(["h2"])
         self.tls = tls
         self.held = held
+        #: What is done at once for other targets, by the connection's own thread.
+        self.scripts: dict[str, Callable[[Stream], object]] = {}
         #: How many streams a connection may have at a time.
         self.limit: int | None = None
         self.peers: list[H2Peer] = []
@@ -180,8 +186,10 @@ class H2Server:
 
     def asked(self, stream: Stream) -> None:
         """A request came: in its connection's thread."""
-        if stream.target not in self.held:
-            stream.answer()
+        if stream.target in self.scripts:
+            self.scripts[stream.target](stream)
+        elif stream.target not in self.held:
+            stream._answer(b"hello", 200)
 
     def _accept(self) -> None:
         while True:

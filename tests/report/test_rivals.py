@@ -10,6 +10,7 @@ from kit.otlp import opening, reusing, row
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Finding, Sure, Thresholds
 from otel_httptrace.report.rows import Row, Step
+from otel_httptrace.report.spans import Link
 from otel_httptrace.report.verdicts.definitions import FAILURES
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
 
@@ -68,6 +69,7 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
         failed("wait", "RemoteProtocolError", response__bytes_received=9, **STREAM)
     ],
     ("malformed_response", "the server retired"): [gone(response__bytes_received=9, conn__close_reason="goaway")],
+    ("malformed_response", "the connection ended"): [gone(response__bytes_received=28)],
     ("upload_slow", "this process stood still"): [reusing(time__send=6.0, time__wait=1.0, stalled=5.0)],
     ("upload_stalled", "this process stood still"): [failed("send", "WriteTimeout", time__send=3.0, **LATE)],
     ("upload_stalled", "the other side is gone"): [failed("send", "WriteTimeout", time__send=3.0, timeout=3.0)],
@@ -224,6 +226,47 @@ def test_old_connections_that_are_dead() -> None:
     assert list(findings([*dead, *well, reusing(conn__idle=9.0)])) == ["server_slow"]
     younger = [failed("wait", "ReadTimeout", time__wait=1.0, conn__idle=0.1, **CLOSED) for _ in range(3)]
     assert list(findings([*dead, *well, *younger])) == ["server_slow"]
+
+
+def test_old_connections_that_are_dead_behind_a_proxy() -> None:
+    """What acknowledged the requests need not be the server: their age tells, if by chance it would be 1 in 20 or less."""
+    known: dict[str, Any] = {"conn__idle": 1.4, "timeout": 1.0, "tcp__unacked": 0, "tcp__retransmits": 0}
+    dead = [failed("wait", "ReadTimeout", time__wait=1.0, **known, **CLOSED) for _ in range(2)]
+    finding = findings([*dead, *(reusing(conn__idle=0.3) for _ in range(5))])["connection_dead"]
+
+    assert finding.sure is Sure.LIKELY
+    assert [one.cause for one in finding.rivals] == [
+        "the server had the request, and was slow after the pause (asleep, a cold start)"
+    ]
+    assert "what acknowledged the requests, a load balancer or a proxy, had forgotten the way on" in finding.sentence
+    assert "TCP keep-alive" not in finding.advice
+    assert list(findings([*dead, *(reusing(conn__idle=0.3) for _ in range(4))])) == ["server_slow"]
+
+
+def test_a_stall_that_cannot_be_excluded() -> None:
+    """Where the phase had several operations nothing tells when the one that timed out began: then it is not certain."""
+    finding = findings([failed("proxy", "ReadTimeout", time__proxy=3.0, timeout=1.0)])["proxy_timeout"]
+    due = findings([failed("proxy", "ReadTimeout", time__proxy=1.01, timeout=1.0)])["proxy_timeout"]
+
+    assert (finding.sure, [one.cause.partition(":")[0] for one in finding.rivals]) == (
+        Sure.LIKELY,
+        ["this process stood still"],
+    )
+    assert due.sure is Sure.CERTAIN
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_connections_lost_by_an_exception(newest_first: bool) -> None:
+    """Connections that an exception of the application's lost are told with that, and not as bodies left unread."""
+    line = "app.py:7 in digest"
+    lost: dict[str, Any] = {"conn__close_reason": "body_not_read", "body__outcome": "closed_early",
+                            "body__closed_at": line}  # fmt: skip
+    rows = [opening("first_connection", **lost, body__closed_by="ValueError")]
+    for _ in range(3):
+        link = Link("", rows[-1].span_id, {"httptrace.link": "connection_lost_by", "httptrace.body.closed_at": line})
+        rows.append(opening("body_not_read", **lost, body__closed_by="ValueError", links=(link,)))
+
+    assert list(findings(rows[::-1] if newest_first else rows)) == ["application_failed"]
 
 
 def test_an_upload_that_is_slow() -> None:

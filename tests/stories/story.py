@@ -134,6 +134,7 @@ class Case:
         also_counted: and how many more PromQL counts.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
+        stalls: its process stands still, as is told. Of all others that is not looked at: a busy machine holds them up.
     """
 
     what: str
@@ -152,6 +153,7 @@ class Case:
     also_counted: int = 0
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
+    stalls: bool = False
 
     def file(self, how: str) -> str:
         """The program's file, for one of `runs`."""

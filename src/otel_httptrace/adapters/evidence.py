@@ -63,7 +63,7 @@ def raised(exchange: Exchange, error: BaseException, at: int, extensions: Any) -
     evidence.timeout = _timeout(extensions, which)
     if evidence.timeout is not None:
         allowed = int(evidence.timeout * 1e9)
-        for waited in _waited(exchange, which, evidence.struck_at or at):
+        for waited in _waited(exchange, which, allowed, evidence.struck_at or at):
             evidence.held_up(waited - allowed)
     if exchange.failed_phase == WAIT:
         _held_up_by_kernel(exchange, evidence)
@@ -76,7 +76,7 @@ def _timeout(extensions: Any, which: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _waited(exchange: Exchange, which: str, at: int) -> list[int]:
+def _waited(exchange: Exchange, which: str, allowed: int, at: int) -> list[int]:
     """How long the wait took that a timeout was set for, where that was one wait and when it began is known."""
     conn, dial = exchange.conn, exchange.dial
     if which == "pool" and not exchange.waits_again:
@@ -86,10 +86,22 @@ def _waited(exchange: Exchange, which: str, at: int) -> list[int]:
         return [at - exchange.wait_at] if not exchange.received and not conn.multiplexed else []
     if which == "connect" and dial is not None:
         last = dial.last
-        # A lookup may count or not, and each of several addresses has its own.
-        if isinstance(last, Step) or (isinstance(last, Attempt) and not last.lookups):
+        if isinstance(last, Step):
             return [last.ended - last.started]
+        if isinstance(last, Attempt):
+            return [_dialled(last, allowed)]
     return []
+
+
+def _dialled(attempt: Attempt, allowed: int) -> int:
+    # How long at least one timeout ran. With asyncio and trio it is for the lookup and all addresses together. With
+    # sockets that block a lookup has none and each address its own: so if addresses were not tried for as long as
+    # that, it was not one of theirs.
+    tried = attempt.ended - attempt.connect_started
+    if attempt.resolving or tried < allowed:
+        return attempt.ended - attempt.started
+    answers = attempt.lookups[-1].answers if attempt.lookups else ()
+    return tried - allowed * (max(len(answers), 1) - 1)
 
 
 def _held_up_by_kernel(exchange: Exchange, evidence: Evidence) -> None:
@@ -192,7 +204,8 @@ def owner(frame: FrameType | None) -> tuple[bool, Any]:
     if frame is not None and frame.f_code.co_name == "__iter__":
         return True, None
     for _ in range(_MOST_GENERATORS):
-        if frame is None or frame.f_code.co_name not in ("close", "aclose"):
+        # Once responses are watched, ours stands in for their `close()`: lookalike.preceded().
+        if frame is None or frame.f_code.co_name not in ("close", "aclose", "standing_in"):
             break
         outer = frame.f_back
         if outer is not None and outer.f_code.co_name in ("iter_raw", "aiter_raw"):

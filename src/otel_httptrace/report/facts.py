@@ -126,27 +126,37 @@ def timed_out(row: Row) -> bool:
 def overshoot(row: Row) -> float | None:
     """By how much later than asked a timeout struck, in seconds; None if that cannot be told.
 
-    A timeout is for one operation. Only while waiting for the first byte or for the pool is a phase just that.
+    A timeout is for one operation. Only while waiting for the first byte (over HTTP/2 others read meanwhile, too) or
+    for the pool is a phase just that; what is known of a dial is in `names.STALLED`.
     """
-    timeout, phase = row.attributes.get(names.TIMEOUT), row.attributes.get(names.FAILED_PHASE)
-    if timeout is None or phase not in ("wait", "pool") or row.attributes.get(names.RESPONSE_BYTES_RECEIVED, 0):
+    known, phase = row.attributes, row.attributes.get(names.FAILED_PHASE)
+    timeout = known.get(names.TIMEOUT)
+    if timeout is None or phase not in ("wait", "pool") or known.get(names.RESPONSE_BYTES_RECEIVED, 0):
         return None
     time = row.phases.get(phase)
-    return None if time is None else max(0.0, time - float(timeout))
+    return None if time is None or (phase == "wait" and http2(row)) else max(0.0, time - float(timeout))
 
 
 def stood_still(row: Row) -> float | None:
-    """For how long its process is known to have stood still within it, in seconds; None if nothing tells.
+    """For how long at least its process is known to have stood still within it, in seconds; None if nothing tells."""
+    found = [row.attributes.get(names.STALLED), overshoot(row)]
+    return max((float(one) for one in found if one is not None), default=None)
 
-    A timeout that is known, and struck when it was due, tells that the process ran then.
+
+def stood_still_at_most(row: Row) -> float | None:
+    """For how long at most its process can have stood still within it, in seconds; None if nothing tells.
+
+    A timeout that struck when it was due tells that the process ran then, and no operation outlasts its phase.
     """
     known = row.attributes
-    late = overshoot(row)
-    if names.STALLED in known:
-        return max(float(known[names.STALLED]), late or 0.0)
-    if late is not None:
-        return late
-    return 0.0 if names.TIMEOUT in known and timed_out(row) else None
+    if names.STALLED in known or overshoot(row) is not None:
+        return stood_still(row)
+    if names.TIMEOUT not in known or not timed_out(row):
+        return None
+    time = row.phases.get(phase_of(row))
+    if phase_of(row) == "receive":
+        time = known.get(names.BODY_MAX_GAP, time)
+    return None if time is None else max(0.0, float(time) - float(known[names.TIMEOUT]))
 
 
 def sends_no_body(row: Row) -> bool:

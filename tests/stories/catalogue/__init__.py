@@ -5,7 +5,8 @@ from .connections import CONNECTIONS
 from .dialling import DIALLING
 from .exchanges import EXCHANGES
 from .process import PROCESS
+from .protocol import PROTOCOL
 
 STORIES: tuple[Story, ...] = tuple(
-    sorted((*CONNECTIONS, *DIALLING, *EXCHANGES, *PROCESS), key=lambda story: story.number)
+    sorted((*CONNECTIONS, *DIALLING, *EXCHANGES, *PROTOCOL, *PROCESS), key=lambda story: story.number)
 )

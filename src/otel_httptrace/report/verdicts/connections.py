@@ -73,9 +73,17 @@ class BodyNotRead(_Opened):
         super().__init__(limits, opened)
         self.replacing: Tallies[_Line] = Tallies()
         self._places: Recent = Recent()
+        #: Those whose connections were lost for another cause, and their lines.
+        self._others: Recent = Recent()
 
     def key(self, row: Row) -> Any:
         return closing_place(row)
+
+    def take(self, row: Row) -> bool:
+        taken = super().take(row)
+        if not taken:
+            self._others[row.span_id] = self.key(row)
+        return taken
 
     def cost(self, row: Row) -> float:
         # What it cost is known to the one that had to dial.
@@ -96,6 +104,9 @@ class BodyNotRead(_Opened):
         place: _Line | None = None
         link = row.lost_by
         if link is not None:
+            if link.span_id in self._others:
+                # It is told with what closed that one.
+                return
             place = self._places.get(link.span_id)
             if place is None and names.BODY_CLOSED_AT in link.attributes:
                 place = (link.attributes[names.BODY_CLOSED_AT], None)
@@ -112,6 +123,9 @@ class BodyNotRead(_Opened):
         for line, tally in replaced.items():
             if line[0] is not None and not any(line[0] == known[0] for known in lost):
                 lost[line] = tally
+        # The losers' spans may come after their successors': a line of which they tell another cause is not this one's.
+        others = {line for line, _ in self._others.values()} - {key[0] for key, _ in self.tallies}
+        lost = {line: tally for line, tally in lost.items() if line[0] is None or line[0] not in others}
         few: list[_Line] = []
         for line, tally in lost.items():
             if tally.count >= self.limits.lost_connections:

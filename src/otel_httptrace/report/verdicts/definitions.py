@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,7 @@ from ..facts import (
     proxy,
     sends_no_body,
     stood_still,
+    stood_still_at_most,
     timed_out,
 )
 from ..findings import Severity, Sure, Thresholds
@@ -137,6 +139,8 @@ ATTEMPTS: Final = 10
 #: Seconds between ends that are one instant, and how many ends that takes.
 INSTANT: Final = 0.02
 MANY: Final = 3
+#: One in how many is no chance any more.
+CHANCE: Final = 20
 
 _FAILED: Final = that("the request failed, and not only by its status", broke)
 _TIMED_OUT: Final = that("error.type ends with Timeout", timed_out)
@@ -172,7 +176,7 @@ def _still(row: Row, limits: Thresholds) -> bool:
 
 
 def _ran(row: Row, limits: Thresholds) -> bool:
-    found = stood_still(row)
+    found = stood_still_at_most(row)
     return found is not None and found < limits.stall
 
 
@@ -182,7 +186,7 @@ _STOOD_STILL: Final = Condition(
     ),
     _still,
 )
-_RAN: Final = Condition(
+RAN: Final = Condition(
     lambda limits: f"{names.STALLED}, or what exceeds {names.TIMEOUT}, is known and < {limits.stall} s (stall)", _ran
 )
 
@@ -207,14 +211,14 @@ _AT_WORK: Final = Condition(
     lambda row, limits: _crossing(row, limits) is False,
 )
 
-STALL: Final = Rival("this process stood still: a blocked event loop, or no CPU", _RAN, _STOOD_STILL)
+STALL: Final = Rival("this process stood still: a blocked event loop, or no CPU", RAN, _STOOD_STILL)
 _FILES: Final = Rival(
     "this process had no file descriptor left",
     either(_TIMED_OUT, that("the cause is known", lambda row: cause(row) not in (None, "OSError"))),
     _NO_FILES,
 )
 #: Of failures that a timeout did not bring about a stall is no cause.
-_TIMER: Final = Rival(STALL.cause, either(_RAN, no(_TIMED_OUT)), _STOOD_STILL)
+_TIMER: Final = Rival(STALL.cause, either(RAN, no(_TIMED_OUT)), _STOOD_STILL)
 _BY_US: Final = Rival("this program closed the client", no(_CLOSED_BY_US), _CLOSED_BY_US)
 _MALFORMED: Final = Rival(
     "an answer that cannot be parsed",
@@ -324,7 +328,12 @@ FAILURES: Final = (
             above(names.RESPONSE_BYTES_RECEIVED, 0),
         ),
         "bytes of an answer had come, and could not be parsed",
-        (_BY_US, _STREAM, _RETIRED),
+        (
+            _BY_US, _STREAM, _RETIRED,
+            # httpcore raises the same for both.
+            Rival("the connection ended in the middle of a head that was in order",
+                  that("nothing that is recorded", lambda row: False)),
+        ),
     ),
     Definition(
         "upload_stalled", (22,), Severity.FAILED,
@@ -336,7 +345,12 @@ FAILURES: Final = (
             ),
         ),
         "the kernel had bytes of the request that the other side had not acknowledged",
-        (STALL, Rival("the other side is gone, or does not read", above(names.TCP_UNACKED, 0))),
+        (
+            # The kernel goes on sending while the process does not run: what it still has the other side did not take.
+            Rival(STALL.cause, either(RAN, both(is_(names.ERROR_TYPE, "WriteTimeout"), above(names.TCP_UNACKED, 0))),
+                  _STOOD_STILL),
+            Rival("the other side is gone, or does not read", above(names.TCP_UNACKED, 0)),
+        ),
     ),
     Definition(
         "upload_slow", (22,), Severity.SLOW,
@@ -359,7 +373,8 @@ FAILURES: Final = (
         ),
         "the kernel sent the request again and again, and the other side acknowledged nothing",
         (
-            Rival("the server had the request, and was slow", _NOT_DELIVERED, _ACKNOWLEDGED),
+            # What acknowledged it need not be the server: load balancers and proxies do, and forget the way on.
+            Rival("the server had the request, and was slow after the pause (asleep, a cold start)", _NOT_DELIVERED),
             Rival("the request was still on its way up", either(_NOT_DELIVERED, that("no body was sent", sends_no_body)),
                   _UPLOADING),
             STALL,
@@ -367,8 +382,8 @@ FAILURES: Final = (
         together=Together(
             lambda limits: f"and {names.TCP_UNACKED} > 0 and {names.TCP_RETRANSMITS} > 0, or at least 2 had been idle for {limits.stale_idle} s "
             "(stale_idle) or longer, and for longer than any that went well, of which there are more than 4 times as many as other "
-            "timeouts",
-            lambda old, well, young: old > 1 and well > 4 * young,
+            f"timeouts, and so many that by chance the oldest would be those in at most 1 of {CHANCE} cases",
+            lambda old, well, young: old > 1 and well > 4 * young and math.comb(old + well, old) >= CHANCE,
         ),
     ),
     Definition(
@@ -484,7 +499,7 @@ OTHERS: Final = (
             no(both(is_(names.FAILED_PHASE, "dns"), either(is_(names.ERROR_TYPE, "ConnectTimeout"), absent(names.ERROR_TYPE)))),
         ),
         "the lookup was timed where the client made it",
-        (Rival(STALL.cause, _RAN, _STOOD_STILL),),
+        (Rival(STALL.cause, RAN, _STOOD_STILL),),
     ),
     Definition(
         "client_per_request", (9,), Severity.WASTE,
@@ -517,7 +532,7 @@ OTHERS: Final = (
         "tls_slow", (11,), Severity.SLOW,
         (took("tls", "tls"), no(is_(names.FAILED_PHASE, "dns", "connect", "proxy", "tls"))),
         "the handshake was timed where the client made it",
-        (Rival(STALL.cause, _RAN, _STOOD_STILL),),
+        (Rival(STALL.cause, RAN, _STOOD_STILL),),
     ),
     Definition(
         "body_slow_server", (12, 30), Severity.SLOW,

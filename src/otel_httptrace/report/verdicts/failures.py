@@ -22,7 +22,7 @@ from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds, size, spread
 from .advice import DOING, advice_for
-from .definitions import INSTANT
+from .definitions import INSTANT, RAN
 from .kind import Kind
 from .tally import MAX_KEYS, Tally, at_line, named, named_all, were
 
@@ -371,8 +371,8 @@ class MalformedResponse(_Failure):
         after = f", after {size(came.most)}" + (" or less" if came.least < came.most else "") if came else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({_errors(tally)}){after}: what came is not valid HTTP",
-            "look at what the server sent (httpx's debug log, or tcpdump): an illegal header or status line, another protocol on that port, "
+            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({_errors(tally)}){after}: what came is no valid head of an HTTP response",
+            "look at what the server sent (the exception's text, or tcpdump): an illegal header or status line, another protocol on that port, "
             "or the rest of an answer before",
             numbers={"bytes_received": came.most if came else None},
         )
@@ -463,6 +463,7 @@ class ConnectionDead(_Idle):
         tally.measure("waited", row.phases.get("wait", row.duration))
         tally.measure("retransmits", row.attributes.get(names.TCP_RETRANSMITS))
         tally.note("idle", names.CONN_IDLE in row.attributes)
+        tally.note("acknowledged", row.attributes.get(names.TCP_UNACKED) == 0 or None)
 
     def old(self, row: Row) -> bool:
         """Whether none went well on a connection idle for as long."""
@@ -481,12 +482,16 @@ class ConnectionDead(_Idle):
             sentence += f" on connections that had been idle for {spread(tally.least, tally.most)}"
             if survived:
                 sentence += f", and all others did, after at most {seconds(survived)} of idleness"
-            sentence += ": these connections were dead (a NAT, a firewall or a load balancer had forgotten them)"
+            forgot = "a NAT, a firewall or a load balancer had forgotten them"
             between = f" (between {seconds(survived)} and that)" if survived else ""
-            advice = (
-                f"set keepalive_expiry below {seconds(tally.least)}{between}, or TCP keep-alive (socket_options of the transport); the server "
-                "never got these requests"
-            )
+            advice = f"set keepalive_expiry below {seconds(tally.least)}{between}"
+            if tally.noted("acknowledged")[True]:
+                forgot = "what acknowledged the requests, a load balancer or a proxy, had forgotten the way on"
+                advice += ": it works whoever forgets them"
+            else:
+                advice += ", or TCP keep-alive (socket_options of the transport)"
+            sentence += f": these connections were dead ({forgot})"
+            advice += "; the server's access log tells whether it ever got these requests"
         if retransmits:
             sentence += (
                 f"; the kernel sent them again up to {retransmits.most:,.0f} times, and nothing was acknowledged"
@@ -781,7 +786,7 @@ class Failures:
         rest = []
         for row in timeouts:
             # Where it is known whether the process ran there is nothing to infer.
-            if row.timed and stood_still(row) is None:
+            if row.timed and stood_still(row) is None and not RAN.holds(row, self._limits):
                 processes.setdefault(row.source, []).append(row)
             else:
                 rest.append(row)
