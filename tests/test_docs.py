@@ -14,6 +14,7 @@ from kit.http2 import H2Server
 from kit.otlp import opening, reusing
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry
+from stories.catalogue import STORIES
 
 from otel_httptrace.core.ledger import Reason
 from otel_httptrace.report import schema
@@ -125,11 +126,11 @@ def test_broken_links() -> None:
 
 
 def test_incidents_are_linked() -> None:
-    """The guide's table leads to each of the fifteen, what is linked to is before a heading, and alerts are there."""
+    """The guide's table leads to each story, what is linked to is before a heading, and alerts are there."""
     text = (ROOT / "docs/incidents.md").read_text()
 
     sections = re.findall(r'^<a id="story-(\d+)"></a>\n\n## (\d+)\. ', text, re.MULTILINE)
-    assert sections == [(str(number), str(number)) for number in range(1, 16)]
+    assert sections == [(str(number), str(number)) for number in range(1, len(STORIES) + 1)]
     assert set(re.findall(r"\(#story-(\d+)\)", text.partition("## How to ask")[0])) == {one for one, _ in sections}
     alerts = re.findall(r"- alert: (\w+)", (ROOT / "collector-config/alerts.yaml").read_text())
     named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\*\*Alerts\.\*\* (.*)$", text, re.MULTILINE)))

@@ -131,7 +131,7 @@ class Case:
         finds: how many requests the query finds; None where that depends on who was quicker. More than none where
             a verdict knows better that it is a control: it counts.
         also_searched: and how many more Jaeger's search finds, which cannot tell them apart.
-        also_counted: whether PromQL returns data of what the query does not find.
+        also_counted: how many PromQL counts that the query does not find.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
         stalls: its process stands still, as is told. Of all others that is not looked at: a busy machine holds them up.
@@ -150,7 +150,7 @@ class Case:
     search: Search | None = None
     finds: int | None = 0
     also_searched: int = 0
-    also_counted: bool = False
+    also_counted: int = 0
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
     stalls: bool = False
