@@ -110,7 +110,8 @@ def _held_up_by_kernel(exchange: Exchange, evidence: Evidence, at: int) -> None:
     conn, said = exchange.conn, evidence.socket
     if conn is None or conn.multiplexed or conn.origin.scheme != "http" or exchange.received or said is None:
         return
-    if said.quiet is not None and said.quiet - _TICK < at - exchange.wait_at:
+    # Within a tick of the beginning it may have been the end of the answer before, or the handshake.
+    if said.quiet is not None and said.quiet + _TICK < at - exchange.wait_at:
         evidence.held_up(said.quiet - _TICK)
 
 
