@@ -638,6 +638,24 @@ async def test_a_timeout_that_a_blocked_loop_made(flavour: Flavour, server: Serv
     assert told["httptrace.stalled"] == Seconds(0.4, told["httptrace.time.wait"])
 
 
+@LINUX
+@pytest.mark.parametrize("used", [True, False], ids=["used", "new"])
+async def test_a_silent_server_on_a_connection_just_used(
+    flavour: Flavour, server: Server, telemetry: Telemetry, used: bool
+) -> None:
+    """What came before the request, an answer or a handshake, is not taken for an answer that nobody read."""
+    async with flavour.client() as client:
+        if used:
+            await client.get(server.url())
+        with pytest.raises(flavour.httpx.ReadTimeout):
+            await client.get(server.url("/held"), timeout=0.5)
+
+    told = attributes(telemetry.requests()[-1])
+    assert told["httptrace.timeout"] == 0.5
+    # A busy machine may hold us up for a while, but not for the whole of it.
+    assert told.get("httptrace.stalled", 0.0) < 0.4
+
+
 @pytest.mark.modes("asyncio", "trio")
 async def test_a_connect_that_a_blocked_loop_made_time_out(
     flavour: Flavour, server: Server, telemetry: Telemetry

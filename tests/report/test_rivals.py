@@ -239,6 +239,7 @@ def test_old_connections_that_are_dead_behind_a_proxy() -> None:
         "the server had the request, and was slow after the pause (asleep, a cold start)"
     ]
     assert "what acknowledged the requests, a load balancer or a proxy, had forgotten the way on" in finding.sentence
+    assert "nothing was acknowledged" not in finding.sentence
     assert "TCP keep-alive" not in finding.advice
     assert list(findings([*dead, *(reusing(conn__idle=0.3) for _ in range(4))])) == ["server_slow"]
 

@@ -56,7 +56,7 @@ EXCHANGES = (
                 Found("closed_without_answer", 1),
                 arguments=("0",),
                 also_searched=1,
-                also_counted=True,
+                also_counted=1,
             ),
             Case(
                 "There is no answer, but the connection stays: a timeout is the server's own.",
@@ -149,7 +149,7 @@ EXCHANGES = (
                 thresholds=scaled(receive=0.3, wait=0.5),
                 runs=SOME,
                 also_searched=1,
-                also_counted=True,
+                also_counted=1,
             ),
         ),
         guide=Guide(

@@ -472,6 +472,8 @@ class ConnectionDead(_Idle):
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         survived, retransmits = self.survived.get(key, 0.0), tally.measures.get("retransmits")
+        if retransmits is not None and not retransmits.most:
+            retransmits = None
         idle = tally.noted("idle")[True] == tally.count and tally.least > survived
         advice = (
             "look at the network between: nothing that was sent arrived; shorter timeouts only tell it earlier, TCP keep-alive tells it while "
