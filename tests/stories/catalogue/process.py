@@ -25,7 +25,8 @@ IN_A_LOOP = ("httpx asyncio", "httpx2 trio")
 #: How far a request came, and what became of it. Metrics and spans have other parts of it.
 HOW = "httptrace_failed_phase, error_type, httptrace_failed_cause, status_code"
 
-#: Nothing is sent before the program is over: with no file left to open there is nothing to send it with.
+#: Nothing is sent before the program is over: with no file left to open there is nothing to send it with, and whoever
+#: forks while another thread exports may leave that thread's locks held in the child.
 AT_THE_END = (("OTEL_BSP_SCHEDULE_DELAY", "60000"), ("OTEL_METRIC_EXPORT_INTERVAL", "60000"))
 
 PROCESS = (
@@ -43,6 +44,7 @@ PROCESS = (
                 "loaded 200\nworker 0 200 200\nworker 1 200 200\n",
                 Found("connection_inherited", 4, numbers={"processes": 2}),
                 runs=SYNC,
+                environ=AT_THE_END,
                 finds=4,
             ),
         ),
@@ -54,6 +56,7 @@ PROCESS = (
                 "loaded 200\nworker 0 200 200\nworker 1 200 200\n",
                 arguments=("--own",),
                 runs=SYNC,
+                environ=AT_THE_END,
             ),
         ),
         guide=Guide(
