@@ -184,7 +184,7 @@ PROTOCOL = (
             ("fails: `ReadTimeout` on the first call after a pause, and the server never saw it",),
             Search("http.conn.reused=true error.type=ReadTimeout httptrace.failed_phase=wait"),
             (
-                'sum by (server_address) (rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
+                'sum by (error_type) (rate(traces_span_metrics_calls_total{job="$service", span_kind="SPAN_KIND_CLIENT", '
                 'http_conn_reused="true", httptrace_failed_phase="wait", error_type="ReadTimeout"}[5m]))',
             ),
             "`httptrace.conn.idle` of those that failed is longer than of any that went well. `httptrace.tcp.unacked` above 0 "
