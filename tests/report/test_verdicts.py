@@ -407,6 +407,15 @@ def test_what_is_no_stale_keepalive() -> None:
     assert only(received).verdict == "body_failed"
 
 
+def test_who_had_a_request_that_was_not_answered() -> None:
+    """Closed later than a round trip it was in work, unless not all of it had been acknowledged."""
+    had = [
+        only(disconnected(0.01, time__wait=wait, tcp__unacked=unacked)).sentence.rpartition(", ")[2]
+        for wait, unacked in ((0.01, 0), (3.0, 0), (3.0, 900))
+    ]
+    assert had == ["had them", "had them in work", "had not taken in all of them"]
+
+
 def test_slow_bodies() -> None:
     """A slow body is the server's if the time went into reads, else the consumer's; a slow first byte is neither."""
     server = only(reusing(time__receive=12.0, body__read_wait=11.0))

@@ -549,16 +549,20 @@ class ClosedWithoutAnswer(_Failure):
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.note("new", names.CONN_IDLE not in row.attributes or None)
+        tally.note("cut", row.attributes.get(names.TCP_UNACKED, 0) > 0 or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         new = tally.noted("new")[True]
         on = ", just opened" if new == tally.count else ", just used" if not new else ""
-        at_work = tally.most > self.limits.crossed
+        # What is not acknowledged has not arrived: so nobody had the whole request.
+        cut = tally.noted("cut")[True] == tally.count
+        at_work = tally.most > self.limits.crossed and not cut
+        had = "had not taken in all of them" if cut else "had them in work" if at_work else "had them"
         told = f"{spread(tally.least, tally.most)} after the request was written" if tally.most else "without an answer"
         return self.make(
             tally,
             f"{count(tally.count, 'connection')} to {named(key)} {were(tally.count)} closed {told}{on}: the requests failed ({_errors(tally)}), "
-            "and the server, or what lies between, had them" + (" in work" if at_work else ""),
+            f"and the server, or what lies between, {had}",
             "look at the server's log at that moment: a worker that was killed (memory, a worker timeout as gunicorn's --timeout), a crash, a "
             "deployment, or a proxy's own time limit"
             + ("; is the time always the same, then it is somebody's limit" if at_work and tally.count > 1 else ""),
