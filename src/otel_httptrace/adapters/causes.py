@@ -92,8 +92,9 @@ def cause(error: BaseException) -> str:
         symbol = _symbol(current)
         if symbol is not None:
             return symbol
-        # What is built in and was hidden is how a library works: anyio finds out by an IndexError that it has no data.
-        if hidden and type(current).__module__ == "builtins":
+        # What is built in, not the system's, and was hidden is how a library works: anyio finds out by an IndexError
+        # that it has no data.
+        if hidden and type(current).__module__ == "builtins" and not isinstance(current, OSError):
             continue
         if isinstance(current, Exception) and type(current).__name__ not in _TIME_IS_UP:
             name = type(current).__qualname__
