@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -213,3 +214,52 @@ def test_no_room_imports_from_above(room: str) -> None:
         for target in targets
     }
     assert found - {room} <= ROOMS[room]
+
+
+# What is asynchronous is written twice, as a coroutine cannot be called where there is no event loop.
+
+TWINS = {"_sync_request": "_async_request", "_sync_assignment": "_async_assignment", "_sync_close": "_async_close"}
+
+
+class _AsIfSync(ast.NodeTransformer):
+    """What a coroutine would be without ``async``, ``await`` and the names of its kind."""
+
+    _NAMES: ClassVar = {"handle_async_request": "handle_request", "aclose": "close"}
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        """A plain function."""
+        self.generic_visit(node)
+        name = self._NAMES.get(node.name, node.name)
+        return ast.FunctionDef(name, node.args, node.body, node.decorator_list, node.returns, lineno=0)
+
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        """What is awaited."""
+        return self.visit(node.value)  # type: ignore[no-any-return]
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """A name of the other kind."""
+        return ast.Name(self._NAMES.get(node.id, node.id), node.ctx)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        """The observer is told which of the two calls."""
+        self.generic_visit(node)
+        if ast.unparse(node) == "assigned(exchange, conn, True)":
+            node.args[-1] = ast.Constant(value=False)
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        """Only a coroutine may be closed from another context, so only there it is asked whether to put one back."""
+        self.generic_visit(node)
+        return node.body[0] if ast.unparse(node.test) == "CURRENT.get() is not outer" else node
+
+
+@pytest.mark.parametrize("sync", TWINS)
+def test_asynchronous_hooks_mirror_the_others(sync: str) -> None:
+    """The hook of an asynchronous function does, step by step, what that of its twin does."""
+    tree = ast.parse((ROOT / "adapters/hooks.py").read_text())
+    written = {
+        node.name: "\n".join(ast.unparse(_AsIfSync().visit(step)) for step in node.body)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name in {*TWINS, *TWINS.values()}
+    }
+    assert written[TWINS[sync]] == written[sync]
