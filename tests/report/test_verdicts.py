@@ -376,6 +376,15 @@ def test_tls_slow() -> None:
     assert found(opening("first_connection", time__tls=0.4), reusing()) == []
 
 
+def test_waste_that_makes_two_steps_slow() -> None:
+    """Connections opened in vain through a slow resolver and a slow handshake are told before both, and once."""
+    rows = [
+        opening("body_not_read", time__dns=2.0, time__tls=2.0, conn__close_reason="body_not_read") for _ in range(5)
+    ]
+
+    assert [one.verdict for one in found(*rows)] == ["body_not_read", "dns_slow", "tls_slow"]
+
+
 # Requests and responses: stories 6, 12, 13, 14.
 
 

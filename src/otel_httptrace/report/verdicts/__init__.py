@@ -195,7 +195,8 @@ def _causes_first(ranked: list[Finding]) -> Iterator[Finding]:
     for at, finding in enumerate(ranked):
         if finding.verdict in _DIALLING:
             for waste in ranked[at + 1 :]:
-                if waste.severity is Severity.WASTE and not waste.harmless and waste.seconds * 2 >= finding.seconds:
+                costs = waste.severity is Severity.WASTE and not waste.harmless and waste.seconds * 2 >= finding.seconds
+                if costs and id(waste) not in told:
                     told.add(id(waste))
                     yield waste
         if id(finding) not in told:
