@@ -10,7 +10,7 @@ QUICK = tests/test_architecture.py tests/test_config.py tests/test_core_ledger.p
 # Inputs for each parser.
 FUZZ ?= 2000
 
-.PHONY: help demo quick test check types tests fuzz matrix backends test-backends torture bench scale foreign neighbours wheel lock docs dashboards clean
+.PHONY: help demo quick test check types tests fuzz matrix backends backends2 test-backends torture lint-js bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -30,6 +30,9 @@ check: .venv/.done  ## Lint and format
 types: .venv/.done  ## Strict types
 	$(BIN)/mypy
 
+lint-js: tools/eslint/node_modules/.done  ## The page's JavaScript: needs Node.js
+	tools/eslint/node_modules/.bin/eslint --config tools/eslint/eslint.config.js --max-warnings 0 src/otel_httptrace/report/page
+
 tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore tests/torture $(ARGS)
@@ -38,7 +41,7 @@ tests: .venv/.done  ## The tests, with branch coverage
 	# These trace by themselves, and so does coverage.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/torture
 
-fuzz: .venv/.done  ## Every parser, and the receiver, with what nobody would send: make fuzz FUZZ=100000
+fuzz: .venv/.done  ## Every parser, and the receiver, with input that nobody would send: make fuzz FUZZ=100000
 	HTTPTRACE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz -k whatever $(ARGS)
 
 matrix: .venv/.done  ## The tests on every Python there is, of 3.10 to 3.14, with the newest and the oldest dependencies
@@ -46,6 +49,9 @@ matrix: .venv/.done  ## The tests on every Python there is, of 3.10 to 3.14, wit
 
 backends:  ## The real programs for test-backends, in build/backends: needs Go and Node.js, once, for minutes
 	@$(PYTHON) tools/backends/build.py
+
+backends2:  ## Jaeger 2 beside them, for test-backends: ten minutes more of a processor
+	@$(PYTHON) tools/backends/build.py jaeger2
 
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
 	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
@@ -59,7 +65,7 @@ bench: .venv/.done  ## What it costs: time and memory
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/report.py
 
-scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md anew, in a quarter of an hour on a quiet machine
+scale: .venv/.done backends  ## What it costs in a fleet: docs/scale.md again, in a quarter of an hour on a quiet machine
 	$(BIN)/python benchmarks/exports.py --write
 	$(BIN)/python benchmarks/fleet.py --write
 	$(BIN)/python tools/make_docs.py
@@ -84,7 +90,7 @@ wheel: .venv/.done  ## dist/*.whl and dist/*.tar.gz
 COMPILE = uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-header --no-annotate --only-binary :all:
 UNIVERSAL = --universal --python-version 3.10
 
-lock:  ## requirements/*.txt anew, with uv
+lock:  ## requirements/*.txt again, with uv
 	$(COMPILE) pyproject.toml --extra cli --group build $(UNIVERSAL) -o requirements/demo.txt
 	$(COMPILE) pyproject.toml --extra cli --group dev $(UNIVERSAL) -o requirements/dev.txt
 	# The least that pyproject.toml asks for of everything, but for what only the tests ask for.
@@ -103,12 +109,16 @@ lock:  ## requirements/*.txt anew, with uv
 	rm requirements/.constraints
 
 clean:  ## Remove what was set up
-	rm -rf .venv .venv-demo build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-demo tools/eslint/node_modules build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.done: requirements/dev.txt pyproject.toml
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python $(PIP) --require-hashes --only-binary :all: -r requirements/dev.txt
 	$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+tools/eslint/node_modules/.done: tools/eslint/package.json tools/eslint/package-lock.json
+	cd tools/eslint && npm ci --no-audit --no-fund --silent
 	@touch $@
 
 .venv-demo/.done: requirements/demo.txt pyproject.toml

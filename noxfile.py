@@ -22,12 +22,10 @@ LOCKED = {"newest": Path("requirements/dev.txt"), "oldest": Path("requirements/o
 #: A wheel may lack a file, which is looked for, an entry point, or the way to a file: the tests that need these.
 BUILT = (
     "tests/cli/test_report.py",
-    "tests/cli/test_run.py",
     "tests/report/test_page.py",
     "tests/test_auto_instrumentation.py",
     "tests/test_demo.py",
     "tests/test_packaging.py",
-    "tests/test_request_span.py",
 )
 _PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 PYTEST = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")

@@ -37,7 +37,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wire import LIBRARIES, MODES, PROCESSORS, client, instrument
+from wire import LIBRARIES, MODES, PROCESSORS, SYNC_ONLY, client, instrument
 
 URL = "http://api.example/things?page=1"
 FLAVOURS = ("sync", "async")
@@ -117,9 +117,18 @@ def count(library: str, flavour: str, mode: str, arguments: argparse.Namespace) 
     return float(instructions / (4 * arguments.requests))
 
 
+def _cases(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    return [
+        (library, flavour)
+        for library in arguments.libraries
+        for flavour in arguments.flavours
+        if flavour == "sync" or library not in SYNC_ONLY
+    ]
+
+
 def count_all(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every mode of every flavour of every library, in instructions."""
-    cases = [(library, flavour) for library in arguments.libraries for flavour in arguments.flavours]
+    cases = _cases(arguments)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = {
             case: {mode: pool.submit(count, *case, mode, arguments) for mode in arguments.modes} for case in cases
@@ -150,7 +159,7 @@ def one_round(library: str, flavour: str, arguments: argparse.Namespace) -> dict
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Every mode of every flavour of every library."""
-    cases = [(library, flavour) for library in arguments.libraries for flavour in arguments.flavours]
+    cases = _cases(arguments)
     rounds: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
     for number in range(arguments.rounds):
         for case in cases:

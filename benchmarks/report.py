@@ -83,6 +83,7 @@ def profile(path: Path) -> None:
 
 
 def main() -> int:
+    """How long a report takes, and how much memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spans", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)

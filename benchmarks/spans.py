@@ -229,6 +229,7 @@ def lines(spans: int, seed: int = 1) -> Iterator[bytes]:
 
 
 def main() -> None:
+    """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--spans", type=int, default=1_000_000)

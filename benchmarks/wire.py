@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +14,11 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from otel_httptrace import HTTPTraceInstrumentor
+from otel_httptrace.clients import CLIENTS
 
-LIBRARIES = {"httpx": "httpcore", "httpx2": "httpcore2"}
+LIBRARIES = {"httpx": "httpcore", "httpx2": "httpcore2", "requests": "urllib3", "urllib3": "urllib3"}
+#: Those that have no asynchronous client.
+SYNC_ONLY = ("requests", "urllib3")
 MODES = ("bare", "upstream", "none", "connection", "all")  # the last three: ours, by its `spans`
 PROCESSORS = ("none", "simple", "batch")
 
@@ -80,8 +85,61 @@ def backend(library: str, asynchronous: bool) -> Any:
     return AsyncBackend() if asynchronous else Backend()
 
 
+class _Socket:
+    """Is connected, and answers each request at once; nobody has closed it, as its descriptor says."""
+
+    def __init__(self) -> None:
+        self._pair = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self._pair[0].fileno()
+
+    def makefile(self, *_: Any) -> io.BytesIO:
+        return io.BytesIO(_RESPONSE)
+
+    def getpeername(self) -> tuple[str, int]:
+        return ("192.0.2.1", 80)
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("192.0.2.2", 50000)
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def settimeout(self, timeout: float | None) -> None:
+        pass
+
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def close(self) -> None:
+        for end in self._pair:
+            end.close()
+
+
+def _client_on_urllib3(library: str) -> Any:
+    def connect(*_: Any, **__: Any) -> _Socket:
+        return _Socket()
+
+    # Not a class of connections of our own: what programs use are urllib3's.
+    importlib.import_module("urllib3.util.connection").create_connection = connect  # type: ignore[attr-defined]
+    package = importlib.import_module(library)
+    if library == "requests":
+        session = package.Session()
+        session.trust_env = False
+        return session
+
+    class Manager(package.PoolManager):  # type: ignore[misc, name-defined]
+        def get(self, url: str) -> Any:
+            return self.request("GET", url)
+
+    return Manager()
+
+
 def client(library: str, asynchronous: bool) -> Any:
     """Make a real client: of its parts only the network is not real."""
+    if library in SYNC_ONLY:
+        return _client_on_urllib3(library)
     package = importlib.import_module(library)
     # Without TLS the certificates need not be loaded, which takes longer than the rest of the start.
     transport = (package.AsyncHTTPTransport if asynchronous else package.HTTPTransport)(verify=False)
@@ -113,9 +171,13 @@ def instrument(library: str, mode: str, processor: str) -> InMemoryMetricReader:
     reader = InMemoryMetricReader()
     providers = {"tracer_provider": tracers, "meter_provider": MeterProvider([reader])}
     if mode == "upstream":
-        upstream = importlib.import_module("opentelemetry.instrumentation.httpx")
-        name = {"httpx": "HTTPXClientInstrumentor", "httpx2": "HTTPX2ClientInstrumentor"}[library]
-        getattr(upstream, name)().instrument(**providers)
+        # All that there are for what the program has imported, as opentelemetry-instrument and ours turn on: requests
+        # brings urllib3.
+        importlib.import_module(library)
+        for found in (client.upstream for client in CLIENTS if client.imported_classes()):
+            getattr(importlib.import_module(found.module), found.instrumentor)().instrument(**providers)
     elif mode != "bare":
+        # Else its own instrumentation would be turned on with those of all others that are imported.
+        importlib.import_module(library)
         HTTPTraceInstrumentor().instrument(spans=mode, **providers)
     return reader

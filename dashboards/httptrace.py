@@ -55,6 +55,49 @@ EXPORTED: Final = "1m"
 PROMETHEUS: Final = models.DataSourceRef(type_val="prometheus", uid="${prometheus}")
 FAST, SLOW, WRONG = "green", "orange", "red"
 
+#: Why a client's connections open and close. Warm where something is lost or wasted, cold where it is the other
+#: end's or a caller's doing, grey where nothing is wrong.
+REASONS: Final = {
+    "body_not_read": "red",
+    "response_leaked": "dark-red",
+    "request_failed": "semi-dark-red",
+    "new_client": "dark-orange",
+    "keepalive_limit": "orange",
+    "pool_full": "light-orange",
+    "connection_close": "dark-yellow",
+    "keepalive_expired": "yellow",
+    "request_cancelled": "purple",
+    "server_closed": "blue",
+    "goaway": "light-blue",
+    "client_closed": "#8e8e8e",
+    "upgraded": "#7a7a7a",
+    "first_connection": "#b4b4b4",
+    "all_busy": "#a0a0a0",
+    "unknown": "text",
+}
+#: How response bodies end: as above.
+OUTCOMES: Final = {
+    "never_closed": "dark-red",
+    "failed": "red",
+    "closed_early": "orange",
+    "cancelled": "purple",
+    "complete": "#a0a0a0",
+}
+#: Why a server's connections end. Warm where that costs somebody a connection, or a request; cold where it must be.
+ENDS: Final = {
+    "error": "dark-red",
+    "client_left": "red",
+    "worker_sync": "dark-orange",
+    "connection_close": "orange",
+    "keepalive_timeout": "yellow",
+    "client_closed": "blue",
+    "goaway": "light-blue",
+    "max_requests": "dark-blue",
+    "shutdown": "purple",
+    "upgraded": "green",
+    "unknown": "text",
+}
+
 Query = tuple[str, str]
 Link = models.DashboardLink
 
@@ -75,7 +118,7 @@ def promql(text: str) -> str:
 def few(query: str, by: str, keep: str = "topk(10, {})") -> str:
     """*query*, of whose series only those are kept that come first over all the time shown.
 
-    `topk` alone chooses anew at each point: a panel over a day could have hundreds.
+    `topk` alone chooses again at each point: a panel over a day could have hundreds.
     """
     ranked = query.replace("[$__rate_interval]", "[$__range] @ end()")
     return f"{query} and on ({by}) {keep.format(ranked)}"
@@ -142,7 +185,7 @@ def _link(what: str, where: str, url: str) -> dashboard.DashboardLink:
 
 
 def traces(
-    what: str, *, name: str | None = None, failed: bool = False, **attributes: str | bool
+    what: str, *, name: str | None = None, failed: bool = False, served: bool = False, **attributes: str | bool
 ) -> Iterator[dashboard.DashboardLink]:
     """Links to the traces of *what*, in Tempo and in Jaeger.
 
@@ -150,6 +193,7 @@ def traces(
         what: the rest of a sentence that begins with "Traces".
         name: of the span.
         failed: only spans with the status ERROR.
+        served: only spans of requests that the service has answered, and not sent.
         attributes: of the span; a dot is written as two underscores.
     """
     wanted = {key.replace("__", "."): value for key, value in attributes.items()}
@@ -158,8 +202,10 @@ def traces(
         *([f'name = "{name}"'] if name else []),
         *(f"span.{key} = {_written(value)}" for key, value in wanted.items()),
         *(["status = error"] if failed else []),
+        *(["kind = server"] if served else []),
     )
-    yield in_jaeger(what, {**wanted, **({"error": True} if failed else {})}, name=name)
+    tags = {**wanted, **({"error": True} if failed else {}), **({"span.kind": "server"} if served else {})}
+    yield in_jaeger(what, tags, name=name)
 
 
 def failed_requests() -> Iterator[dashboard.DashboardLink]:
@@ -196,6 +242,19 @@ def opened(what: str, **attributes: Any) -> Iterator[dashboard.DashboardLink]:
     return traces(what, name="http.getconn", http__conn__reused=False, **attributes)
 
 
+def ended() -> Iterator[dashboard.DashboardLink]:
+    """Links to the requests that tell of a server's connections which ended so.
+
+    A connection that ends between two requests has none that could tell. So the first on the peer's next one does.
+    """
+    here, before = "httptrace.server.conn.close_reason", "httptrace.server.lost.close_reason"
+    reason = label("httptrace_server_conn_close_reason")
+    told = " || ".join(f"span.{name} = {_written(reason)}" for name in (here, before))
+    yield in_tempo("of connections that ended so", f"({told})")
+    yield in_jaeger("whose connection ended so", {here: reason})
+    yield in_jaeger("on the next connection of a peer after one that ended so between requests", {before: reason})
+
+
 # The panels.
 
 
@@ -213,7 +272,8 @@ class Page:
             dashboard.Dashboard("HTTP client connections (otel-httptrace)")
             .uid("httptrace")
             .description(
-                "Connections, lookups and response bodies of httpx and httpx2 requests, as otel-httptrace sees them."
+                "Connections, lookups and response bodies of httpx and httpx2 requests, as otel-httptrace sees them; "
+                "and the connections of servers, as those see them."
             )
             .tags(["otel-httptrace", "httpx", "http"])
             .time("now-1h", "now")
@@ -302,8 +362,13 @@ class Page:
         exemplars: bool = False,
         most: float | None = None,
         steps: Sequence[tuple[float | None, str]] = (),
+        colors: Mapping[str, str] | None = None,
+        none: str | None = None,
     ) -> None:
-        """What went on over time."""
+        """What went on over time.
+
+        *colors* are those of series, by their legend. *none* is shown where there is no series.
+        """
         panel = (
             timeseries.Panel()
             .unit(unit)
@@ -334,6 +399,11 @@ class Page:
         if steps:
             panel.thresholds(_thresholds(steps))
             panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.DASHED))
+        for name, color in (colors or {}).items():
+            fixed = models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
+            panel.override_by_name(name, [fixed])
+        if none is not None:
+            panel.no_value(none)
         self.add(panel, title, description, queries, (width, 9))
         if exemplars:
             for target in panel.build().targets or []:
@@ -390,7 +460,13 @@ def variables(page: Page) -> None:
             .current(models.VariableOption(text=title, value=name))
         )
     for name, title, query, regex in (
-        ("service", "Service", "label_values(httptrace_requests_total, job)", "/(?:.*\\/)?(.+)/"),
+        # Also those that only answer requests.
+        (
+            "service",
+            "Service",
+            'label_values({__name__=~"httptrace_requests_total|httptrace_server_requests_total"}, job)',
+            "/(?:.*\\/)?(.+)/",
+        ),
         ("server_address", "Server", f"label_values(httptrace_requests_total{{{SERVICE}}}, server_address)", ""),
     ):
         variable = (
@@ -682,7 +758,8 @@ def reasons(page: Page) -> None:
     page.lines(
         "Opened, because",
         page.about(
-            "Connections opened, by why none could be reused. docs/attributes.md explains each reason.",
+            "Connections opened, by why none could be reused. docs/attributes.md explains each reason. Warm colours "
+            "are waste or loss, grey is harmless.",
             "`first_connection` after a start, `all_busy` when load rises, `keepalive_expired` after quiet times.",
             "`body_not_read`: read bodies to their end. `new_client`: share one client. `response_leaked`: close "
             "responses. `keepalive_limit`: raise `max_keepalive_connections`. `server_closed`: lower "
@@ -705,6 +782,7 @@ def reasons(page: Page) -> None:
             httptrace__conn__open_reason=label("httptrace_conn_open_reason"),
         ),
         stacked=True,
+        colors=REASONS,
     )
     page.lines(
         "Closed, because",
@@ -730,6 +808,7 @@ def reasons(page: Page) -> None:
             httptrace__conn__close_reason=label("httptrace_conn_close_reason"),
         ),
         stacked=True,
+        colors=REASONS,
     )
     page.lines(
         "Connections that could be saved, by server",
@@ -784,6 +863,7 @@ def reasons(page: Page) -> None:
             "that closed their connection for this reason",
             httptrace__conn__close_reason=label("httptrace_conn_close_reason"),
         ),
+        colors=REASONS,
     )
 
 
@@ -819,6 +899,7 @@ def bodies(page: Page) -> None:
         traces("with a body that ended so", httptrace__body__outcome=label("httptrace_body_outcome")),
         width=10,
         stacked=True,
+        colors=OUTCOMES,
     )
     page.bars(
         "Closed early, by line",
@@ -1076,11 +1157,113 @@ def phases(page: Page) -> None:
     )
 
 
+def served(page: Page) -> None:
+    """What the service sees as a server."""
+    page.row("Seen from the server")
+    none = "not a server that says so: docs/server.md"
+    requests = "sum by ({0}) (rate(httptrace_server_requests_total{{SERVICE{1}}}[$__rate_interval]))"
+    by_port = f"""1 - {requests.format("server_port", ', http_conn_reused="false"')}
+        / {requests.format("server_port", "")}"""
+    by_peer = f"""{requests.format("server_port, network_peer_address", "")} / sum by (server_port,
+        network_peer_address) (rate(httptrace_server_connections_opened_total{{SERVICE}}[$__rate_interval]))"""
+    page.lines(
+        "Served on reused connections, by port",
+        page.about(
+            "Share of the requests that this service answered which came on a connection that had carried one before, "
+            "whoever the client is.",
+            "above 90 % where few clients call all the time; less where many call seldom.",
+            'near 0 while many are sent: see "Requests per connection, by peer" for whose they are, and "The server\'s '
+            'connections end, because" for who closes. No data: the service answers no requests, or not with '
+            "HTTPTraceServerInstrumentor.",
+            41,
+            43,
+        ),
+        [(few(by_port, "server_port", "bottomk(10, {})"), "{{server_port}}")],
+        "percentunit",
+        traces("of requests that came on a new connection", http__conn__reused=False, served=True),
+        most=1,
+        steps=[(None, WRONG), (0.5, SLOW), (0.9, FAST)],
+        none=none,
+    )
+    page.lines(
+        "Requests per connection, by peer",
+        page.about(
+            "How many requests came for each connection that was opened, by who connects: the ten peers with the "
+            "fewest. A peer is an address: behind a proxy, the proxy; `_other` is all beyond the 200 that are told "
+            "apart.",
+            "ten and more. A gap: nobody opened a connection meanwhile, which is best. Below 1: connections that "
+            "carried none, such as a load balancer's checks.",
+            "1 while many are sent: that client does not read its responses to their end, or makes a client object for "
+            "each request; or it is many clients behind one address.",
+            41,
+            42,
+        ),
+        [
+            (
+                few(by_peer, "server_port, network_peer_address", "bottomk(10, {})"),
+                "{{server_port}} {{network_peer_address}}",
+            )
+        ],
+        "short",
+        traces(
+            "of requests that opened a connection from there",
+            http__conn__reused=False,
+            network__peer__address=label("network_peer_address"),
+            served=True,
+        ),
+        none=none,
+    )
+    page.lines(
+        "The server's connections end, because",
+        page.about(
+            "Connections of this service's clients that ended, by why. docs/server.md explains each reason. Warm "
+            "colours are those that cost somebody a connection, or a request.",
+            "`client_closed`, and some `keepalive_timeout` after quiet times.",
+            "`client_left`: the client gave up, or does not read. `keepalive_timeout` with the load: raise the "
+            "server's keep-alive above that of its clients. `worker_sync`, `connection_close`: the server keeps none. "
+            "`error`: the application failed. Of those that end between requests only the next request of that client "
+            "tells.",
+            42,
+            43,
+            44,
+            45,
+        ),
+        [
+            (
+                "sum by (httptrace_server_conn_close_reason) (rate(httptrace_server_connections_closed_total{SERVICE}"
+                "[$__rate_interval]))",
+                "{{httptrace_server_conn_close_reason}}",
+            )
+        ],
+        "ops",
+        ended(),
+        stacked=True,
+        colors=ENDS,
+        none=none,
+    )
+    page.lines(
+        "The server's open connections",
+        page.about(
+            "Connections of this service's clients that are open now, carrying a request or idle.",
+            "as many active ones as requests under way, and the idle ones of clients that keep them.",
+            "active ones that only grow: requests come faster than they are answered, and wait before their span "
+            "begins. Many idle ones: many clients, or some that open more than they use.",
+            41,
+            46,
+        ),
+        [("sum by (http_connection_state) (httptrace_server_connections_open{SERVICE})", "{{http_connection_state}}")],
+        "short",
+        traces("of requests that came on a new connection", http__conn__reused=False, served=True),
+        stacked=True,
+        none=none,
+    )
+
+
 def build(docs: str | None = None) -> models.Dashboard:
     """The dashboard."""
     page = Page(docs)
     variables(page)
-    for rows in (glance, failures, reuse, reasons, bodies, leaks, lookups, phases):
+    for rows in (glance, failures, reuse, reasons, bodies, leaks, lookups, phases, served):
         rows(page)
     built = page.built.build()
     built.schema_version = SCHEMA

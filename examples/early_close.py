@@ -63,7 +63,8 @@ if __name__ == "__main__":
     main(f"http://localhost:{server.server_port}/")
     server.shutdown()
     server.server_close()
-    spans = [span.attributes or {} for span in exporter.get_finished_spans()]
+    requests = [span for span in exporter.get_finished_spans() if span.kind is trace.SpanKind.CLIENT]
+    spans = [span.attributes or {} for span in requests]
     for name in ("httptrace.conn.open_reason", "httptrace.body.closed_at"):
         for value, number in Counter(span[name] for span in spans if name in span).most_common():
             print(f"{number:>3} {name} = {value}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import functools
 import inspect
 import logging
 import ssl
@@ -20,19 +22,27 @@ from opentelemetry.context import Context
 # Wherever pytest is started: `from kit...` is tests/kit.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kit.clients import LIBRARIES, MODES, Flavour  # noqa: E402
-from kit.dns import Resolver  # noqa: E402
-from kit.http2 import H2Server  # noqa: E402
-from kit.server import Answer, Server  # noqa: E402
-from kit.telemetry import Telemetry, collect, patchable, replaced, restore  # noqa: E402
+from kit.clients import LIBRARIES, MODES, Flavour
+from kit.dns import Resolver
+from kit.http2 import H2Server
+from kit.server import Answer, Server
+from kit.telemetry import Telemetry, collect, patchable, restore
 
-from otel_httptrace.guard import Guard  # noqa: E402
+from otel_httptrace.guard import Guard
 
 # How long an example takes is the machine's business.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# To be turned on asks for the versions of what is installed, and all of importlib.metadata's time is this, of the same
+# few texts. It keeps to itself what it gets.
+email.message_from_string = functools.lru_cache(maxsize=64)(email.message_from_string)  # type: ignore[assignment]
+
 FLAVOURS = [Flavour(library, mode) for library in LIBRARIES for mode in MODES]
+
+
+#: Where it is set, Python measures the coverage of the processes that it starts: it takes as long as the program.
+_MEASURED = "COVERAGE_PROCESS_CONFIG"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,7 +67,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     wanted = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    flavour: Flavour = pyfuncitem.funcargs["flavour"]
+    flavour = pyfuncitem.funcargs["flavour"]
+    assert isinstance(flavour, Flavour)
     flavour.run(pyfuncitem.obj(**wanted))
     return True
 
@@ -66,6 +77,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 def _loud(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults of ours are raised, except where a test is about their containment."""
     monkeypatch.setattr(Guard, "loud", request.node.get_closest_marker("contained") is None)
+
+
+@pytest.fixture(autouse=True)
+def _measured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coverage of processes is measured but for the stories, which run what other tests do, two hundred times."""
+    if "stories" in request.path.parts:
+        monkeypatch.delenv(_MEASURED, raising=False)
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +106,10 @@ def bare_telemetry() -> Iterator[Telemetry]:
         telemetry.uninstrument()
     collect()
     telemetry.shutdown()
-    left = replaced(before)
     # By force, so that one test's failure stays its own.
-    restore(before)
+    left = restore(before)
     if left:
-        telemetry.instrumentor._observer = None
+        telemetry.instrumentor._lifetime = None
     assert left == []
 
 

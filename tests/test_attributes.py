@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_httptrace.core.ledger import Ledger, Limits, Process
-from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, Exchange, Origin
+from otel_httptrace.core.timeline import CLOSED_EARLY, COMPLETE, Address, Exchange, Origin
 from otel_httptrace.telemetry import attributes
 
 MILLISECOND = 0.001
@@ -58,6 +58,44 @@ def test_no_wait_is_told_as_less_than_a_millisecond(pool: int, send: int) -> Non
     assert ("httptrace.time.pool" in told) == ("httptrace.pool.idle" in told)
     assert ("httptrace.time.pool" in told) == (pool > 1_000_404)
     assert ("httptrace.time.send" in told) == (send > 1_000_404)
+
+
+@given(
+    pool=AROUND,
+    send=AROUND,
+    receive=AROUND,
+    changed=st.dictionaries(
+        st.sampled_from(["status", "method", "idle", "carried_before", "reused"]), st.integers(0, 3)
+    ),
+    peer=st.sampled_from([None, Address("192.0.2.1", 80), Address("a socket", None)]),
+)
+@example(pool=0, send=0, receive=0, changed={}, peer=Address("192.0.2.1", 80))
+@example(pool=0, send=0, receive=1_000_405, changed={}, peer=Address("192.0.2.1", 80))
+def test_the_usual_is_told_as_anything_else(
+    pool: int, send: int, receive: int, changed: dict[str, int], peer: Address | None
+) -> None:
+    """What is told of a usual request without a look at the rest is what is told of it with one."""
+    found = exchange(pool=pool, send=send, receive=receive)
+    values: dict[str, tuple[Any, ...]] = {
+        "status": (204, 304, 100, 200),
+        "method": (b"HEAD", b"GET", b"POST", b""),
+        "idle": (None, 0, 1, 10**9),
+        "carried_before": (None, 0, 1, 9),
+        "reused": (False, True, True, True),
+    }
+    said = {"reused": 1, "idle": 2, "carried_before": 2} | changed
+    for name, number in said.items():
+        setattr(found, name, values[name][number])
+    conn: Any = found.conn
+    conn.peer = peer
+    usual = attributes.usual(found)
+    if usual is not None:
+        assert attributes.plain(found)
+        assert usual == attributes.request(found)
+        assert list(usual) == list(attributes.request(found))
+    else:
+        longer = max(pool, send, receive) > 1_000_404
+        assert longer or changed or peer is None or peer.port is None
 
 
 @given(receive=st.integers(0, 3_000_000), late=st.integers(0, 10**9), outcome=st.sampled_from([COMPLETE, CLOSED_EARLY]))

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
+import requests
 from kit.matchers import Like
 from kit.server import Server
 from kit.telemetry import Telemetry, attributes
@@ -59,14 +60,17 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]
 
 
 @LIBRARIES
-def test_closed_at(library: Any, server: Server, telemetry: Telemetry) -> None:
+def test_closed_at_is_the_line_that_closed_the_response(library: Any, server: Server, telemetry: Telemetry) -> None:
     """`closed_at` is the line that closed the response, its path from the nearest entry of `sys.path`."""
     with library.Client() as client:
         response = client.send(client.build_request("GET", server.url()), stream=True)
         response.close()
         where = line(-1)
 
-    assert closed(telemetry.request()) == (f"test_callsite.py:{where} in test_closed_at", None)
+    assert closed(telemetry.request()) == (
+        f"test_callsite.py:{where} in test_closed_at_is_the_line_that_closed_the_response",
+        None,
+    )
 
 
 @LIBRARIES
@@ -84,7 +88,7 @@ def test_leaving_a_with_block(library: Any, server: Server, telemetry: Telemetry
 
 
 @LIBRARIES
-def test_async(library: Any, server: Server, telemetry: Telemetry) -> None:
+def test_closed_at_names_the_coroutine_that_closed_it(library: Any, server: Server, telemetry: Telemetry) -> None:
     """Asynchronously, too: the coroutine that closed it, with its qualified name."""
     wheres = []
 
@@ -97,7 +101,11 @@ def test_async(library: Any, server: Server, telemetry: Telemetry) -> None:
 
     asyncio.run(Service().call())
 
-    name = "test_async.<locals>.Service.call" if sys.version_info >= (3, 11) else "call"
+    name = (
+        "test_closed_at_names_the_coroutine_that_closed_it.<locals>.Service.call"
+        if sys.version_info >= (3, 11)
+        else "call"
+    )
     assert closed(telemetry.request()) == (f"test_callsite.py:{wheres[0]} in {name}", None)
 
 
@@ -143,7 +151,9 @@ def test_an_installed_package_that_is_the_application(
 
 
 @LIBRARIES
-def test_nothing_but_libraries(library: Any, server: Server, telemetry: Telemetry, sdk: ModuleType) -> None:
+def test_without_an_application_the_first_library_is_named(
+    library: Any, server: Server, telemetry: Telemetry, sdk: ModuleType
+) -> None:
     """With no application on the stack it is the first library that is no plumbing."""
     with library.Client() as client:
         thread = threading.Thread(target=sdk.fetch, args=(client, server.url()))
@@ -154,7 +164,9 @@ def test_nothing_but_libraries(library: Any, server: Server, telemetry: Telemetr
 
 
 @LIBRARIES
-def test_never_closed(library: Any, server: Server, telemetry: Telemetry, sdk: ModuleType) -> None:
+def test_closed_at_of_a_leak_is_the_line_of_the_request(
+    library: Any, server: Server, telemetry: Telemetry, sdk: ModuleType
+) -> None:
     """For `never_closed` it is the line that made the request."""
     with library.Client() as client:
         client.send(client.build_request("GET", server.url("/half")), stream=True)
@@ -166,15 +178,15 @@ def test_never_closed(library: Any, server: Server, telemetry: Telemetry, sdk: M
         client.get(server.url())
 
     first, second, _ = telemetry.requests()
-    assert closed(first) == (f"test_callsite.py:{where} in test_never_closed", None)
+    assert closed(first) == (f"test_callsite.py:{where} in test_closed_at_of_a_leak_is_the_line_of_the_request", None)
     assert closed(second) == (
-        f"test_callsite.py:{other} in test_never_closed",
+        f"test_callsite.py:{other} in test_closed_at_of_a_leak_is_the_line_of_the_request",
         Like(r"some_sdk/__init__\.py:\d+ in leak"),
     )
 
 
 @pytest.mark.settings(code_location=False)
-def test_off(server: Server, telemetry: Telemetry) -> None:
+def test_no_line_is_told_without_code_location(server: Server, telemetry: Telemetry) -> None:
     """`code_location=False`: no line anywhere, not even on links."""
     with httpx.Client() as client:
         client.send(client.build_request("GET", server.url()), stream=True).close()
@@ -222,6 +234,39 @@ def test_find_takes_any_frame() -> None:
     assert place is not None
     assert text(place.application) == "<string>:2 in made"
     assert text(None) is None
+
+
+def test_each_of_many_requests_has_its_own_line(server: Server, telemetry: Telemetry) -> None:
+    """Of responses dropped one after the other, by several ways to the same client, each names its own line."""
+
+    def through(session: requests.Session) -> None:
+        session.get(server.url(), stream=True)
+
+    class Sending(requests.adapters.HTTPAdapter):
+        def send(self, *arguments: Any, **more: Any) -> Any:
+            return super().send(*arguments, **more)
+
+    with requests.Session() as session, requests.Session() as adapted:
+        session.trust_env = adapted.trust_env = False
+        adapted.mount("http://", Sending())
+        wanted = []
+        for _ in range(2):
+            session.get(server.url(), stream=True)
+            session.post(server.url(), stream=True)
+            wanted += [line(-2), line(-1)]
+            for _ in range(2):
+                session.get(server.url(), stream=True)
+                wanted.append(line(-1))
+            through(session)
+            session.get(server.url("/redirect"), stream=True)
+            adapted.get(server.url(), stream=True)
+            wanted += [through.__code__.co_firstlineno + 1, line(-2), Sending.send.__code__.co_firstlineno + 1]
+        # What the collector has found is told of with the next request.
+        session.get(server.url())
+    *spans, _ = telemetry.requests()
+    assert [attributes(span)["httptrace.body.closed_at"].split()[0] for span in spans] == [
+        f"test_callsite.py:{number}" for number in wanted
+    ]
 
 
 def test_the_standard_library_is_skipped() -> None:

@@ -6,6 +6,7 @@ import errno
 import socket
 import ssl
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import h2.errors
 import h2.events
 import pytest
 
-from otel_httptrace.adapters.causes import cause
-from otel_httptrace.adapters.kernel import ask
 from otel_httptrace.core.evidence import Socket
+from otel_httptrace.observe.causes import cause
+from otel_httptrace.observe.kernel import ask
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -31,7 +32,7 @@ class ReadTimeout(Exception):
 def reset(code: h2.errors.ErrorCodes | int) -> h2.events.StreamReset:
     """What h2 tells of a stream that was reset."""
     event = h2.events.StreamReset(stream_id=1)
-    event.error_code = code  # type: ignore[assignment]
+    event.error_code = code
     return event
 
 
@@ -64,7 +65,7 @@ def tls_error(reason: str | None) -> ssl.SSLError:
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
 def test_the_most_specific_name(chain: list[BaseException], name: str, link: str) -> None:
     """A symbol wherever in the chain there is one, else the innermost class that says more than that time is up."""
-    for outer, inner in zip(chain, chain[1:], strict=False):
+    for outer, inner in pairwise(chain):
         setattr(outer, link, inner)
     try:
         assert cause(chain[0]) == name

@@ -29,7 +29,9 @@ async def run(
 
 
 @pytest.mark.settings(spans="none")
-async def test_none(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
+async def test_spans_none_makes_no_child_spans(
+    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
+) -> None:
     """`spans="none"`: no child spans; the attributes say it all."""
     await run(flavour, serve, server_tls, client_tls)
 
@@ -40,7 +42,9 @@ async def test_none(flavour: Flavour, serve: Any, telemetry: Telemetry, server_t
 
 @pytest.mark.modes(*MODES)
 @pytest.mark.settings(spans="connection")
-async def test_connection(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
+async def test_spans_connection_makes_spans_of_getting_a_connection(
+    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
+) -> None:
     """`spans="connection"`: what it took to get a connection, and for a plain reused request nothing."""
     await run(flavour, serve, server_tls, client_tls)
 
@@ -51,7 +55,9 @@ async def test_connection(flavour: Flavour, serve: Any, telemetry: Telemetry, se
 
 @pytest.mark.modes(*MODES)
 @pytest.mark.settings(spans="all")
-async def test_all(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
+async def test_spans_all_makes_a_span_of_every_step(
+    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
+) -> None:
     """`spans="all"`: also getting a connection that was there, and what every request does."""
     server = await run(flavour, serve, server_tls, client_tls)
 
@@ -90,7 +96,7 @@ async def test_receive_has_the_bodys_attributes(flavour: Flavour, server: Server
 
 
 @pytest.mark.settings(spans="all")
-async def test_kinds_and_parents(
+async def test_child_spans_are_internal_and_below_the_request(
     flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
 ) -> None:
     """Children are INTERNAL, of our own scope, in the trace of the request, and parents are the request or `http.getconn`."""
@@ -108,7 +114,9 @@ async def test_kinds_and_parents(
 
 
 @pytest.mark.settings(spans="all")
-async def test_times(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
+async def test_child_spans_lie_within_their_parents(
+    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
+) -> None:
     """Children begin and end within their parents, in order, and end before the request span does."""
     await run(flavour, serve, server_tls, client_tls)
 
@@ -144,7 +152,9 @@ async def test_durations_agree_with_the_attributes(
 
 
 @pytest.mark.modes(*MODES)
-async def test_attributes(flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any) -> None:
+async def test_child_spans_of_a_tls_connection_have_exactly_these_attributes(
+    flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
+) -> None:
     """The whole of what the children of a new TLS connection say."""
     server = await run(flavour, serve, server_tls, client_tls)
 
@@ -157,6 +167,7 @@ async def test_attributes(flavour: Flavour, serve: Any, telemetry: Telemetry, se
         "http.conn.reused": False,
         "http.conn.wasidle": False,
         "httptrace.conn.id": attributes(first)["httptrace.conn.id"],
+        "httptrace.conn.open_reason": "first_connection",
         "server.address": "localhost",
         "server.port": server.port,
     }
@@ -180,7 +191,7 @@ async def test_attributes(flavour: Flavour, serve: Any, telemetry: Telemetry, se
     }
 
 
-async def test_a_refused_connect(flavour: Flavour, telemetry: Telemetry) -> None:
+async def test_a_refused_connect_has_a_span_with_its_error(flavour: Flavour, telemetry: Telemetry) -> None:
     """Getting a connection that was refused has its span, with the error in .NET's word below and the exception's above."""
     port = free_port()
     async with flavour.client() as client:
@@ -203,7 +214,7 @@ async def test_a_refused_connect(flavour: Flavour, telemetry: Telemetry) -> None
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-async def test_a_cancelled_connect(flavour: Flavour, telemetry: Telemetry) -> None:
+async def test_a_cancelled_connect_has_spans_without_error(flavour: Flavour, telemetry: Telemetry) -> None:
     """A cancelled connect has its spans, and no error."""
     begun: list[str] = []
 
@@ -246,7 +257,7 @@ async def test_a_wait_for_the_pool_has_a_span(flavour: Flavour, server: Server, 
     assert attributes(getconn)["http.conn.reused"] is True
 
 
-async def test_tls_is_resumed(
+async def test_tls_resumed_says_whether_a_session_was_resumed(
     flavour: Flavour, serve: Any, telemetry: Telemetry, server_tls: Any, client_tls: Any
 ) -> None:
     """`tls.resumed` says whether a session was taken up again; these clients never do."""

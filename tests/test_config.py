@@ -20,10 +20,11 @@ DEFAULTS = {
     "code_location": True,
     "max_origins": 1000,
     "app_packages": (),
+    "libraries": (),
 }
 
 
-def test_defaults() -> None:
+def test_defaults_are_those_of_the_contract() -> None:
     """The defaults are the contract's."""
     assert dataclasses.asdict(Config.load({}, {})) == DEFAULTS
     assert dataclasses.asdict(Config()) == DEFAULTS
@@ -54,7 +55,7 @@ def test_every_setting_has_its_variable() -> None:
         ("spans", "", "connection"),
     ],
 )
-def test_from_the_environment(name: str, text: str, value: object) -> None:
+def test_a_variable_is_read_as_its_kind(name: str, text: str, value: object) -> None:
     """A variable is read as its kind; an empty one counts as not set."""
     config = Config.load({f"OTEL_PYTHON_HTTPTRACE_{name.upper()}": text}, {})
     assert dataclasses.asdict(config) == {**DEFAULTS, name: value}
@@ -93,7 +94,7 @@ def test_a_keyword_wins(name: str, value: object) -> None:
         ("app_packages", [1], "list of package names"),
     ],
 )
-def test_a_wrong_keyword(bare_telemetry: Telemetry, name: str, value: object, allowed: str) -> None:
+def test_a_wrong_keyword_is_a_value_error(bare_telemetry: Telemetry, name: str, value: object, allowed: str) -> None:
     """A keyword's wrong value is a `ValueError` that names it and what is allowed, and nothing is turned on."""
     with pytest.raises(ValueError, match=allowed) as raised:
         bare_telemetry.instrument(**{name: value})
@@ -104,7 +105,7 @@ def test_a_wrong_keyword(bare_telemetry: Telemetry, name: str, value: object, al
     ("name", "text"),
     [("spans", "some"), ("span_end", "tail"), ("code_location", "perhaps"), ("max_origins", "0"), ("max_origins", "x")],
 )
-def test_a_wrong_variable(name: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_variable_is_a_warning_and_the_default(name: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
     """A variable's wrong value is one warning, and the default: a typo must not stop a deployment."""
     variable = f"OTEL_PYTHON_HTTPTRACE_{name.upper()}"
     config = Config.load({variable: text}, {})
@@ -143,7 +144,7 @@ def test_names_in_the_environment_are_ours(monkeypatch: pytest.MonkeyPatch) -> N
     assert dataclasses.asdict(Config.load({"OTEL_PYTHON_HTTPX_SPANS": "all"}, {})) == DEFAULTS
 
 
-def test_frozen() -> None:
+def test_a_config_cannot_be_changed() -> None:
     """A config cannot be changed once it is in use."""
     config: Any = Config()
     with pytest.raises(dataclasses.FrozenInstanceError):

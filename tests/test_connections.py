@@ -25,7 +25,7 @@ READ = {
 }
 
 
-def opened(peer: tuple[str, int], reason: str = "first_connection", **more: Any) -> dict[str, Any]:
+def opened(peer: tuple[str, int], reason: str = "first_connection", /, **more: Any) -> dict[str, Any]:
     """What is said of a request that opened the first connection."""
     return {
         "http.conn.reused": False,
@@ -34,6 +34,7 @@ def opened(peer: tuple[str, int], reason: str = "first_connection", **more: Any)
         "httptrace.conn.open_reason": reason,
         "network.peer.address": peer[0],
         "network.peer.port": peer[1],
+        "network.local.port": PORT,
         "httptrace.time.connect": SECONDS,
         **READ,
         **more,
@@ -70,7 +71,7 @@ async def test_connections_are_numbered_and_counted(flavour: Flavour, server: Se
 
 
 async def test_ids_are_unique_in_the_process(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
-    """Two clients never share a connection's number, not even after instrumenting anew."""
+    """Two clients never share a connection's number, not even after instrumenting again."""
     async with flavour.client() as client:
         await client.get(server.url())
     async with flavour.client() as client:
@@ -84,7 +85,9 @@ async def test_ids_are_unique_in_the_process(flavour: Flavour, server: Server, t
     assert len(set(ids)) == 3
 
 
-async def test_idle_time(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_idle_time_counts_from_the_end_of_the_last_body(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """`httptrace.conn.idle` is the time since the last use, from the end of that body on."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url())
@@ -107,7 +110,7 @@ async def test_the_peer_is_an_address(flavour: Flavour, serve: Callable[..., Ser
     assert telemetry.column("network.peer.port") == [server.port]
 
 
-async def test_ipv6(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
+async def test_an_ipv6_peer_is_reported(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
     """Over IPv6 the address is one, and the connect span says the type of network."""
     server = serve(host="::1")
     async with flavour.client() as client:
@@ -149,7 +152,7 @@ async def test_the_peer_replaces_upstreams_host_name(
 
 
 @ALL_MODES
-async def test_unix_socket(
+async def test_a_unix_sockets_peer_is_its_path(
     flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, tmp_path: Path
 ) -> None:
     """Over a Unix socket the peer is its path, without a port, and the transport is said."""
@@ -161,7 +164,7 @@ async def test_unix_socket(
 
     first, second = telemetry.requests()
     expected = opened((path, 0), **{"network.transport": "unix"})
-    del expected["network.peer.port"]
+    del expected["network.peer.port"], expected["network.local.port"]
     assert telemetry.told(first) == expected
     expected = reused((path, 0), **{"network.transport": "unix"})
     del expected["network.peer.port"]
@@ -182,7 +185,9 @@ async def test_unix_socket(
     assert server.accepted == 1
 
 
-async def test_several_origins(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
+async def test_origins_in_one_pool_are_kept_apart(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry
+) -> None:
     """Origins in one pool are kept apart: each has its own connection, number and count."""
     one, two = serve(), serve()
     async with flavour.client() as client:
@@ -206,7 +211,7 @@ async def test_concurrent_requests_have_connections_of_their_own(
             async with flavour.together() as start:
                 for _ in range(3):
                     start(client.get, server.url("/held"))
-                await flavour.until(lambda: len(server.requests) == before + 3)
+                await flavour.until(lambda: len(server.requests) == before + 3)  # noqa: B023 - called before the loop goes on
                 server.go.set()
 
     ids = telemetry.column("httptrace.conn.id")
@@ -216,7 +221,7 @@ async def test_concurrent_requests_have_connections_of_their_own(
     assert server.accepted == 3
 
 
-async def test_tls(
+async def test_a_tls_handshake_has_its_time_and_span(
     flavour: Flavour,
     serve: Callable[..., Server],
     telemetry: Telemetry,
@@ -236,7 +241,7 @@ async def test_tls(
     assert telemetry.tree(second) == []
 
 
-async def test_tls_that_fails(
+async def test_an_untrusted_certificate_fails_the_tls_phase(
     flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, server_tls: ssl.SSLContext
 ) -> None:
     """A certificate that is not trusted fails the `tls` phase; the peer was connected to, and says so."""
@@ -283,7 +288,7 @@ async def test_tls_that_never_answers(
 # Proxies.
 
 
-async def test_forward_proxy(
+async def test_the_peer_of_a_forward_proxy_is_the_proxy(
     flavour: Flavour, serve: Callable[..., Server], running: Callable[[Any], Any], telemetry: Telemetry
 ) -> None:
     """Through a forward proxy the peer is the proxy, and without TLS to it there is no proxy phase."""
@@ -334,7 +339,7 @@ async def test_forward_proxy_over_tls(
 
 
 @pytest.mark.parametrize("tls_to_proxy", [False, True], ids=["plain", "tls"])
-async def test_connect_proxy(
+async def test_a_connect_tunnel_is_no_exchange(
     flavour: Flavour,
     serve: Callable[..., Server],
     running: Callable[[Any], Any],
@@ -392,7 +397,7 @@ async def test_a_proxy_that_refuses(
 
 @ALL_MODES
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-async def test_socks5(
+async def test_a_socks_handshake_is_time_proxy(
     flavour: Flavour,
     serve: Callable[..., Server],
     running: Callable[[Any], Any],
@@ -567,7 +572,7 @@ async def test_a_tunnel_is_never_shared(
 
 
 @ALL_MODES
-async def test_http2(
+async def test_http2_reuse_says_whether_it_was_idle(
     flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: ssl.SSLContext
 ) -> None:
     """On HTTP/2 a reused connection also says whether it was idle."""
@@ -680,6 +685,6 @@ async def test_an_http2_body_left_early_costs_no_connection(
     assert server.accepted == 1
 
 
-def test_ports_and_copies() -> None:
+def test_the_matcher_for_ports_takes_only_ports() -> None:
     """The matcher for ports takes ports only."""
     assert PORT == 80 and PORT != "80" and copy.copy(PORT) == 8080

@@ -56,7 +56,7 @@ def left(book: Ledger, conn: Connection, exchange: Exchange, at: int) -> None:
 
 
 @given(state=st.sampled_from(State), wanted=st.sampled_from(State))
-def test_transitions(state: State, wanted: State) -> None:
+def test_a_connection_changes_its_state_as_the_table_allows(state: State, wanted: State) -> None:
     """A connection changes its state as the table allows, and otherwise stays what it is."""
     conn = Connection(ledger(), HERE, 1, 0)
     conn.state = state
@@ -100,7 +100,7 @@ def test_a_failed_dial_connects_nothing() -> None:
     assert book.created(HERE, 4).open_reason is Reason.BODY_NOT_READ
 
 
-def test_busy_while_dialling() -> None:
+def test_a_connection_being_dialled_counts_as_busy() -> None:
     """A connection that is being dialled counts as open and busy."""
     book = ledger()
     book.created(HERE, 0)
@@ -153,7 +153,7 @@ def test_those_who_hold_the_pool_longest_come_first() -> None:
     book.leaked(leak, 6)
     book.finished(leak, 6)
 
-    assert book.holders() == ["older", "leak", "younger"]
+    assert [(holder.context, holder.since) for holder in book.holders()] == [("older", 3), ("leak", 4), ("younger", 5)]
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,9 @@ def test_closed_by_an_exception(cancelled: bool, reason: Reason) -> None:
         (b"HTTP/1.1", [], [(b"X-Connection", b"close")], True),
     ],
 )
-def test_connection_close(version: bytes, request_headers: Any, response_headers: Any, kept: bool) -> None:
+def test_either_side_may_end_keep_alive(
+    version: bytes, request_headers: Any, response_headers: Any, kept: bool
+) -> None:
     """Either side may say `Connection: close`; HTTP/1.0 need not. Then reading would not have saved it."""
     book = ledger()
     conn, exchange = dialled(book, 1)
@@ -277,7 +279,9 @@ def test_connection_close(version: bytes, request_headers: Any, response_headers
         (5 * SECOND, None, Reason.KEEPALIVE_EXPIRED),
     ],
 )
-def test_lost_while_idle(idle_for: int, readable: bool | None, reason: Reason) -> None:
+def test_a_connection_lost_while_idle_expired_or_was_closed(
+    idle_for: int, readable: bool | None, reason: Reason
+) -> None:
     """An idle connection that goes had expired, or was closed by the server; an expiry wins, and what is not known is said."""
     book = ledger(keepalive_expiry=5 * SECOND)
     conn, exchange = dialled(book, 1)
@@ -285,7 +289,7 @@ def test_lost_while_idle(idle_for: int, readable: bool | None, reason: Reason) -
     assert book.closed(conn, 10 + idle_for, readable=readable) is reason
 
 
-def test_closed_once() -> None:
+def test_a_second_close_changes_nothing() -> None:
     """A second close says nothing, and changes nothing."""
     book = ledger()
     conn, exchange = dialled(book, 1)
@@ -306,7 +310,7 @@ def test_a_leak_is_a_loss() -> None:
     assert book.created(HERE, 3).open_reason is Reason.ALL_BUSY
 
 
-def test_repr() -> None:
+def test_the_repr_of_a_ledger_is_one_line() -> None:
     """A ledger says in a line what a debugger would ask."""
     book = ledger()
     conn, exchange = dialled(book, 1)

@@ -47,7 +47,7 @@ def answered(at: int = 100) -> Exchange:
 # An exchange.
 
 
-def test_a_plain_exchange() -> None:
+def test_phases_of_a_plain_exchange_leave_no_gap() -> None:
     """Pool, send, wait and receive follow each other without a gap."""
     made = answered()
     made.body_ended(150)
@@ -56,7 +56,7 @@ def test_a_plain_exchange() -> None:
     assert (made.outcome, made.failed_phase, made.error) == (COMPLETE, None, None)
 
 
-def test_nothing_seen() -> None:
+def test_what_was_not_seen_is_none() -> None:
     """What was not seen is None, never zero."""
     made = exchange()
 
@@ -151,14 +151,14 @@ def test_a_dial_with_everything() -> None:
     assert dial.done
 
 
-def test_nothing_dialled() -> None:
+def test_an_unseen_dial_has_no_times() -> None:
     """A dial of which nothing was seen has no times, and no peer."""
     dial = Dial()
 
     assert (dial.dns, dial.connect, dial.proxy, dial.tls, dial.peer) == (None,) * 5
 
 
-def test_retries_add_up() -> None:
+def test_retries_add_up_to_one_connect_time() -> None:
     """Attempts and the pauses between them are all connecting; the newest peer counts."""
     dial = Dial()
     dial.attempt_started(attempt(0))
@@ -176,7 +176,7 @@ def test_retries_add_up() -> None:
 
 
 @pytest.mark.parametrize(("ended", "error"), [(0, None), (20, "host_not_found")], ids=["in it", "failed in it"])
-def test_the_dns_phase(ended: int, error: str | None) -> None:
+def test_a_failed_lookup_is_the_dns_phase(ended: int, error: str | None) -> None:
     """While a lookup is under way, or has failed, the phase is `dns` and nothing was connected to."""
     dial = Dial()
     only = attempt(10)
@@ -257,7 +257,7 @@ def test_any_order_of_facts(steps: list[tuple[str, int]]) -> None:
         max_size=12,
     )
 )
-def test_exactly_one_end(facts: list[str]) -> None:
+def test_there_is_exactly_one_end_in_any_order(facts: list[str]) -> None:
     """Whatever is told in whatever order there is one end, and it stays."""
     made, now, ends = exchange(), 0, []
     for fact in facts:

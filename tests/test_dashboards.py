@@ -21,7 +21,9 @@ from grafana_foundation_sdk.cog import plugins
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
+from kit import contract
 
+from otel_httptrace.server.ledger import Reason
 from otel_httptrace.telemetry import described, names
 
 ROOT = Path(__file__).parent.parent
@@ -33,7 +35,7 @@ PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"
 #: What Prometheus has of each instrument, in the collector's spelling.
 KINDS = {"histogram": ("_bucket", "_count", "_sum"), "counter": ("_total",)}
 #: Labels that are not attributes of ours: Prometheus's, and those of the spanmetrics connector.
-LABELS = {"job", "le", "service", "span_kind", "span_name", "status_code"}
+LABELS = {"__name__", "job", "le", "service", "span_kind", "span_name", "status_code"}
 SPAN_METRICS = {"traces_span_metrics_calls_total", "traces_span_metrics_duration_seconds_bucket"}
 GRAFANA = {"__all", "__rate_interval", "__range", "__from", "__to", "__url_time_range"}
 
@@ -57,19 +59,25 @@ def expressions() -> Iterator[str]:
 def prometheus_names() -> set[str]:
     """The names of the contract's metrics, in Prometheus."""
     found = set(SPAN_METRICS)
-    for one in described.METRICS:
-        kind, _, unit = one.kind.partition(", ")
-        base = one.name.replace(".", "_") + ("_seconds" if unit == "s" else "")
+    kinds = {one.name: one.kind for one in described.METRICS}
+    # What the server's half has is on a page that is written by hand.
+    table = (ROOT / "docs/server.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    told = dict(re.findall(r"^\| `([\w.]+)` \| (\w+, \S+) \|", table, re.MULTILINE))
+    assert set(told) == contract.server_metrics()
+    kinds |= {name: kind.removeprefix("Observable").lower() for name, kind in told.items()}
+    for name, stated in kinds.items():
+        kind, _, unit = stated.partition(", ")
+        base = name.replace(".", "_") + ("_seconds" if unit == "s" else "")
         found.update(base + end for end in KINDS.get(kind, ("",)))
     return found
 
 
-def test_generated() -> None:
+def test_the_committed_json_is_what_make_writes() -> None:
     """The committed JSON is what `make dashboards` writes."""
     assert code().text() == TEXT
 
 
-def test_written(tmp_path: Path) -> None:
+def test_links_are_made_with_the_address_of_the_docs(tmp_path: Path) -> None:
     """Run as a program, with the address of docs/, it makes links of what the descriptions name."""
     (tmp_path / "httptrace.py").write_text((ROOT / "dashboards/httptrace.py").read_text())
 
@@ -80,7 +88,7 @@ def test_written(tmp_path: Path) -> None:
     assert re.sub(r"\[(docs/[\w.#-]+)\]\(https://docs\.example/[\w.#-]+\)", r"`\1`", written) == TEXT
 
 
-def test_round_trip() -> None:
+def test_grafanas_model_reads_and_writes_the_same_json() -> None:
     """Grafana's own model reads the JSON and writes the same: no field is misspelt or of another type."""
     plugins.register_default_plugins()
 
@@ -89,7 +97,7 @@ def test_round_trip() -> None:
     assert again == TEXT
 
 
-def test_layout() -> None:
+def test_panels_fill_the_grid_without_overlap() -> None:
     """Panels have numbers and names of their own, and fill each line of the grid without a gap or an overlap."""
     # Tests call panels by their titles: of two with one title, one would go untested.
     assert len(PANELS) == sum(panel["type"] != "row" for panel in DASHBOARD["panels"])
@@ -106,7 +114,7 @@ def test_layout() -> None:
     assert set(cells) == {(x, y) for x in range(24) for y in range(height)}
 
 
-def test_sources_and_variables() -> None:
+def test_every_data_source_and_variable_is_known() -> None:
     """Every data source is a variable, provisioned under the name it has; no variable is unknown."""
     sources = {name: one["current"]["value"] for name, one in VARIABLES.items() if one["type"] == "datasource"}
     assert sources == {"prometheus": "prometheus", "tempo": "tempo", "jaeger": "jaeger"}
@@ -120,12 +128,14 @@ def test_sources_and_variables() -> None:
 
 
 @pytest.mark.parametrize("expression", list(expressions()))
-def test_names(expression: str) -> None:
+def test_queries_use_names_of_the_contract(expression: str) -> None:
     """Metrics, labels and values of a query are those of the contract."""
-    attributes = {name.replace(".", "_") for name in described_names()}
+    attributes = {name.replace(".", "_") for name in contract.attributes()}
     metrics = {
         *re.findall(r"\w+(?=\{)", expression),
         *re.findall(r"label_values\((\w+),", expression),
+        # Either of several.
+        *(name for several in re.findall(r'__name__=~"([^"]*)"', expression) for name in several.split("|")),
     }
     # Braces of Grafana's variables are none of PromQL's.
     inside = ", ".join(re.findall(r"(?<!\$)\{((?:\$\{\w+:\w+\}|[^}])*)\}", expression))
@@ -146,13 +156,8 @@ def test_names(expression: str) -> None:
         assert {f"http.{name}" for name in chosen.split("|")} <= {one.name for one in described.SPANS}
 
 
-def described_names() -> set[str]:
-    """Attributes of spans and metrics."""
-    return {one.name for one in (*described.REQUEST, *described.OTHERS)}
-
-
 @pytest.mark.parametrize("title", PANELS)
-def test_panel(title: str) -> None:
+def test_each_panel_explains_itself(title: str) -> None:
     """Each panel says what it means and what to do, has a unit and legends, is of few series, and leads on."""
     panel = PANELS[title]
     means, normal, do, more = panel["description"].split("\n\n")
@@ -161,7 +166,7 @@ def test_panel(title: str) -> None:
     assert do.startswith("**What to do:** ")
     stories = re.findall(r"`docs/incidents\.md#story-(\d+)`", more)
     assert stories
-    assert all(1 <= int(story) <= 15 for story in stories)
+    assert all(1 <= int(story) <= 15 or 41 <= int(story) <= 46 for story in stories)
     # What a description leads to in this dashboard is there.
     rows = {row["title"] for row in DASHBOARD["panels"]}
     assert set(re.findall(r'"([^"]+)"', panel["description"])) - rows == set()
@@ -175,7 +180,7 @@ def test_panel(title: str) -> None:
         assert target["interval"] == "1m"
         by = set(re.findall(r"by \(([^)]*)\)", target["expr"]))
         # Enums have a dozen values at most. Of servers, names and lines there may be thousands.
-        if re.search(r"server_address|question_name|closed_at|job", " ".join(by)):
+        if re.search(r"server_address|question_name|closed_at|job|server_port|peer_address", " ".join(by)):
             assert re.search(r"(topk|bottomk)\(1[05], ", target["expr"])
         # What is one number or a bar is not the last of a range that may have ended long before.
         of_now = panel["type"] != "timeseries"
@@ -185,7 +190,7 @@ def test_panel(title: str) -> None:
 
 
 @pytest.mark.parametrize("title", PANELS)
-def test_links(title: str) -> None:
+def test_panels_lead_to_the_same_traces_in_tempo_and_jaeger(title: str) -> None:
     """A panel leads to the same traces in Tempo and in Jaeger, by attributes and labels of the contract."""
     links = PANELS[title]["fieldConfig"]["defaults"]["links"]
     if title == "Reuse by service":
@@ -193,15 +198,16 @@ def test_links(title: str) -> None:
     tempo, *searches = (unquote(link["url"]) for link in links)
 
     conditions = dict(re.findall(r'span\.([\w.]+) (?:=|!=|>=) (\\"[^"]*\\"|[\w.]+)', tempo))
-    assert set(conditions) <= described_names() | {names.SERVER_ADDRESS}
+    assert set(conditions) <= contract.attributes() | {names.SERVER_ADDRESS}
     for jaeger in searches:
         tags = dict(re.findall(r'([\w.]+)=(\\"[^"]*\\"|\w+)', jaeger.partition('"tags":"')[2]))
         own = {name: value for name, value in tags.items() if name not in ("error", "span.kind")}
-        assert set(own) <= described_names() | {names.SERVER_ADDRESS}
+        assert set(own) <= contract.attributes() | {names.SERVER_ADDRESS}
         # What Tempo finds with one query may take several of Jaeger: tests/backends tells whether they find as much.
         if len(searches) == 1:
             assert own == conditions
             assert ("error" in tags) is ("status = error" in tempo)
+            assert ("span.kind" in tags) is ("kind = " in tempo)
     # It stays in the organisation that it was clicked in.
     assert all("orgId" not in link["url"] for link in links)
     # A click has no label that the series have not.
@@ -220,6 +226,11 @@ def test_links(title: str) -> None:
         ),
         ("Wait for the pool, p99", "span.httptrace.time.pool >= 0.1"),
         ("Wait for the pool", "span.httptrace.time.pool >= 0.1"),
+        (
+            "The server's connections end, because",
+            '(span.httptrace.server.conn.close_reason = "${__field.labels.httptrace_server_conn_close_reason:percentencode}" || '
+            'span.httptrace.server.lost.close_reason = "${__field.labels.httptrace_server_conn_close_reason:percentencode}")',
+        ),
     ],
 )
 def test_one_query_for_several_searches(title: str, query: str) -> None:
@@ -229,3 +240,55 @@ def test_one_query_for_several_searches(title: str, query: str) -> None:
 
     assert len(searches) > 1
     assert pane["queries"][0]["query"] == f'{{ {query} && resource.service.name = "${{service:percentencode}}" }}'
+
+
+def test_a_row_for_servers_is_empty_and_says_why() -> None:
+    """Where a service is no server, each panel about servers says so instead of "No data"."""
+    titles = [panel["title"] for panel in DASHBOARD["panels"]]
+    about = titles[titles.index("Seen from the server") + 1 :]
+
+    assert len(about) == 4
+    for title, panel in PANELS.items():
+        asks = any("httptrace_server_" in target["expr"] for target in panel["targets"])
+        assert asks is (title in about)
+        if asks:
+            assert "server" in panel["fieldConfig"]["defaults"]["noValue"]
+
+
+def colours(title: str) -> dict[str, str]:
+    """The colour of each series of a panel that has one, by its legend."""
+    overrides = PANELS[title]["fieldConfig"]["overrides"]
+    return {one["matcher"]["options"]: one["properties"][0]["value"]["fixedColor"] for one in overrides}
+
+
+@pytest.mark.parametrize(
+    "title", ["Opened, because", "Closed, because", "Lifetime of connections, median by why they closed"]
+)
+def test_reasons_have_colours(title: str) -> None:
+    """Every reason has a colour of its own: warm where something is wasted or lost, grey where nothing is wrong."""
+    found = colours(title)
+
+    assert found.keys() == described.REASONS.keys()
+    assert len(set(found.values())) == len(found)
+    harmless = {"first_connection", "all_busy", "client_closed", "upgraded", "unknown"}
+    assert {name for name, colour in found.items() if re.match("#|text", colour)} == harmless
+    others = {"server_closed", "goaway", "request_cancelled"}
+    assert {name for name, colour in found.items() if re.search("blue|purple", colour)} == others
+
+
+def test_outcomes_have_colours() -> None:
+    """Each way in which a body ends has a colour: grey only where it was read to its end."""
+    found = colours("Bodies by outcome")
+
+    assert found.keys() == {"complete", "closed_early", "never_closed", "failed", "cancelled"}
+    assert [name for name, colour in found.items() if colour.startswith("#")] == ["complete"]
+
+
+def test_reasons_of_servers_have_colours() -> None:
+    """Every reason for which a server's connection ends has a colour: warm where somebody lost by it, else cold."""
+    found = colours("The server's connections end, because")
+
+    assert found.keys() == {str(reason.value) for reason in Reason}
+    assert len(set(found.values())) == len(found)
+    lost = {"error", "client_left", "worker_sync", "connection_close", "keepalive_timeout"}
+    assert {name for name, colour in found.items() if re.search("red|orange|yellow", colour)} == lost

@@ -13,8 +13,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kit import contract
 from packaging.requirements import Requirement
 
+from otel_httptrace.server import names as served
+from otel_httptrace.server.ledger import BETWEEN_REQUESTS, Reason
+from otel_httptrace.telemetry import described, names
 from otel_httptrace.version import __version__
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +117,31 @@ def faults(configs: Path) -> list[str]:
     return found
 
 
-def test_compose() -> None:
+def test_jaeger_ui() -> None:
+    """What Jaeger's UI is to show first we do send, a reason that leads to the guide is one, and compose.yaml mounts it."""
+    ui = json.loads((CONFIGS / "jaeger" / "jaeger-ui.json").read_text())
+    sent = {one.name: one for one in described.REQUEST}
+    reasons = {names.CONN_OPEN_REASON: set(described.REASONS), names.CONN_CLOSE_REASON: set(described.REASONS)}
+    reasons |= {
+        served.CONN_CLOSE_REASON: {reason.value for reason in Reason},
+        served.LOST_CLOSE_REASON: {reason.value for reason in BETWEEN_REQUESTS},
+    }
+    service = loaded(CONFIGS / "compose.yaml")["services"]["jaeger"]
+
+    every = contract.attributes()
+    assert [prefix for prefix in ui["topTagPrefixes"] if not any(name.startswith(prefix) for name in every)] == []
+    for pattern in ui["linkPatterns"]:
+        # The five that the UI reads; a value that none has would be a link that nobody sees.
+        assert set(pattern) == {"type", "key", "value", "url", "text"}
+        told = reasons.get(pattern["key"]) or set(re.findall(r"`(\w+)`", sent[pattern["key"]].meaning))
+        assert pattern["value"] in told and pattern["type"] == "tags"
+    assert service["volumes"] == ["./jaeger:/etc/jaeger:ro"]
+    assert "--query.ui-config=/etc/jaeger/jaeger-ui.json" in service["command"]
+    # Jaeger watches the folder.
+    assert [path.name for path in (CONFIGS / "jaeger").iterdir()] == ["jaeger-ui.json"]
+
+
+def test_compose_uses_known_addresses_and_fixed_versions() -> None:
     """In compose.yaml every address is one where somebody listens, every port this machine's own, every image of a version."""
     assert faults(CONFIGS) == []
 
@@ -132,7 +160,7 @@ def test_compose() -> None:
         ("compose/grafana/datasources.yaml", "tempo:3200", "tempo:3100", "nobody listens at tempo:3100"),
     ],
 )
-def test_mistake_in_compose(name: str, right: str, wrong: str, said: str, tmp_path: Path) -> None:
+def test_a_wrong_address_port_or_version_is_found(name: str, right: str, wrong: str, said: str, tmp_path: Path) -> None:
     """An address, a port or a version that is wrong is found."""
     shutil.copytree(CONFIGS, tmp_path, dirs_exist_ok=True)
     text = (CONFIGS / name).read_text()
@@ -144,7 +172,7 @@ def test_mistake_in_compose(name: str, right: str, wrong: str, said: str, tmp_pa
     assert said in found
 
 
-def test_grafana() -> None:
+def test_grafana_has_the_data_sources_of_the_dashboard() -> None:
     """Grafana's data sources are those that the dashboard asks for by itself, and each exemplar leads to one of them."""
     dashboard = json.loads((ROOT / "dashboards/httptrace.json").read_text())
     asked = {
@@ -157,7 +185,7 @@ def test_grafana() -> None:
     assert [(one["name"], one["datasourceUid"]) for one in exemplars] == [("trace_id", "tempo"), ("trace_id", "jaeger")]
 
 
-def test_grafana_s_dashboard() -> None:
+def test_grafana_shows_our_dashboard_first() -> None:
     """The folder that Grafana looks for dashboards in is where compose.yaml mounts ours, and its first page is ours."""
     (provider,) = loaded(CONFIGS / "compose/grafana/dashboards.yaml")["providers"]
     grafana = loaded(CONFIGS / "compose.yaml")["services"]["grafana"]
@@ -167,7 +195,7 @@ def test_grafana_s_dashboard() -> None:
     assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == mounted
 
 
-def test_prometheus() -> None:
+def test_the_two_prometheus_configs_agree() -> None:
     """Compose's Prometheus does as the other, but for where the collector is, and as Grafana takes for granted."""
     text = (CONFIGS / "prometheus.yaml").read_text().replace("127.0.0.1:888", "collector:888")
     (source,) = [
@@ -189,7 +217,7 @@ FIELDS = {
 }
 
 
-def test_instrumentation() -> None:
+def test_the_instrumentation_has_fields_that_the_operator_knows() -> None:
     """The Instrumentation has fields that the operator knows, the Dockerfile's image, and settings that somebody reads."""
     resource = loaded(KUBERNETES / "python/instrumentation.yaml")
     dockerfile = (KUBERNETES / "python/Dockerfile").read_text()
@@ -203,7 +231,7 @@ def test_instrumentation() -> None:
     assert {one["name"] for one in resource["spec"]["python"]["env"]} <= names
 
 
-def test_dockerfile() -> None:
+def test_the_dockerfile_adds_this_version_to_the_operators_image() -> None:
     """The image is the operator's with this version added, where the operator copies from, with what it needs there."""
     dockerfile = (KUBERNETES / "python/Dockerfile").read_text()
     (operator,) = re.findall(r"^ARG OPERATOR=\S+:(\S+)$", dockerfile, re.MULTILINE)
@@ -219,7 +247,7 @@ def test_dockerfile() -> None:
     ]
 
 
-def test_example() -> None:
+def test_the_example_names_the_instrumentation() -> None:
     """The example's annotation names the Instrumentation, and Kubernetes knows all its fields."""
     example = loaded(KUBERNETES / "python/example.yaml")
     resource = loaded(KUBERNETES / "python/instrumentation.yaml")["metadata"]
@@ -230,7 +258,7 @@ def test_example() -> None:
     }
 
 
-def test_node() -> None:
+def test_applications_send_to_the_agents_port() -> None:
     """What is injected into applications sends to a port that the agent has on the node."""
     endpoint = loaded(KUBERNETES / "python/instrumentation.yaml")["spec"]["exporter"]["endpoint"]
     (agent,) = [
@@ -244,7 +272,7 @@ def test_node() -> None:
     assert opened == {"otlp-grpc": 4317, "otlp-http": 4318}
 
 
-def test_one_collector() -> None:
+def test_every_deployment_has_the_tested_collector() -> None:
     """Wherever a collector is deployed, it is of the version that the tests run."""
     (image,) = loaded(CONFIGS / "kustomization.yaml")["images"]
     tested = loaded(ROOT / "tools/backends/otelcol.yaml")["dist"]["version"]
@@ -253,7 +281,7 @@ def test_one_collector() -> None:
     assert loaded(CONFIGS / "compose.yaml")["services"]["collector"]["image"] == f"{image['name']}:{tested}"
 
 
-def test_variables() -> None:
+def test_the_readme_has_every_variable_of_the_configs() -> None:
     """The README's table has every variable of the collectors' configs, each with its default."""
     table = README.partition("<!-- variables -->")[2].partition("\n\n")[0]
     names = ("local.yaml", "agent.yaml", "gateway.yaml")
@@ -276,7 +304,7 @@ def test_names_of_own_metrics() -> None:
     assert {one for one in named if one[1] not in known} == set()
 
 
-def test_memory_of_traces() -> None:
+def test_the_gateway_allows_the_measured_memory_of_a_trace() -> None:
     """What gateway.yaml says a waiting trace takes is what was measured for docs/scale.md."""
     text = " ".join((CONFIGS / "gateway.yaml").read_text().replace("#", "").split())
     (five,) = re.findall(r"15 s of 1 000 traces/s of five spans take (\d+) MiB", text)
@@ -297,7 +325,7 @@ def test_memory_of_traces() -> None:
     assert one == pytest.approx(mib("ours") / 15_000 * 1024, rel=0.1)
 
 
-def test_compose_s_ports() -> None:
+def test_the_readme_has_every_port_of_compose() -> None:
     """The README has the variable of every port that compose.yaml opens, with its default."""
     opened = re.findall(r"\$\{(\w+_PORT):-(\d+)\}", (CONFIGS / "compose.yaml").read_text())
 
@@ -305,7 +333,7 @@ def test_compose_s_ports() -> None:
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!https?:)[^)#]+)", README))))
-def test_links(link: str) -> None:
+def test_links_of_the_configs_readme_lead_somewhere(link: str) -> None:
     """Each file that the README of the configs points to is there."""
     assert (CONFIGS / link).exists()
 

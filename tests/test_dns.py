@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from kit.clients import MODES, Flavour
 from kit.dns import Resolver
-from kit.matchers import SECONDS, Like, Seconds
+from kit.matchers import PORT, SECONDS, Like, Seconds
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes, failed
 
@@ -20,7 +22,7 @@ PATCHABLE = pytest.mark.modes("sync", "asyncio", "trio")
 
 
 @ALL_MODES
-async def test_a_lookup(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_dial_makes_one_lookup_with_its_answers(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A name is looked up once for a dial: its time, its name and its answers are told."""
     async with flavour.client() as client:
         await client.get(server.url(host="localhost"))
@@ -34,6 +36,7 @@ async def test_a_lookup(flavour: Flavour, server: Server, telemetry: Telemetry) 
         "httptrace.conn.open_reason": "first_connection",
         "network.peer.address": "127.0.0.1",
         "network.peer.port": server.port,
+        "network.local.port": PORT,
         "httptrace.time.dns": SECONDS,
         "httptrace.time.connect": SECONDS,
         "httptrace.time.wait": SECONDS,
@@ -105,7 +108,7 @@ async def test_a_name_that_does_not_exist(flavour: Flavour, telemetry: Telemetry
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-async def test_error_words(
+async def test_a_lookups_error_is_one_of_five_words(
     flavour: Flavour, resolver: Resolver, telemetry: Telemetry, error: Exception, word: str, cause: str | None
 ) -> None:
     """A lookup's error is one of five words, else the exception's class name, on the span and on the metric."""
@@ -165,7 +168,8 @@ async def test_a_slow_lookup_is_time_dns(
     resolver.answers["origin.test"] = ["127.0.0.1"]
     # From when it is asked on: a client takes its time to be made, too.
     gate = resolver.gates["origin.test"] = threading.Event()
-    gate.wait = lambda timeout=None, wait=gate.wait: wait(0.1)  # type: ignore[method-assign]
+    wait = gate.wait
+    gate.wait = lambda timeout=None: wait(0.1)  # type: ignore[method-assign]
     async with flavour.client() as client:
         await client.get(server.url(host="origin.test"))
 
@@ -305,3 +309,27 @@ async def test_a_lookup_that_succeeds_before_a_refused_connect(
     }
     assert telemetry.tree(span) == [("http.getconn", ["http.dns", "http.connect"])]
     assert attributes(telemetry.child("http.connect"))["error.type"] == "connection_refused"
+
+
+@pytest.mark.modes("asyncio")
+@pytest.mark.parametrize("threads", [1, 2], ids=["busy", "free"])
+async def test_a_lookup_that_waits_for_a_thread(
+    flavour: Flavour, resolver: Resolver, telemetry: Telemetry, threads: int
+) -> None:
+    """Where the event loop's executor has no thread free, the lookup says for how long the resolver was not asked."""
+    resolver.answers["origin.test"] = ["127.0.0.1"]
+    gate = threading.Event()
+    resolver.gates["origin.test"] = gate
+    executor = ThreadPoolExecutor(threads)
+    asyncio.get_running_loop().set_default_executor(executor)
+    executor.submit(gate.wait)
+    async with flavour.client() as client:
+        with pytest.raises(flavour.httpx.ConnectTimeout):
+            await client.get("http://origin.test/", timeout=0.5)
+    gate.set()
+
+    told = attributes(telemetry.child("http.dns"))
+    assert ("httptrace.dns.queued" in told) is (threads == 1)
+    if threads == 1:
+        asked = attributes(telemetry.request())["httptrace.time.dns"]
+        assert told["httptrace.dns.queued"] == pytest.approx(asked, abs=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import inspect
@@ -17,6 +18,7 @@ import httpcore
 import httpx
 import pytest
 from kit.clients import Flavour
+from kit.matchers import Like
 from kit.server import Server, answer, chunk, head
 from kit.telemetry import Telemetry
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -26,9 +28,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
 from test_no_harm import run_script
 
-from otel_httptrace.adapters.observer import Observer
+from otel_httptrace.adapters.httpcore.observer import Observer
 from otel_httptrace.core.ledger import Ledger, Limits, Missed, Process, Reason
 from otel_httptrace.core.timeline import Exchange, Origin
+from otel_httptrace.observe.bodies import Drained, Observed
 from otel_httptrace.telemetry.metrics import Metrics
 
 SECRET = "hunter2"
@@ -61,7 +64,16 @@ async def test_no_body_byte_is_recorded(
     assert (span.attributes or {})["error.type"] == "RemoteProtocolError"
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "RemoteProtocolError")
     assert [(event.name, dict(event.attributes or {})) for event in span.events] == [
-        ("exception", {"exception.type": f"{flavour.httpcore.RemoteProtocolError.__module__}.RemoteProtocolError"})
+        ("exception", {"exception.type": f"{flavour.httpcore.RemoteProtocolError.__module__}.RemoteProtocolError"}),
+        (
+            "httptrace.diagnosis",
+            {
+                "httptrace.message": Like(
+                    r"The body broke off after 3 bytes, [\d.]+ [mµ]?s after the headers: RemoteProtocolError; "
+                    r"connection \d+ was lost with it\."
+                )
+            },
+        ),
     ]
     assert SECRET not in everything(telemetry)
 
@@ -407,18 +419,18 @@ async def test_body_iterators_are_what_they_were(flavour: Flavour, server: Serve
 
 
 async def test_a_connection_that_was_not_counted(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
-    """A connection that was opened under suppression is not counted as closed, either."""
+    """A connection that was opened under suppression is counted neither as open nor as closed."""
     async with flavour.client() as client:
         with suppress_instrumentation():
             await client.get(server.url())
-        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {"idle": 1}
+        assert telemetry.counted("http.client.open_connections", "http.connection.state") == {}
 
     assert telemetry.metric("httptrace.connections.closed") == {}
     assert telemetry.metric("http.client.connection.duration") == {}
 
 
 async def test_a_new_start_on_the_same_providers(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
-    """Turned off and on with the same providers, counts start anew and nothing is counted twice."""
+    """Turned off and on with the same providers, counts start again and nothing is counted twice."""
     for _ in range(3):
         async with flavour.client() as client:
             await client.get(server.url())
@@ -516,3 +528,58 @@ def test_an_unlimited_pool_is_never_full() -> None:
     ledger.missed([Missed(idle, readable=False, clean=True)], 5)
 
     assert idle.doomed is Reason.KEEPALIVE_LIMIT
+
+
+class _Parts:
+    """A body's iterator that is no generator, as a transport of somebody's may have."""
+
+    kind = "theirs"
+
+    def __init__(self, *parts: bytes, error: Exception | None = None) -> None:
+        self._parts, self._error = iter(parts), error
+
+    def __aiter__(self) -> _Parts:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for part in self._parts:
+            return part
+        if self._error is not None:
+            raise self._error
+        raise StopAsyncIteration
+
+
+def _contained(*_: object) -> None:
+    raise AssertionError("a fault of ours")
+
+
+async def _read(parts: Any) -> list[bytes]:
+    return [part async for part in parts]
+
+
+@pytest.mark.parametrize("iteration", [Observed, Drained])
+def test_an_iterator_that_is_no_generator_is_read_as_it_is(iteration: type[Observed]) -> None:
+    """Its parts, its end and its other attributes are what they were, and the body is told."""
+    exchange = Exchange(Ledger(Process(), Limits()), None, 1, 0)
+    exchange.headers_at = time.monotonic_ns()
+    told: list[BaseException] = []
+    parts = iteration(exchange, _Parts(b"one", b"three"), lambda _, error, __: told.append(error), _contained, None)
+
+    assert parts.kind == "theirs"
+    assert asyncio.run(_read(parts)) == [b"one", b"three"]
+    assert (exchange.bytes_read, exchange.outcome, told) == (8, "complete", [])
+
+
+def test_what_an_iterator_that_is_no_generator_raises_is_told_and_raised() -> None:
+    """The application gets the very exception, after the parts that came before it."""
+    exchange = Exchange(Ledger(Process(), Limits()), None, 1, 0)
+    exchange.headers_at = time.monotonic_ns()
+    told: list[BaseException] = []
+    broken = ConnectionResetError()
+    parts = Observed(exchange, _Parts(b"one", error=broken), lambda _, error, __: told.append(error), _contained, None)
+
+    with pytest.raises(ConnectionResetError) as raised:
+        asyncio.run(_read(parts))
+    assert raised.value is broken
+    assert told == [broken]
+    assert exchange.bytes_read == 3

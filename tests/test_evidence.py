@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from kit.server import PATIENCE, Peer, Request, Server, answer, head
 from kit.telemetry import Telemetry, attributes
 from test_no_harm import run_script
 from test_request_span import LEAVING, on_reused
+
+from otel_httptrace.core.timeline import Exchange
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -200,6 +202,29 @@ async def test_a_connection_that_is_retired(
     assert evidence(telemetry.request())["httptrace.failed_cause"] == "NO_ERROR"
 
 
+@pytest.mark.parametrize("retired", [False, True], ids=["cut", "goaway"])
+async def test_streams_that_end_with_their_connection(
+    flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: Any, retired: bool
+) -> None:
+    """A connection that is gone is told by each request that it took down, and not only by the one that noticed first."""
+    server = h2_server("/held")
+    async with flavour.client(http2=True, verify=client_tls) as client:
+        await client.get(server.url())
+        async with flavour.together() as start:
+            tasks = [start(client.get, server.url("/held")) for _ in range(3)]
+            await flavour.until(lambda: len(server.streams) == 4)
+            peer = server.peers[0]
+            if retired:
+                peer.goaway()
+            else:
+                peer.do(peer.sock.shutdown, socket.SHUT_RDWR)
+            await flavour.until(lambda: all(task.done for task in tasks))
+            assert {type(task.error).__name__ for task in tasks} == {"RemoteProtocolError"}
+
+    reasons = [attributes(span).get("httptrace.conn.close_reason") for span in telemetry.requests()[1:]]
+    assert reasons == ["goaway" if retired else "request_failed"] * 3
+
+
 # Timeouts.
 
 
@@ -318,15 +343,22 @@ async def test_an_answer_that_took_a_second(
     assert evidence(second, *OF_THE_MACHINE) == {}
 
 
+def _under_way(telemetry: Telemetry) -> Iterable[Exchange]:
+    lifetime = telemetry.instrumentor._lifetime
+    assert lifetime is not None
+    return lifetime.process.exchanges
+
+
 def waits(telemetry: Telemetry) -> bool:
     """Whether a request waits for its answer, in the read."""
-    return any(exchange.wait_at for exchange in telemetry.instrumentor._observer.process.exchanges)
+    return any(exchange.wait_at for exchange in _under_way(telemetry))
 
 
 def asked(telemetry: Telemetry) -> bool:
     """Whether the kernel has been asked of a request's socket, which is right after `waits`."""
-    under_way = telemetry.instrumentor._observer.process.exchanges
-    return any(exchange.evidence is not None and exchange.evidence.socket is not None for exchange in under_way)
+    return any(
+        exchange.evidence is not None and exchange.evidence.socket is not None for exchange in _under_way(telemetry)
+    )
 
 
 #: More than the buffers on the way hold.
@@ -383,7 +415,7 @@ async def test_an_upload_that_is_not_over(flavour: Flavour, running: Any, teleme
 @LINUX
 @pytest.mark.filterwarnings("ignore:.*ByteStream.__aiter__:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
-async def test_a_write_timeout(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
+async def test_a_write_timeout_tells_how_much_is_unsent(flavour: Flavour, running: Any, telemetry: Telemetry) -> None:
     """A server that does not read: the write times out, and how much of it is still here is told."""
     server = running(_SlowReader(lambda: True))
     async with flavour.client() as client:
@@ -585,7 +617,9 @@ def _with_a_gap(peer: Peer, request: Request) -> None:
     peer.send(b"ghij")
 
 
-async def test_the_longest_gap(flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry) -> None:
+async def test_a_slow_body_tells_its_longest_gap(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry
+) -> None:
     """A body that took a second or more says how long the longest wait for bytes was."""
     server = serve({"/gap": _with_a_gap})
     async with flavour.client() as client:
@@ -615,6 +649,33 @@ async def test_a_loop_that_is_blocked_while_the_answer_is_there(
 
     told = attributes(telemetry.request())
     assert told["httptrace.stalled"] == Seconds(0.6, told["httptrace.time.wait"])
+
+
+@LINUX
+@pytest.mark.modes("sync", "asyncio", "trio")
+@pytest.mark.parametrize("body", [False, True], ids=["no body", "body"])
+async def test_a_pause_after_the_request_was_written(
+    flavour: Flavour, server: Server, telemetry: Telemetry, body: bool
+) -> None:
+    """Standing still before the first read is no time of the network's; with a body it may be the application's parts."""
+
+    def pause(name: str) -> None:
+        if name == "http11.send_request_body.complete":
+            time.sleep(1.2)
+
+    async def pause_async(name: str, info: object) -> None:
+        pause(name)
+
+    traced = {"trace": (lambda name, info: pause(name)) if flavour.sync else pause_async}
+    async with flavour.client() as client:
+        if body:
+            await client.request("POST", server.url(), content=b"part", extensions=traced)
+        else:
+            await client.get(server.url(), extensions=traced)
+
+    told = attributes(telemetry.request())
+    assert told["httptrace.time.send"] == Seconds(1.2, 10)
+    assert told.get("httptrace.stalled") == (None if body else Seconds(1.0, told["httptrace.time.send"]))
 
 
 @LINUX
@@ -712,6 +773,59 @@ async def test_waiting_for_a_stream(
     assert [evidence(span) for span in telemetry.requests()[:2]] == [{}, {}]
 
 
+async def test_all_streams_end_at_once(
+    flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: Any
+) -> None:
+    """Where all streams end together, only its own may be open as the next begins: it has waited for one all the same."""
+    server = h2_server("/held")
+    server.limit = 2
+    async with flavour.client(http2=True, verify=client_tls) as client:
+        await client.get(server.url())
+        async with flavour.together() as start:
+            for _ in range(2):
+                start(client.get, server.url("/held"))
+            await flavour.until(lambda: len(server.streams) == 3)
+            third = start(client.get, server.url("/third"))
+            await flavour.sleep(0.2)
+            for stream in server.streams[1:]:
+                stream.answer()
+            await flavour.until(lambda: third.done)
+
+    waiting = telemetry.requests()[3]
+    assert evidence(waiting) == {
+        "httptrace.time.stream": Seconds(0.1),
+        "httptrace.conn.streams": 2,
+        "httptrace.conn.stream_limit": 2,
+    }
+    assert attributes(waiting).get("httptrace.time.pool", 0) < 0.1
+
+
+@pytest.mark.modes("asyncio", "trio")
+async def test_the_last_stream_is_waited_for_by_nobody(
+    flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: Any
+) -> None:
+    """A request that takes the last stream has waited for none, whatever its event loop did meanwhile."""
+    server = h2_server("/held")
+    server.limit = 2
+
+    async def block() -> None:
+        time.sleep(0.05)  # blocks the event loop: what this is about
+
+    async with flavour.client(http2=True, verify=client_tls) as client:
+        await client.get(server.url())
+        async with flavour.together() as start:
+            start(client.get, server.url("/held"))
+            await flavour.until(lambda: len(server.streams) == 2)
+            start(client.get, server.url("/last"))
+            start(block)
+            await flavour.until(lambda: len(server.streams) == 3)
+            server.streams[1].answer()
+
+    assert [
+        evidence(span).keys() & {"httptrace.time.stream", "httptrace.conn.streams"} for span in telemetry.requests()
+    ] == [set()] * 3
+
+
 async def test_sharing_a_connection_below_its_limit(
     flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: Any
 ) -> None:
@@ -807,7 +921,7 @@ async def test_failures_are_counted_by_cause(flavour: Flavour, server: Server, t
     }
 
 
-async def test_causes_are_bounded(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_the_metric_tells_a_hundred_causes_apart(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """However many classes of exceptions an application makes, the metric tells a hundred apart, and loses no count."""
 
     def parts(error: type[Exception]) -> Any:

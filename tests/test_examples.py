@@ -15,6 +15,7 @@ from kit.server import Server
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 
+from otel_httptrace.clients import scopes
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.telemetry import names
 
@@ -48,8 +49,8 @@ class Ran(NamedTuple):
     spans: list[Span]
 
     def requests(self) -> list[Span]:
-        """Those of requests made with httpx or httpx2. An SDK may make CLIENT spans too, of its calls."""
-        return [span for span in self.spans if span.scope == names.UPSTREAM_SCOPE]
+        """Those of requests. An SDK may make CLIENT spans too, of its calls."""
+        return [span for span in self.spans if span.scope in scopes()]
 
     def column(self, name: str) -> list[Any]:
         """One attribute of every request; None where it is absent."""
@@ -78,7 +79,7 @@ def spans(received: list[Any]) -> list[Span]:
     for request in received:
         for resource in request.resource_spans if isinstance(request, ExportTraceServiceRequest) else ():
             of = values(resource.resource.attributes)
-            for scope, span in ((scope, span) for scope in resource.scope_spans for span in scope.spans):
+            for scope, span in ((one, span) for one in resource.scope_spans for span in one.spans):
                 links = [(link.span_id, values(link.attributes)) for link in span.links]
                 made = Span(
                     service=of["service.name"],
@@ -121,7 +122,7 @@ def shown(readme: str, command: str) -> list[str]:
     return masked(text.split(f"$ {command}\n")[1].split("```")[0].splitlines())
 
 
-def test_early_close(server: Server) -> None:
+def test_early_close_py_shows_the_line(server: Server) -> None:
     """`early_close.py URL`: every connection but the first was opened because of that line."""
     ran = run(INSTRUMENT, sys.executable, str(EXAMPLES / "early_close.py"), server.url("/big", host="localhost"))
 
@@ -130,6 +131,20 @@ def test_early_close(server: Server) -> None:
     line = place("early_close.py", "status_only", "with")
     assert set(ran.column(names.BODY_CLOSED_AT)) == {line}
     assert line in (EXAMPLES / "README.md").read_text()
+
+
+def test_stream_unread_py_shows_the_line(server: Server) -> None:
+    """`stream_unread.py URL`: with requests the same; and reading the bodies leaves one connection."""
+    example = str(EXAMPLES / "stream_unread.py")
+    ran = run(INSTRUMENT, sys.executable, example, server.url("/big", host="localhost"))
+
+    assert ran.output == []
+    assert ran.column(names.CONN_OPEN_REASON) == ["first_connection"] + ["body_not_read"] * 19
+    line = place("stream_unread.py", "size_of", "with")
+    assert set(ran.column(names.BODY_CLOSED_AT)) == {line}
+    assert line in (EXAMPLES / "README.md").read_text()
+    read = run(INSTRUMENT, sys.executable, example, server.url("/big", host="localhost"), "read")
+    assert read.column(names.CONN_OPEN_REASON) == ["first_connection"] + [None] * 19
 
 
 def within(name: str) -> str:
@@ -188,7 +203,7 @@ def test_a_stream_read_to_its_end(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     "command", [(INSTRUMENT, sys.executable), (sys.executable, "-W", "error")], ids=["auto", "alone"]
 )
-def test_trio_client(command: tuple[str, ...]) -> None:
+def test_trio_client_py_shows_three_connections(command: tuple[str, ...]) -> None:
     """`trio_client.py`, run either way: three connections, a fourth request without one, the time of each part."""
     ran = run(*command, str(EXAMPLES / "trio_client.py"))
 
@@ -201,10 +216,10 @@ def test_trio_client(command: tuple[str, ...]) -> None:
     if command[0] == INSTRUMENT:
         assert ran.column(names.CONN_REUSED) == [False, False, False, True]
         # The server took 70 ms for each.
-        assert all(0.07 <= span.seconds for span in ran.requests())
+        assert all(span.seconds >= 0.07 for span in ran.requests())
 
 
-def test_full_stack() -> None:
+def test_full_stack_is_one_trace_through_both_services() -> None:
     """`full_stack/`: one trace through both services, with the line that cost the connection; no span is lost."""
     ran = run(sys.executable, str(EXAMPLES / "full_stack" / "run.py"))
 
@@ -226,11 +241,16 @@ def test_full_stack() -> None:
         for span in requests
     ] == [[], *([(before.span_id, line)] for before in requests[:3]), [], []]
     assert line in (EXAMPLES / "full_stack" / "README.md").read_text()
+    # The server's half tells the same, by itself.
+    assert [span.attributes["http.conn.reused"] for span in served["stock"]] == [False] * 4 + [True] * 2
+    assert [span.attributes.get("httptrace.server.lost.close_reason") for span in served["stock"]] == [
+        None, *["client_closed"] * 3, None, None,
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="gunicorn forks")
 @pytest.mark.parametrize("arguments", ["", "--preload"])
-def test_gunicorn(arguments: str) -> None:
+def test_gunicorn_workers_lose_no_span(arguments: str) -> None:
     """`gunicorn/`: the spans of both forked workers arrive, each worker has one connection, and gunicorn ends well."""
     ran = run(sys.executable, str(EXAMPLES / "gunicorn" / "run.py"), GUNICORN_CMD_ARGS=arguments)
 
@@ -242,7 +262,7 @@ def test_gunicorn(arguments: str) -> None:
     assert list(told.values()) == [[(1, False)] + [(1, True)] * 9] * 2
 
 
-def test_readme() -> None:
+def test_the_readme_lists_every_example() -> None:
     """The README of the examples points to each of them, and those that are folders have one of their own."""
     readme = (EXAMPLES / "README.md").read_text()
     there = {path.name for path in EXAMPLES.iterdir() if path.suffix == ".py" or (path / "run.py").exists()}

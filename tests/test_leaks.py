@@ -226,7 +226,7 @@ def test_a_client_that_goes_with_its_responses(server: Server, telemetry: Teleme
     assert sum(telemetry.metric("httptrace.connections.closed").values()) == 3
 
 
-def test_records_are_released(server: Server, telemetry: Telemetry) -> None:
+def test_nothing_is_kept_of_leaked_responses(server: Server, telemetry: Telemetry) -> None:
     """Once leaked responses and their client are gone, nothing of theirs is left in us."""
     import weakref
 
@@ -242,8 +242,8 @@ def test_records_are_released(server: Server, telemetry: Telemetry) -> None:
     telemetry.metrics()
 
     assert [ref() for ref in kept] == [None] * 20
-    observer: Any = telemetry.instrumentor._observer
-    assert (len(observer.process.exchanges), len(observer.process.ledgers)) == (0, 0)
+    lifetime: Any = telemetry.instrumentor._lifetime
+    assert (len(lifetime.process.exchanges), len(lifetime.process.ledgers)) == (0, 0)
     assert telemetry.column("httptrace.body.outcome") == ["never_closed"] * 20
 
 

@@ -41,7 +41,7 @@ async def test_a_body_not_read(flavour: Flavour, server: Server, telemetry: Tele
     assert telemetry.links(victim) == [lost_by("/culprit", "body_not_read", **{"httptrace.body.closed_at": where})]
 
 
-async def test_a_failure(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_new_connection_links_to_the_failure(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A connection that broke with a request is linked to it."""
     async with flavour.client() as client:
         with pytest.raises(flavour.httpx.RemoteProtocolError):
@@ -51,7 +51,9 @@ async def test_a_failure(flavour: Flavour, server: Server, telemetry: Telemetry)
     assert telemetry.links(telemetry.requests()[1]) == [lost_by("/no-answer", "request_failed")]
 
 
-async def test_a_cancellation(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_new_connection_links_to_the_cancellation(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A connection that was dropped with a cancelled request is linked to it."""
     async with flavour.client() as client:
         await flavour.cancelled(client.get, server.url("/held"), when=lambda: server.requests)
@@ -61,7 +63,7 @@ async def test_a_cancellation(flavour: Flavour, server: Server, telemetry: Telem
     assert telemetry.links(telemetry.requests()[1]) == [lost_by("/held", "request_cancelled")]
 
 
-async def test_a_leak(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_pool_wait_links_to_the_leak(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A connection held by a response that nobody closed is linked to the request, with the line that made it."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url("/half"))
@@ -78,7 +80,9 @@ async def test_a_leak(flavour: Flavour, server: Server, telemetry: Telemetry) ->
 
 
 @pytest.mark.parametrize("target", ["/close", "/http10"])
-async def test_no_blame(flavour: Flavour, server: Server, telemetry: Telemetry, target: str) -> None:
+async def test_a_connection_that_could_not_be_kept_blames_nobody(
+    flavour: Flavour, server: Server, telemetry: Telemetry, target: str
+) -> None:
     """A connection that could not be kept is nobody's fault."""
     async with flavour.client() as client:
         await client.get(server.url(target))
@@ -225,7 +229,7 @@ async def test_other_failures_name_no_holders(flavour: Flavour, server: Server, 
 
 
 @pytest.mark.settings(spans="all")
-async def test_the_opener(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_spans_all_links_to_the_opener(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """With `spans="all"` a reused request links to the one that opened its connection."""
     async with flavour.client() as client:
         for target in ("/missing", "/", "/"):
@@ -297,7 +301,7 @@ def test_unsampled_requests_have_no_links(server: Server) -> None:
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["unread", "read"])
-async def test_the_founding_story(
+async def test_twenty_unread_requests_blame_those_before(
     flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry, read: bool
 ) -> None:
     """Twenty requests, five at a time: unread, each after the first five dials because of the one before, and says so."""
@@ -361,7 +365,12 @@ def test_the_innocent_call_site_is_never_named(server: Server, telemetry: Teleme
 
 def test_a_head_of_its_own(server: Server, telemetry: Telemetry) -> None:
     """A response that was cut off before its body is read counts as failed and is linked so."""
-    server.routes["/cut"] = lambda peer, request: (peer.send(head("Content-Length: 10")), peer.close())
+
+    def cut(peer: Peer, request: Request) -> None:
+        peer.send(head("Content-Length: 10"))
+        peer.close()
+
+    server.routes["/cut"] = cut
     with httpx.Client() as client:
         with pytest.raises(httpx.RemoteProtocolError):
             client.get(server.url("/cut"))

@@ -20,7 +20,7 @@ from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Sum
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, NumberDataPoint, Sum
 from test_no_harm import run_script
 
 from otel_httptrace.telemetry.metrics import _Lasting
@@ -32,7 +32,9 @@ def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted({**said, **{name.replace("__", "."): value for name, value in more.items()}}.items()))
 
 
-async def test_all_of_them(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_the_metrics_of_three_requests_are_exactly_these(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """The whole output after a request that dialled, one that was left unread, and one that has to wait."""
     limits = flavour.httpx.Limits(max_connections=1)
     async with flavour.client(limits=limits) as client:
@@ -82,7 +84,7 @@ async def test_all_of_them(flavour: Flavour, server: Server, telemetry: Telemetr
     }
 
 
-async def test_idle_connections(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_open_connections_are_active_or_idle(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """Open connections are active while they carry a request, idle after it, and none once closed."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url())
@@ -221,7 +223,7 @@ async def test_requests_without_a_connection(flavour: Flavour, server: Server, t
     }
 
 
-async def test_counted_without_spans(
+async def test_excluded_urls_are_counted_without_spans(
     flavour: Flavour, server: Server, bare_telemetry: Telemetry, monkeypatch: Any
 ) -> None:
     """An excluded URL has no span, no attributes, and is counted."""
@@ -237,7 +239,7 @@ async def test_counted_without_spans(
     assert bare_telemetry.counted("httptrace.bodies", "httptrace.body.outcome") == {"complete": 1}
 
 
-async def test_httpcore_alone(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_httpcore_alone_is_counted_without_spans(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """Httpcore used directly has no span, and is counted."""
     core = flavour.httpcore
     if flavour.sync:
@@ -274,7 +276,7 @@ async def test_suppressed_requests_are_not_counted(
     assert (told["http.conn.reused"], told["httptrace.conn.requests"]) == (True, 1)
 
 
-def test_exemplars(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+def test_a_lookups_duration_has_an_exemplar(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
     """A lookup's duration carries an exemplar of the request that it was made for."""
     resolver.answers["origin.test"] = ["127.0.0.1"]
     with httpx.Client() as client:
@@ -326,7 +328,8 @@ def test_every_reader_is_shown_zero(server: Server, bare_telemetry: Telemetry) -
         data = reader.get_metrics_data()
         assert data is not None
         metrics = [metric for one in data.resource_metrics for scope in one.scope_metrics for metric in scope.metrics]
-        return [p.value for metric in metrics if metric.name == GAUGES[2] for p in metric.data.data_points]
+        points = [point for metric in metrics if metric.name == GAUGES[2] for point in metric.data.data_points]
+        return [point.value for point in points if isinstance(point, NumberDataPoint)]
 
     with httpx.Client() as client, client.stream("GET", server.url("/half")):
         assert [ages(reader) for reader in readers] == [[SECONDS], [SECONDS]]
@@ -436,7 +439,7 @@ async def test_a_connection_from_before(flavour: Flavour, server: Server, bare_t
 
 
 @pytest.mark.settings(max_origins=2)
-def test_origins_are_capped(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
+def test_origins_beyond_the_limit_are_other(server: Server, resolver: Resolver, telemetry: Telemetry) -> None:
     """Beyond `max_origins` the least recently used origin moves to `_other`; totals are kept."""
     hosts = ["a.test", "b.test", "c.test", "d.test"]
     resolver.answers.update({host: ["127.0.0.1"] for host in hosts})

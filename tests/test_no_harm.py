@@ -161,7 +161,7 @@ async def test_an_exception_of_the_users_callback(
         try:
             await client.get(server.url(), extensions={"trace": callback if flavour.sync else acallback})
         except kind as error:
-            assert error is mine
+            assert error is mine  # noqa: PT017 - whatever class it is of
         else:
             raise AssertionError("it was swallowed")
 
@@ -259,7 +259,7 @@ class _Recording:
     def __init__(self, inner: Any, calls: list[Any]) -> None:
         self._inner, self._calls = inner, calls
         if asyncio.iscoroutinefunction(inner.connect_tcp):
-            self.connect_tcp = self._async_connect_tcp
+            self.connect_tcp = self._async_connect_tcp  # type: ignore[method-assign]
 
     def connect_tcp(self, *args: Any, **options: Any) -> Any:
         self._calls.append(("connect_tcp", args, tuple(options.items())))
@@ -285,7 +285,7 @@ def _without_traceparent(call: tuple[Any, ...]) -> tuple[Any, ...]:
     return name, tuple(strip), named
 
 
-async def test_types_stay(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
+async def test_no_object_changes_its_type(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
     """No object of the application's changes its type, nor does the pool's account of itself."""
 
     async def play() -> list[Any]:
@@ -326,7 +326,7 @@ async def test_exceptions_and_their_tracebacks(
             except Exception as error:
                 server.go.set()
                 # To the exception itself and what it was mapped from.
-                causes = [error]
+                causes: list[BaseException] = [error]
                 while causes[-1].__cause__ is not None:
                     causes.append(causes[-1].__cause__)
                 return [(type(cause), str(cause), _frames(cause)[-3:], cause.__suppress_context__) for cause in causes]
@@ -342,7 +342,7 @@ def _frames(error: BaseException) -> list[tuple[str, str]]:
 
 async def test_no_context_is_left_behind(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """Between the pool's own calls nothing of ours is in the application's context."""
-    from otel_httptrace.adapters.current import CURRENT
+    from otel_httptrace.observe.current import CURRENT
 
     def nothing() -> bool:
         return CURRENT.get() is None and trace.get_current_span() is trace.INVALID_SPAN
@@ -365,7 +365,7 @@ async def test_no_context_is_left_behind(flavour: Flavour, server: Server, telem
 
 
 @LIBRARIES
-def test_mock_transport(library: Any, telemetry: Telemetry) -> None:
+def test_a_mock_transport_is_left_to_upstream(library: Any, telemetry: Telemetry) -> None:
     """`MockTransport` has no connections: upstream's span ends with the headers and says nothing of ours."""
     with library.Client(transport=library.MockTransport(lambda request: library.Response(200, text="hi"))) as client:
         client.get("http://mock.test/")
@@ -374,7 +374,7 @@ def test_mock_transport(library: Any, telemetry: Telemetry) -> None:
 
 
 @LIBRARIES
-def test_asgi_transport(library: Any, telemetry: Telemetry) -> None:
+def test_an_asgi_transport_is_left_to_upstream(library: Any, telemetry: Telemetry) -> None:
     """`ASGITransport` neither."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -390,10 +390,10 @@ def test_asgi_transport(library: Any, telemetry: Telemetry) -> None:
 
 
 @LIBRARIES
-def test_a_handwritten_transport(library: Any, telemetry: Telemetry) -> None:
+def test_a_handwritten_transport_is_left_to_upstream(library: Any, telemetry: Telemetry) -> None:
     """Nor a transport of the application's own."""
 
-    class Mine(library.BaseTransport):  # type: ignore[name-defined, misc]
+    class Mine(library.BaseTransport):  # type: ignore[misc]
         def handle_request(self, request: Any) -> Any:
             return library.Response(200, content=iter([b"hi"]))
 
@@ -431,7 +431,7 @@ def test_an_unknown_network_stream(core: Any, telemetry: Telemetry) -> None:
         def get_extra_info(self, info: str) -> Any:
             return None
 
-    class Backend(core.NetworkBackend):  # type: ignore[name-defined, misc]
+    class Backend(core.NetworkBackend):  # type: ignore[misc]
         def connect_tcp(self, *args: Any, **options: Any) -> Any:
             return Stream()
 
@@ -452,7 +452,7 @@ def test_a_stream_that_is_a_proxy(server: Server, telemetry: Telemetry) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._inner, name)
 
-    class Backend(httpcore.SyncBackend):  # type: ignore[name-defined, misc]
+    class Backend(httpcore.SyncBackend):
         def connect_tcp(self, *args: Any, **options: Any) -> Any:
             return Delegating(super().connect_tcp(*args, **options))
 
@@ -508,7 +508,7 @@ def test_a_users_own_client_span(core: Any, server: Server, telemetry: Telemetry
 
 
 @LIBRARIES
-def test_unsampled(library: Any, server: Server) -> None:
+def test_unsampled_requests_are_still_counted(library: Any, server: Server) -> None:
     """With nothing sampled there are no spans; ledger and metrics go on."""
     telemetry = Telemetry(ParentBased(ALWAYS_OFF))
     telemetry.instrument(spans="all")
@@ -602,16 +602,19 @@ async def test_suppressed_at_the_close(flavour: Flavour, server: Server, telemet
 
 
 def _targets() -> list[tuple[type, str]]:
-    from otel_httptrace.adapters import hooks, observer, resolver, trace_events
+    from otel_httptrace.adapters.httpcore import observer, trace_events
     from otel_httptrace.callsite import CallSite
     from otel_httptrace.core.ledger import Ledger
     from otel_httptrace.core.timeline import Dial, Exchange
+    from otel_httptrace.observe import lifetime, resolver
+    from otel_httptrace.observe import observer as shared
     from otel_httptrace.telemetry import metrics, reporter, spans
 
-    assert hooks
-    found = []
+    found: list[tuple[type, str]] = []
     for cls in (
         observer.Observer,
+        shared.Observer,
+        lifetime.Lifetime,
         resolver.Resolver,
         trace_events.TraceEvents,
         CallSite,
@@ -634,14 +637,15 @@ _NOT_IN_A_REQUEST = {
     ("Resolver", "install"),
     ("Resolver", "_watch_socket"),
     ("CallSite", "knows_client"),
-    ("Observer", "start"),
-    ("Observer", "at_rest"),
-    ("Observer", "_rest"),
-    ("Observer", "_begin"),
+    ("Observer", "install"),
+    ("Lifetime", "start"),
+    ("Lifetime", "at_rest"),
+    ("Lifetime", "_rest"),
+    ("Lifetime", "_begin"),
     ("Reporter", "begins"),
-    ("Observer", "retire"),
-    ("Observer", "exiting"),
-    ("Observer", "forked"),
+    ("Lifetime", "retire"),
+    ("Lifetime", "exiting"),
+    ("Lifetime", "forked"),
     ("Metrics", "begin"),
     ("Metrics", "_counted"),
     # For every part of a body, and so unguarded: they add integers.
@@ -659,7 +663,7 @@ def by_force() -> Iterator[None]:
     yield
     restore(before)
     # Nor can what was broken be continued.
-    HTTPTraceInstrumentor()._observer = None
+    HTTPTraceInstrumentor()._lifetime = None
 
 
 FAULTS = [
@@ -745,7 +749,7 @@ def test_a_fault_is_logged_once_with_its_traceback(
     server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The one line says which hook, that requests are unharmed, and where it broke."""
-    from otel_httptrace.adapters.observer import Observer
+    from otel_httptrace.adapters.httpcore.observer import Observer
 
     def answered(*args: Any) -> Any:
         raise ZeroDivisionError("injected")
@@ -790,7 +794,9 @@ def test_spans_that_take_no_attribute(
 # Life cycle.
 
 
-async def test_clients_made_before(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
+async def test_clients_made_before_instrumenting_are_observed(
+    flavour: Flavour, server: Server, bare_telemetry: Telemetry
+) -> None:
     """A client made and used before `instrument()`: its connection is reused and numbered, and `requests` is not known."""
     telemetry = bare_telemetry
     async with flavour.client() as client:
@@ -819,7 +825,9 @@ async def test_clients_made_before(flavour: Flavour, server: Server, bare_teleme
     assert telemetry.counted("httptrace.connections.closed", "httptrace.conn.close_reason") == {"client_closed": 1}
 
 
-async def test_uninstrumented_in_between(flavour: Flavour, server: Server, bare_telemetry: Telemetry) -> None:
+async def test_an_exchange_under_way_ends_after_uninstrumenting(
+    flavour: Flavour, server: Server, bare_telemetry: Telemetry
+) -> None:
     """After `uninstrument()` an exchange under way ends as it would have; later ones are none of ours."""
     telemetry = bare_telemetry
     telemetry.instrument()
@@ -836,7 +844,9 @@ async def test_uninstrumented_in_between(flavour: Flavour, server: Server, bare_
     assert told["httptrace.conn.close_reason"] == "body_not_read"
 
 
-async def test_a_new_start(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_instrumenting_again_starts_with_empty_counts(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A new `instrument()` starts with empty counts, and observes clients of the time before."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -852,7 +862,7 @@ async def test_a_new_start(flavour: Flavour, server: Server, telemetry: Telemetr
         again.shutdown()
 
 
-def test_everything_comes_back(server: Server, bare_telemetry: Telemetry) -> None:
+def test_uninstrumenting_restores_the_identical_objects(server: Server, bare_telemetry: Telemetry) -> None:
     """`uninstrument()` puts the identical objects back: methods, resolver, event loop."""
     before = patchable()
     bare_telemetry.instrument()
@@ -885,7 +895,7 @@ def test_somebody_wrapped_after_us(server: Server, bare_telemetry: Telemetry) ->
     httpcore.ConnectionPool.handle_request = theirs  # type: ignore[method-assign]
     try:
         telemetry.uninstrument()
-        assert httpcore.ConnectionPool.handle_request is theirs  # type: ignore[comparison-overlap]
+        assert httpcore.ConnectionPool.handle_request is theirs
         with httpx.Client() as client:
             assert client.get(server.url()).text == "hello"
         assert len(calls) == 1
@@ -895,7 +905,7 @@ def test_somebody_wrapped_after_us(server: Server, bare_telemetry: Telemetry) ->
         httpcore.ConnectionPool.handle_request = original  # type: ignore[method-assign]
 
 
-def test_instrumented_twice(server: Server, telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
+def test_instrumenting_twice_is_refused(server: Server, telemetry: Telemetry, caplog: pytest.LogCaptureFixture) -> None:
     """Turning it on again is refused with a warning, and changes nothing."""
     logging.getLogger("opentelemetry").propagate = True
     telemetry.instrument(spans="none")
@@ -924,7 +934,7 @@ def test_upstream_that_was_on_stays_on(library: Any, server: Server, bare_teleme
 
 
 @LIBRARIES
-def test_threads(library: Any, server: Server, telemetry: Telemetry) -> None:
+def test_threads_do_not_mix_up_their_requests(library: Any, server: Server, telemetry: Telemetry) -> None:
     """Threads that share a client do not mix up their requests."""
     for number in range(6):
         server.routes[f"/{number}"] = answer(b"x" * (number + 1))
@@ -951,7 +961,7 @@ def test_threads(library: Any, server: Server, telemetry: Telemetry) -> None:
 
 
 @pytest.mark.modes("asyncio", "uvloop", "trio")
-def test_several_event_loops(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+def test_several_event_loops_are_all_observed(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """Event loops in several threads, one after the other and at once, are all observed."""
 
     async def scenario() -> None:
@@ -983,7 +993,7 @@ def run_script(script: str, *args: str, env: dict[str, str] | None = None) -> st
     return ran.stdout
 
 
-def test_fork(server: Server) -> None:
+def test_a_forked_child_starts_clean(server: Server) -> None:
     """A forked child starts clean: what was under way is the parent's, its own requests are told, and nothing hangs."""
     script = """
         import os, sys, httpx
@@ -1080,7 +1090,7 @@ def test_an_interrupt_within_ours_is_the_applications(
     server: Server, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C that comes while we are at work is not a fault of ours: it passes through."""
-    from otel_httptrace.adapters.observer import Observer
+    from otel_httptrace.adapters.httpcore.observer import Observer
 
     def answered(*args: Any) -> Any:
         raise Interrupt

@@ -14,6 +14,7 @@ from packaging.version import Version
 
 import otel_httptrace
 from otel_httptrace.instrumentor import HTTPTraceInstrumentor
+from otel_httptrace.server.instrumentor import HTTPTraceServerInstrumentor
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_metadata() -> None:
+def test_the_distribution_has_its_metadata() -> None:
     """The distribution has its name, licence, version and the oldest Python that it says."""
     metadata = distribution("otel-httptrace").metadata
 
@@ -33,10 +34,14 @@ def test_metadata() -> None:
     assert metadata["Requires-Python"] == ">=3.10"
 
 
-def test_entry_points() -> None:
+def test_the_entry_points_are_found() -> None:
     """`opentelemetry-instrument` finds the instrumentor, and the variables have their entry point."""
     (found,) = entry_points(group="opentelemetry_instrumentor", name="httptrace")
     assert found.load() is HTTPTraceInstrumentor
+    (server,) = entry_points(group="opentelemetry_instrumentor", name="httptrace_server")
+    assert server.load() is HTTPTraceServerInstrumentor
+    (plugin,) = entry_points(group="pytest11", name="httptrace")
+    assert plugin.value == "otel_httptrace.pytest_plugin"
     (variables,) = entry_points(group="opentelemetry_environment_variables", name="otel_httptrace")
     assert variables.value == "otel_httptrace.environment_variables"
 
@@ -54,13 +59,14 @@ def test_the_instrumented_path_depends_on_little() -> None:
 
 
 def test_the_extra_says_what_the_instrumentor_says() -> None:
-    """The extra that `opentelemetry-instrument` compares with what is installed is the instrumentor's own list."""
-    assert tuple(PROJECT["project"]["optional-dependencies"]["instruments-any"]) == tuple(
-        HTTPTraceInstrumentor().instrumentation_dependencies()
-    )
+    """The extra that `opentelemetry-instrument` compares with what is installed is the instrumentor's own list, and servers."""
+    told = PROJECT["project"]["optional-dependencies"]["instruments-any"]
+    clients = HTTPTraceInstrumentor().instrumentation_dependencies()
+    assert tuple(told[: len(clients)]) == tuple(clients)
+    assert {Requirement(line).name for line in told[len(clients) :]} == {"gunicorn", "hypercorn", "uvicorn"}
 
 
-def test_the_oldest_versions() -> None:
+def test_every_requirement_has_a_tested_lower_bound() -> None:
     """Everything that is required has a lower bound, and the tests run with just that version or say which instead."""
     project = PROJECT["project"]
     extras = project["optional-dependencies"]
@@ -77,13 +83,13 @@ def test_the_oldest_versions() -> None:
     assert [name for name, bound in bounds.items() if bound is None] == []
 
 
-def test_typed() -> None:
+def test_type_checkers_read_our_annotations() -> None:
     """Type checkers may read our annotations."""
     assert (Path(otel_httptrace.__file__).parent / "py.typed").exists()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "requirements").glob("*.txt")), ids=lambda path: path.name)
-def test_lock_files(path: Path) -> None:
+def test_locked_distributions_have_hashes_and_no_addresses(path: Path) -> None:
     """Every pinned distribution has hashes, and no line names where to download it."""
     text = path.read_text()
     pinned = re.findall(r"^[a-z0-9._-]+==", text, re.MULTILINE | re.IGNORECASE)
@@ -96,7 +102,7 @@ def test_lock_files(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda path: str(path.relative_to(ROOT / "tests"))
 )
-def test_claims(path: Path) -> None:
+def test_every_test_has_its_claim(path: Path) -> None:
     """Every test has a docstring of one line, which is what it claims."""
     tree = ast.parse(path.read_text())
     tests = [

@@ -38,7 +38,7 @@ def environ(**settings: str) -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}, **settings}
 
 
-def test_the_three_lines(server: Server, tmp_path: Path) -> None:
+def test_install_set_and_run_is_all_it_takes(server: Server, tmp_path: Path) -> None:
     """Install, set and run, as the README says: the program's request arrives at the endpoint."""
     install, export, command = [line.removeprefix("$ ") for line in block("console").splitlines()]
     assert install.startswith("pip install otel-httptrace ")
@@ -70,7 +70,7 @@ def test_the_three_lines(server: Server, tmp_path: Path) -> None:
     assert [row.observed for row in read(received)] == [True]
 
 
-def test_in_code(server: Server) -> None:
+def test_the_block_in_python_is_all_it_takes(server: Server) -> None:
     """The block in Python is all it takes in code."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", block("python") + APP.format(url=server.url())],
@@ -83,7 +83,7 @@ def test_in_code(server: Server) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello\n", "")
 
 
-def test_the_settings() -> None:
+def test_the_table_has_every_setting() -> None:
     """The table of settings has each of them, with its variable and its default."""
     rows = re.findall(r"^\| `(\w+)` \| `(OTEL_\w+)` \| (?:`(\w+)`)? ?\|", README, re.MULTILINE)
     defaults = Config()
@@ -97,7 +97,7 @@ def test_the_settings() -> None:
     assert {variable for _, variable, _ in rows} <= set(vars(environment_variables))
 
 
-def test_names() -> None:
+def test_names_in_the_readme_are_ours_and_all_reasons_are_there() -> None:
     """Every name of an attribute, a span or a metric in the README is one of ours, and every reason is listed."""
     ours = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     said = set(re.findall(r"`((?:httptrace|http|dns)\.[a-z_.]+)`", README))
@@ -107,7 +107,7 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
-def test_links(link: str) -> None:
+def test_links_of_the_readme_lead_somewhere(link: str) -> None:
     """Each file that the README points to is there."""
     assert (ROOT / link).exists()
 
@@ -122,14 +122,14 @@ def test_the_excerpt_is_of_what_the_demo_prints() -> None:
     assert README.index(excerpt) < README.index("pip install") < README.index(whole)
 
 
-def test_the_commands() -> None:
+def test_make_targets_in_the_readme_exist() -> None:
     """The make targets that the README names are there."""
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make (\w+)`", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_example() -> None:
+def test_the_example_prints_the_reason_and_the_line() -> None:
     """`examples/early_close.py` by itself prints the reason and the line."""
     ran = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "early_close.py")],

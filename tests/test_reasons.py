@@ -19,7 +19,7 @@ import pytest
 from kit.clients import Client, Flavour
 from kit.http2 import H2Server
 from kit.proxies import Proxy
-from kit.server import Blackhole, Server
+from kit.server import Blackhole, Peer, Server
 from kit.telemetry import Telemetry
 
 
@@ -64,7 +64,7 @@ class World:
         async with self.flavour.together() as start:
             for count in range(1, number + 1):
                 start(client.get, self.server.url("/held"))
-                await self.flavour.until(lambda want=before + count: len(self.server.requests) == want)
+                await self.flavour.until(lambda: len(self.server.requests) == before + count)  # noqa: B023 - called before the loop goes on
             self.server.go.set()
 
 
@@ -105,7 +105,7 @@ def scenario(
 
 
 @scenario("one request", opened=["first_connection"], lost=[None], closed={"client_closed": 1}, closed_by=["client"])
-async def _(world: World) -> None:
+async def one_request(world: World) -> None:
     """The first request of the process to this origin."""
     await world.client().get(world.server.url())
 
@@ -113,7 +113,7 @@ async def _(world: World) -> None:
 @scenario(
     "reuse", opened=["first_connection", None], lost=[None] * 2, closed={"client_closed": 1}, closed_by=["client"]
 )
-async def _(world: World) -> None:
+async def reuse(world: World) -> None:
     """Two requests, one after the other: nothing is opened for the second."""
     client = world.client()
     await client.get(world.server.url())
@@ -127,7 +127,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def a_client_per_request(world: World) -> None:
     """Each request has a client of its own."""
     await world.client().get(world.server.url())
     await world.client().get(world.server.url())
@@ -140,7 +140,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def another_client_another_origin(world: World) -> None:
     """Two clients for two origins: neither has been connected to before."""
     await world.client().get(world.server.url())
     await world.client().get(world.serve().url())
@@ -153,10 +153,15 @@ async def _(world: World) -> None:
     closed={"client_closed": 1},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def a_dial_that_failed(world: World) -> None:
     """A dial that failed does not make the process have connected."""
     client, server = world.client(), world.server
-    serve, server.serve = server.serve, lambda peer: (peer.receive(), peer.reset())  # type: ignore[method-assign]
+
+    def refuse(peer: Peer) -> None:
+        peer.receive()
+        peer.reset()
+
+    serve, server.serve = server.serve, refuse  # type: ignore[method-assign]
     tls = world.client(verify=world.tls)
     with pytest.raises(world.flavour.httpx.ConnectError):
         await tls.get(server.url().replace("http:", "https:"))
@@ -172,7 +177,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def all_busy(world: World) -> None:
     """A second request while the only connection carries one."""
     await world.busy(world.client(), world.server.url())
 
@@ -184,7 +189,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def an_open_response_is_busy(world: World) -> None:
     """A response that is still referenced, and not read, keeps its connection busy."""
     client = world.client()
     response = await client.open("GET", world.server.url())
@@ -203,7 +208,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def unread(world: World) -> None:
     """A response is closed unread, and the next request has to dial."""
     client = world.client()
     await world.unread(client, world.server.url())
@@ -211,7 +216,7 @@ async def _(world: World) -> None:
 
 
 @scenario("read", opened=["first_connection", None], lost=[None] * 2, closed={"client_closed": 1}, closed_by=["client"])
-async def _(world: World) -> None:
+async def read(world: World) -> None:
     """The same, with the body read before the close."""
     client = world.client()
     async with client.stream("GET", world.server.url()) as response:
@@ -226,7 +231,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def an_empty_body_unread(world: World) -> None:
     """An unread body costs the connection even if it is empty."""
     client = world.client()
     await world.unread(client, world.server.url("/empty"))
@@ -240,7 +245,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 2},
     closed_by=["client"] * 3,
 )
-async def _(world: World) -> None:
+async def each_loss_explains_one(world: World) -> None:
     """One connection is lost, two are opened at once: the loss explains the first of them."""
     client = world.client()
     await world.unread(client, world.server.url())
@@ -254,7 +259,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "request_failed": 1, "client_closed": 2},
     closed_by=["client"] * 4,
 )
-async def _(world: World) -> None:
+async def most_recent_first(world: World) -> None:
     """Two connections are lost in different ways: the newest loss explains the first new one."""
     client, server = world.client(), world.server
     first = await client.open("GET", server.url("/half"), timeout=world.flavour.httpx.Timeout(10, read=0.2))
@@ -272,7 +277,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def lost_at_another_origin(world: World) -> None:
     """What was lost at one origin explains nothing at another."""
     client = world.client()
     await world.unread(client, world.server.url())
@@ -287,7 +292,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def lost_long_ago(world: World) -> None:
     """Lost longer ago than the expiry: had it been kept, it would have expired by now."""
     client = world.client(limits={"keepalive_expiry": 0.05})
     await world.unread(client, world.server.url())
@@ -302,7 +307,7 @@ async def _(world: World) -> None:
     closed={"body_not_read": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def a_spare_one_is_there(world: World) -> None:
     """A connection is lost while another one is idle: nothing is opened, and nobody is to blame."""
     client = world.client()
     response = await client.open("GET", world.server.url())
@@ -321,7 +326,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 3},
     closed_by=["client"] * 3,
 )
-async def _(world: World) -> None:
+async def leaked(world: World) -> None:
     """A response is collected without having been closed: it explains one new connection."""
     client = world.client()
     response = await client.open("GET", world.server.url())
@@ -340,7 +345,7 @@ async def _(world: World) -> None:
     closed={"keepalive_expired": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def expired(world: World) -> None:
     """Idle for longer than `keepalive_expiry`."""
     client = world.client(limits={"keepalive_expiry": 0.05})
     await client.get(world.server.url())
@@ -355,7 +360,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 1},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def not_yet_expired(world: World) -> None:
     """Idle for as long, and the expiry is longer."""
     client = world.client(limits={"keepalive_expiry": 30})
     await client.get(world.server.url())
@@ -370,8 +375,8 @@ async def _(world: World) -> None:
     closed={"keepalive_expired": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
-    """Idle for longer than the expiry, whoever has closed it since."""
+async def expired_and_closed_by_the_server_too(world: World) -> None:
+    """Idle for longer than the expiry, though the server has closed it since."""
     client = world.client(limits={"keepalive_expiry": 0.05})
     await client.get(world.server.url())
     world.server.peers[0].drop()
@@ -386,7 +391,7 @@ async def _(world: World) -> None:
     closed={"keepalive_limit": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def no_keep_alive(world: World) -> None:
     """`max_keepalive_connections=0`: each connection is dropped as its response is closed."""
     client = world.client(limits={"max_keepalive_connections": 0})
     await client.get(world.server.url())
@@ -400,7 +405,7 @@ async def _(world: World) -> None:
     closed={"keepalive_limit": 2, "client_closed": 1},
     closed_by=["client"] * 3,
 )
-async def _(world: World) -> None:
+async def over_the_keep_alive_limit(world: World) -> None:
     """Two at a time with one to be kept: as the second is done, the idle one of the first goes."""
     client = world.client(limits={"max_keepalive_connections": 1})
     for _ in range(2):
@@ -420,7 +425,7 @@ SCENARIOS["over the keep-alive limit"].only = "httpx2"
     closed={"keepalive_limit": 2, "client_closed": 1},
     closed_by=["client"] * 3,
 )
-async def _(world: World) -> None:
+async def over_the_keep_alive_limit_1_0_9(world: World) -> None:
     """The same: httpcore 1.0.9 counts the busy one too, so the first to be free goes."""
     await SCENARIOS["over the keep-alive limit"].play(world)
 
@@ -435,7 +440,7 @@ SCENARIOS["over the keep-alive limit, 1.0.9"].only = "httpx"
     closed={"client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def within_the_keep_alive_limit(world: World) -> None:
     """Two at a time with two to be kept."""
     client = world.client(limits={"max_keepalive_connections": 2})
     for _ in range(2):
@@ -452,7 +457,7 @@ async def _(world: World) -> None:
     closed={"keepalive_limit": 2, "client_closed": 1},
     closed_by=["client"] * 3,
 )
-async def _(world: World) -> None:
+async def beside_a_busy_one_1_0_9(world: World) -> None:
     """A limit of 1 and a request under way: httpcore 1.0.9 counts the busy connection and keeps no other."""
     await world.busy(world.client(limits={"max_keepalive_connections": 1}), *[world.server.url()] * 2)
 
@@ -467,7 +472,7 @@ SCENARIOS["beside a busy one, 1.0.9"].only = "httpx"
     closed={"keepalive_limit": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def beside_a_busy_one_httpcore2(world: World) -> None:
     """The same: httpcore2 counts idle connections only and keeps one."""
     await world.busy(world.client(limits={"max_keepalive_connections": 1}), *[world.server.url()] * 2)
 
@@ -482,7 +487,7 @@ SCENARIOS["beside a busy one, httpcore2"].only = "httpx2"
     closed={"pool_full": 2, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def a_pool_of_one_two_origins(world: World) -> None:
     """The idle connection of one origin makes room for another's, and back."""
     client, other = world.client(limits={"max_connections": 1}), world.serve()
     await client.get(world.server.url())
@@ -497,7 +502,7 @@ async def _(world: World) -> None:
     closed={"pool_full": 2, "client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def a_pool_of_two_three_origins(world: World) -> None:
     """The idle connection of one origin makes room for the third."""
     client = world.client(limits={"max_connections": 2})
     for server in (world.server, world.serve(), world.serve(), world.server):
@@ -511,7 +516,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def a_pool_of_two_two_origins(world: World) -> None:
     """With room for both, both are kept."""
     client, other = world.client(limits={"max_connections": 2}), world.serve()
     await client.get(world.server.url())
@@ -529,7 +534,7 @@ async def _(world: World) -> None:
     closed={"server_closed": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def closed_while_idle(world: World) -> None:
     """The server closes the idle connection between two requests."""
     client = world.client()
     await client.get(world.server.url())
@@ -544,8 +549,8 @@ async def _(world: World) -> None:
     closed={"server_closed": 1, "client_closed": 2},
     closed_by=["client", "server", "client"],
 )
-async def _(world: World) -> None:
-    """Of two idle connections the server closes one: the other is reused, and the lost one explains the next."""
+async def another_one_closed_while_idle(world: World) -> None:
+    """The server closes one of two idle connections: the other is reused, and the lost one explains the next."""
     client = world.client()
     await world.at_once(client, 2)
     world.server.peers[1].drop()
@@ -559,7 +564,7 @@ async def _(world: World) -> None:
     closed={"connection_close": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def the_server_says_close(world: World) -> None:
     """`Connection: close` in the response."""
     client = world.client()
     await client.get(world.server.url("/close"))
@@ -573,7 +578,7 @@ async def _(world: World) -> None:
     closed={"connection_close": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def the_client_says_close(world: World) -> None:
     """`Connection: close` in the request."""
     client = world.client()
     await client.get(world.server.url(), headers={"Connection": "close"})
@@ -587,7 +592,7 @@ async def _(world: World) -> None:
     closed={"connection_close": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def http_1_0(world: World) -> None:
     """A server that speaks HTTP/1.0."""
     client = world.client()
     await client.get(world.server.url("/http10"))
@@ -601,7 +606,7 @@ async def _(world: World) -> None:
     closed={"connection_close": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def unread_and_it_says_close(world: World) -> None:
     """`Connection: close` and closed unread: reading would not have saved it."""
     client = world.client()
     await world.unread(client, world.server.url("/close"))
@@ -615,7 +620,7 @@ async def _(world: World) -> None:
     closed={"connection_close": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def a_body_that_ends_with_the_connection(world: World) -> None:
     """A response without a length ends as the server closes: it could not be kept, and nothing has failed."""
     client = world.client()
     await client.get(world.server.url("/until-close"))
@@ -632,7 +637,7 @@ async def _(world: World) -> None:
     closed={"request_failed": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def reset_in_the_body(world: World) -> None:
     """The server resets the connection half-way through the body."""
     client = world.client()
     response = await client.open("GET", world.server.url("/half-reset"))
@@ -649,7 +654,7 @@ async def _(world: World) -> None:
     closed={"request_failed": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def timeout_in_the_body(world: World) -> None:
     """The rest of the body does not come in time."""
     client = world.client()
     with pytest.raises(world.flavour.httpx.ReadTimeout):
@@ -665,7 +670,7 @@ async def _(world: World) -> None:
     closed={"request_failed": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def timeout_before_the_head(world: World) -> None:
     """The answer does not come in time."""
     client = world.client()
     with pytest.raises(world.flavour.httpx.ReadTimeout):
@@ -681,7 +686,7 @@ async def _(world: World) -> None:
     closed={"request_failed": 1, "client_closed": 1},
     closed_by=["server", "client"],
 )
-async def _(world: World) -> None:
+async def closed_instead_of_answered(world: World) -> None:
     """The server closes a reused connection as a request comes: not idle, so the request failed."""
     client = world.client()
     await client.get(world.server.url())
@@ -697,7 +702,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 1},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def an_error_response(world: World) -> None:
     """A 500 is no failure of the connection."""
     client = world.client()
     for target in ("/error", "/missing", "/"):
@@ -711,7 +716,7 @@ async def _(world: World) -> None:
     closed={"request_cancelled": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def cancelled_before_the_head(world: World) -> None:
     """The caller gives up waiting for the answer."""
     client, server = world.client(), world.server
     await world.flavour.cancelled(client.get, server.url("/held"), when=lambda: server.requests)
@@ -726,7 +731,7 @@ async def _(world: World) -> None:
     closed={"request_cancelled": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def cancelled_in_the_body(world: World) -> None:
     """The caller gives up reading the body."""
     client, server = world.client(), world.server
     response = await client.open("GET", server.url("/half"))
@@ -742,7 +747,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 1},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def cancelled_in_the_pool(world: World) -> None:
     """The caller gives up waiting for the pool: no connection is lost."""
     client, server = world.client(limits={"max_connections": 1}), world.server
     response = await client.open("GET", server.url())
@@ -760,19 +765,24 @@ async def _(world: World) -> None:
     lost=["goaway", None],
     closed={"goaway": 1, "client_closed": 1},
 )
-async def _(world: World) -> None:
+async def goaway_with_the_answer(world: World) -> None:
     """The server retires the connection along with an answer."""
     client, server = world.client(http2=True, verify=world.tls), world.h2("/held")
     async with world.flavour.together() as start:
         start(client.get, server.url("/held"))
         await world.flavour.until(lambda: server.streams)
         (stream,) = server.streams
-        stream.peer.do(lambda: (stream._answer(b"hello", 200), stream.peer._goaway(None)))
+
+        def answer_and_go() -> None:
+            stream._answer(b"hello", 200)
+            stream.peer._goaway(None)
+
+        stream.peer.do(answer_and_go)
     await client.get(server.url())
 
 
 @scenario("HTTP/2 without GOAWAY", opened=["first_connection", None], lost=[None, None], closed={"client_closed": 1})
-async def _(world: World) -> None:
+async def http_2_without_goaway(world: World) -> None:
     """The same, and the connection goes on."""
     client, server = world.client(http2=True, verify=world.tls), world.h2()
     await client.get(server.url())
@@ -785,7 +795,7 @@ async def _(world: World) -> None:
     lost=[None, None],
     closed={"goaway": 1, "client_closed": 1},
 )
-async def _(world: World) -> None:
+async def goaway_while_idle(world: World) -> None:
     """GOAWAY comes while the connection is idle: the next request finds it there, and moves on."""
     client, server = world.client(http2=True, verify=world.tls), world.h2()
     await client.get(server.url())
@@ -801,7 +811,7 @@ async def _(world: World) -> None:
     lost=[None, "request_failed", None],
     closed={"request_failed": 1, "client_closed": 1},
 )
-async def _(world: World) -> None:
+async def http_2_closed_without_a_word(world: World) -> None:
     """An idle HTTP/2 connection is closed without GOAWAY: no pool looks, so the next request fails on it."""
     client, server = world.client(http2=True, verify=world.tls), world.h2()
     await client.get(server.url())
@@ -822,7 +832,7 @@ async def _(world: World) -> None:
     closed={"upgraded": 1, "client_closed": 1},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def upgraded(world: World) -> None:
     """After 101 the connection is the application's."""
     client = world.client()
     await world.unread(client, world.server.url("/upgrade"), headers={"Connection": "upgrade", "Upgrade": "echo"})
@@ -836,7 +846,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 2},
     closed_by=["client"] * 2,
 )
-async def _(world: World) -> None:
+async def the_pool_was_closed_and_used_again(world: World) -> None:
     """A pool that was closed opens again because it was closed."""
     client = world.client()
     await client.get(world.server.url())
@@ -854,7 +864,7 @@ async def _(world: World) -> None:
     closed={"client_closed": 1},
     closed_by=["client"],
 )
-async def _(world: World) -> None:
+async def the_client_is_closed_under_a_response(world: World) -> None:
     """The client is closed while a response is open."""
     client = world.client()
     response = await client.open("GET", world.server.url())
@@ -868,7 +878,7 @@ async def _(world: World) -> None:
     lost=["body_not_read", None],
     closed={"body_not_read": 1, "client_closed": 1},
 )
-async def _(world: World) -> None:
+async def unread_then_elsewhere_through_a_forward_proxy(world: World) -> None:
     """Both libraries bind a connection to a forward proxy to its first origin: another could not have used it."""
     with Proxy() as proxy:
         client = world.client(proxy=proxy.url(""))
@@ -883,7 +893,7 @@ async def _(world: World) -> None:
     lost=[None, None],
     closed={"client_closed": 2},
 )
-async def _(world: World) -> None:
+async def busy_then_elsewhere_through_a_forward_proxy(world: World) -> None:
     """The connection in use could not have carried the other origin's request, so it is not why."""
     other = world.serve()
     with Proxy() as proxy:
@@ -898,7 +908,7 @@ def total(telemetry: Telemetry, what: str) -> int:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_reasons(
+async def test_each_scenario_has_the_right_reasons(
     flavour: Flavour,
     name: str,
     serve: Callable[..., Server],

@@ -7,11 +7,12 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 from typing import Any
 
 import pytest
 from kit.clients import MODES, Flavour, Parts, Response
-from kit.matchers import LINE, SECONDS, Seconds
+from kit.matchers import LINE, PORT, SECONDS, Seconds
 from kit.server import PATIENCE, Blackhole, Peer, Request, Server, answer, chunk, free_port, head
 from kit.telemetry import Telemetry, attributes, failed, seconds
 from opentelemetry.sdk.trace import ReadableSpan
@@ -45,7 +46,9 @@ UNSET = (StatusCode.UNSET, None)
 
 
 @pytest.mark.modes(*MODES)
-async def test_a_new_connection(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_new_connection_has_the_time_of_every_phase(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A request that dialled says so, with the time of every phase."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -58,6 +61,7 @@ async def test_a_new_connection(flavour: Flavour, server: Server, telemetry: Tel
         "httptrace.conn.open_reason": "first_connection",
         "network.peer.address": "127.0.0.1",
         "network.peer.port": server.port,
+        "network.local.port": PORT,
         "httptrace.time.connect": SECONDS,
         "httptrace.time.wait": SECONDS,
         "httptrace.time.receive": SECONDS,
@@ -69,7 +73,9 @@ async def test_a_new_connection(flavour: Flavour, server: Server, telemetry: Tel
 
 
 @pytest.mark.modes(*MODES)
-async def test_a_reused_connection(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_reused_connection_has_ten_attributes_and_no_child_span(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A plain keep-alive request has about ten attributes and no child span."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -83,7 +89,9 @@ async def test_a_reused_connection(flavour: Flavour, server: Server, telemetry: 
     assert server.targets == [["/", "/"]]
 
 
-async def test_upstreams_attributes_stay(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_upstreams_attributes_stay_and_there_is_one_client_span(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """What upstream wrote on its span is still there, and there is no second CLIENT span."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -106,15 +114,15 @@ async def test_upstreams_attributes_stay(flavour: Flavour, server: Server, telem
 async def test_waiting_for_the_server_is_told_from_receiving(
     flavour: Flavour, server: Server, telemetry: Telemetry
 ) -> None:
-    """A server that thinks for 0.1 s costs `time.wait`; one that pauses in the body, `time.receive` and `read_wait`."""
+    """A server that thinks for 0.2 s costs `time.wait`; one that pauses in the body, `time.receive` and `read_wait`."""
 
     def thinks(peer: Peer, request: Request) -> None:
-        server.go.wait(0.1)
+        server.go.wait(0.2)
         peer.send(answer())
 
     def pauses(peer: Peer, request: Request) -> None:
         peer.send(head("Content-Length: 5") + b"he")
-        server.go.wait(0.1)
+        server.go.wait(0.2)
         peer.send(b"llo")
 
     server.routes.update({"/thinks": thinks, "/pauses": pauses})
@@ -124,18 +132,19 @@ async def test_waiting_for_the_server_is_told_from_receiving(
         await client.get(server.url("/pauses"))
 
     _, waited, received = telemetry.requests()
+    # Not all of it: the server may think before this process gets to note that the request is sent.
     read = {"httptrace.body.outcome": "complete", "http.response.body.size": 5}
-    assert telemetry.told(waited) == on_reused(server, **read, **{"httptrace.time.wait": Seconds(0.09)})
+    assert telemetry.told(waited) == on_reused(server, **read, **{"httptrace.time.wait": Seconds(0.1)})
     assert telemetry.told(received, "httptrace.body.read_wait") == on_reused(
         server,
         **read,
         **{
             "httptrace.conn.requests": 2,
-            "httptrace.time.receive": Seconds(0.09),
-            "httptrace.body.read_wait": Seconds(0.09),
+            "httptrace.time.receive": Seconds(0.1),
+            "httptrace.body.read_wait": Seconds(0.1),
         },
     )
-    assert seconds(received) >= 0.09
+    assert seconds(received) >= 0.1
 
 
 async def test_a_slow_consumer_is_told_from_a_slow_server(
@@ -202,7 +211,9 @@ async def test_phases_do_not_overlap(flavour: Flavour, server: Server, telemetry
     ("target", "size"),
     [("/", 5), ("/big", 300_000), ("/chunked", 8), ("/empty", 0), ("/hint", 5), ("/until-close", 5), ("/http10", 5)],
 )
-async def test_complete_bodies(flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: int) -> None:
+async def test_a_complete_body_has_its_size(
+    flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: int
+) -> None:
     """A complete body has its size in payload bytes, however it was framed."""
     async with flavour.client() as client:
         response = await client.get(server.url(target))
@@ -227,7 +238,9 @@ async def test_responses_without_a_body_have_no_size(
 
 
 @LEAVING
-async def test_left_by_break(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_body_left_in_the_middle_is_closed_early(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A body left in the middle is closed early: what came is counted, and it is no error."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -254,7 +267,7 @@ async def test_left_by_break(flavour: Flavour, server: Server, telemetry: Teleme
     ("target", "size"),
     [("/", {"http.response.body.size": 5}), ("/chunked", {}), ("/empty", {"http.response.body.size": 0})],
 )
-async def test_closed_unread(
+async def test_an_unread_body_is_closed_early_even_if_empty(
     flavour: Flavour, server: Server, telemetry: Telemetry, target: str, size: dict[str, int]
 ) -> None:
     """A body that was not read is closed early even if it is empty, for it costs the connection."""
@@ -277,7 +290,7 @@ async def test_closed_unread(
     )
 
 
-async def test_closed_twice(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_closing_twice_changes_nothing(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """Closing again changes nothing, before or after the end of the body."""
     async with flavour.client() as client:
         early = await client.open("GET", server.url("/half"))
@@ -363,10 +376,12 @@ async def test_a_failed_body_overwrites_the_status_of_an_error_response(
     flavour: Flavour, server: Server, telemetry: Telemetry
 ) -> None:
     """Upstream has said ERROR and the status code for a 500: a failed body takes its place, no other outcome does."""
-    server.routes["/error-half"] = lambda peer, request: (
-        peer.send(head("Content-Length: 10", status="500 Internal Server Error") + b"first"),
-        peer.close(),
-    )
+
+    def half(peer: Peer, request: Request) -> None:
+        peer.send(head("Content-Length: 10", status="500 Internal Server Error") + b"first")
+        peer.close()
+
+    server.routes["/error-half"] = half
     async with flavour.client() as client:
         await client.get(server.url("/error"))
         async with client.stream("GET", server.url("/error")):
@@ -388,7 +403,7 @@ async def test_cancelled_in_the_body(flavour: Flavour, server: Server, telemetry
         async def read() -> None:
             async with client.stream("GET", server.url("/half")) as response:
                 async for part in response.parts():
-                    begun.append(part)
+                    begun.append(part)  # noqa: PERF401 - each is there at once
 
         await flavour.cancelled(read, when=lambda: begun)
         server.go.set()
@@ -425,7 +440,7 @@ async def test_cancelled_while_waiting_for_the_head(flavour: Flavour, server: Se
 
 # The standard library's `create_connection` does not close its socket on the way out.
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-async def test_cancelled_while_connecting(flavour: Flavour, telemetry: Telemetry) -> None:
+async def test_a_cancelled_connect_has_its_time_and_no_connection(flavour: Flavour, telemetry: Telemetry) -> None:
     """A cancelled connect has its time up to then, and no connection."""
     tried: list[str] = []
 
@@ -487,7 +502,7 @@ async def test_the_client_is_closed_under_an_open_response(
     assert told["httptrace.conn.close_reason"] == "client_closed"
 
 
-async def test_a_refused_connection(flavour: Flavour, telemetry: Telemetry) -> None:
+async def test_a_refused_connection_has_its_failed_phase(flavour: Flavour, telemetry: Telemetry) -> None:
     """A request that never connected has its failed phase, and `error.type` under the old conventions, too."""
     port = free_port()
     async with flavour.client() as client:
@@ -507,7 +522,7 @@ async def test_a_refused_connection(flavour: Flavour, telemetry: Telemetry) -> N
     assert attributes(connect)["error.type"] == "connection_refused"
 
 
-async def test_a_connect_timeout(flavour: Flavour, telemetry: Telemetry) -> None:
+async def test_a_connect_timeout_has_its_time(flavour: Flavour, telemetry: Telemetry) -> None:
     """A connect that timed out has its time, in `time.connect`."""
     with Blackhole() as hole:
         async with flavour.client() as client:
@@ -527,7 +542,9 @@ async def test_a_connect_timeout(flavour: Flavour, telemetry: Telemetry) -> None
     assert attributes(telemetry.child("http.connect"))["error.type"] == "timed_out"
 
 
-async def test_no_answer(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_server_that_does_not_answer_fails_the_wait(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """A server that closes instead of answering fails the wait."""
     async with flavour.client() as client:
         await client.get(server.url())
@@ -580,6 +597,7 @@ async def test_collected_without_having_been_closed(flavour: Flavour, server: Se
     """A response that nobody closed ends with its last byte, and says where the request was made."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url("/half"))
+        opened = time.time_ns()
         del response
         gc.collect()
         await flavour.sleep(0.1)
@@ -594,6 +612,7 @@ async def test_collected_without_having_been_closed(flavour: Flavour, server: Se
         "httptrace.conn.open_reason": "first_connection",
         "network.peer.address": "127.0.0.1",
         "network.peer.port": server.port,
+        "network.local.port": PORT,
         "httptrace.time.connect": SECONDS,
         "httptrace.time.wait": SECONDS,
         "httptrace.time.receive": SECONDS,
@@ -602,7 +621,8 @@ async def test_collected_without_having_been_closed(flavour: Flavour, server: Se
         "httptrace.body.closed_at": LINE,
         "http.response.body.size": 10,
     }
-    assert seconds(leaked) < 0.1
+    # Before the pause, by a clock that may be set meanwhile.
+    assert (leaked.end_time or 0) < opened + 50_000_000
     assert status(leaked) == UNSET
 
 
@@ -621,7 +641,7 @@ EXITING = """
 """
 
 
-def test_process_exit(server: Server) -> None:
+def test_a_process_that_exits_exports_its_open_spans(server: Server) -> None:
     """A process that exits with an open response still exports its span, before the exporter shuts down."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(EXITING), server.url("/half")],
@@ -641,7 +661,9 @@ def test_process_exit(server: Server) -> None:
 
 
 @pytest.mark.settings(span_end="headers")
-async def test_span_end_headers(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_span_end_headers_still_has_the_bodys_outcome(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
     """With `span_end="headers"` the timestamp is the headers', and the body's outcome is there all the same."""
 
     def pauses(peer: Peer, request: Request) -> None:
@@ -667,7 +689,7 @@ async def test_span_end_headers(flavour: Flavour, server: Server, telemetry: Tel
 
 
 @pytest.mark.settings(span_end="body")
-async def test_span_end_body(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_span_end_body_covers_the_body(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """With `span_end="body"` the span is open until the body is over, and covers it."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url("/half"))
@@ -728,7 +750,6 @@ async def test_retries_are_one_exchange(flavour: Flavour, telemetry: Telemetry) 
 async def test_a_retry_that_connects(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A retry that succeeds leaves no error behind, and its back-off counts as connecting."""
     refused = free_port()
-    backend = flavour.httpcore
     connected: list[int] = []
 
     async with flavour.client(retries=2) as client:
@@ -747,7 +768,7 @@ async def test_a_retry_that_connects(flavour: Flavour, server: Server, telemetry
         client.pool._network_backend = Refusing()
         await client.get(server.url())
 
-    assert backend and len(connected) == 3
+    assert len(connected) == 3
     span = telemetry.request()
     told = telemetry.told(span)
     # The second attempt follows at once, the third after half a second.
@@ -762,7 +783,7 @@ async def test_a_retry_that_connects(flavour: Flavour, server: Server, telemetry
 # Hand-overs.
 
 
-async def test_upgrade(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_an_upgrade_ends_the_span_at_the_headers(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """After 101 the span ends at the headers and says nothing of a body; the connection closes as `upgraded`, later."""
     headers = {"Connection": "upgrade", "Upgrade": "echo"}
     async with flavour.client() as client:
@@ -783,6 +804,7 @@ async def test_upgrade(flavour: Flavour, server: Server, telemetry: Telemetry) -
         "httptrace.conn.open_reason": "first_connection",
         "network.peer.address": "127.0.0.1",
         "network.peer.port": server.port,
+        "network.local.port": PORT,
         "httptrace.time.connect": SECONDS,
         "httptrace.time.wait": SECONDS,
     }
@@ -812,7 +834,7 @@ async def test_a_refused_connect_has_a_body(flavour: Flavour, server: Server, te
     assert telemetry.column("httptrace.body.outcome") == ["complete"]
 
 
-async def test_a_trickling_body(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+async def test_a_trickling_body_ends_with_its_last_part(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
     """A streamed body is over when its last part has been read, wherever the parts were split."""
 
     def trickle(peer: Peer, request: Request) -> None:

@@ -22,7 +22,8 @@ from kit.proxies import AnsweringProxy, share
 from kit.server import Peer, Server
 from kit.telemetry import Telemetry
 
-from otel_httptrace.adapters.seams import attached, innermost
+from otel_httptrace.adapters.httpcore.seams import innermost
+from otel_httptrace.observe.marks import attached
 
 SCHEDULES = int(os.environ.get("HTTPTRACE_SCHEDULES", "300"))
 SEED = int(os.environ.get("HTTPTRACE_SEED", "0")) or random.SystemRandom().randrange(10**6)
@@ -178,7 +179,7 @@ class Play:
             link = Link(peer, site)
         for idle in [link for link in self.model.links if new and link.site is site and not link.busy]:
             # Nobody dials beside an idle connection: the pool has closed it first.
-            await self.flavour.until(lambda closed=idle.peer: closed.closed_by == "client")
+            await self.flavour.until(lambda: idle.peer.closed_by == "client")  # noqa: B023 - called before the loop goes on
             self.model.lose(idle, self.model.evicts)
         verdict = Verdict(f"{self.kind}: {doing}", not new, self.model.why(site) if new else None, {lost})
         if new:
@@ -318,7 +319,7 @@ def way(request: pytest.FixtureRequest, flavour: Flavour, monkeypatch: pytest.Mo
     return str(request.param)
 
 
-async def test_schedules(
+async def test_random_schedules_have_the_right_reasons(
     flavour: Flavour,
     way: str,
     serve: Callable[..., Server],

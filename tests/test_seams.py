@@ -12,9 +12,11 @@ from kit.http2 import H2Server
 from kit.proxies import Proxy, share
 from kit.server import Server
 
-from otel_httptrace.adapters import seams
+from otel_httptrace.adapters.httpcore import seams
 from otel_httptrace.core.ledger import Limits
 from otel_httptrace.core.timeline import Origin, Shared
+from otel_httptrace.observe import marks
+from otel_httptrace.observe.patches import Patches
 
 
 async def used(flavour: Flavour, server: Server, **options: Any) -> Client:
@@ -24,7 +26,7 @@ async def used(flavour: Flavour, server: Server, **options: Any) -> Client:
     return client
 
 
-async def test_limits(flavour: Flavour) -> None:
+async def test_limits_of_the_pool_are_read(flavour: Flavour) -> None:
     """`_max_connections`, `_max_keepalive_connections` and `_keepalive_expiry` are what the client was set to."""
     limits = flavour.httpx.Limits(max_connections=7, max_keepalive_connections=3, keepalive_expiry=1.5)
     async with flavour.client(limits=limits) as client:
@@ -34,7 +36,7 @@ async def test_limits(flavour: Flavour) -> None:
         assert seams.limits(client.pool, False) == Limits(None, None, None, False)
 
 
-async def test_connections(flavour: Flavour, server: Server) -> None:
+async def test_connections_of_the_pool_are_read(flavour: Flavour, server: Server) -> None:
     """`_connections` is the list that the pool's public `connections` shows."""
     client = await used(flavour, server)
 
@@ -43,7 +45,7 @@ async def test_connections(flavour: Flavour, server: Server) -> None:
     await client.close()
 
 
-async def test_the_proxy(flavour: Flavour, server: Server) -> None:
+async def test_a_pool_with_a_proxy_is_recognised(flavour: Flavour, server: Server) -> None:
     """`_proxy_url` and `_proxy` tell a pool that goes through a proxy from one that does not."""
     with Proxy() as proxy:
         client = await used(flavour, server, proxy=proxy.url(""))
@@ -54,7 +56,7 @@ async def test_the_proxy(flavour: Flavour, server: Server) -> None:
     await client.close()
 
 
-async def test_the_connection_within(flavour: Flavour, server: Server) -> None:
+async def test_the_connection_leads_to_its_network_stream(flavour: Flavour, server: Server) -> None:
     """`_connection` leads to the HTTP/1.1 connection, whose `_network_stream` is the response's."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url())
@@ -67,7 +69,7 @@ async def test_the_connection_within(flavour: Flavour, server: Server) -> None:
         await response.read()
 
 
-async def test_origins(flavour: Flavour, server: Server) -> None:
+async def test_origins_of_connections_are_read(flavour: Flavour, server: Server) -> None:
     """`_origin` and `_remote_origin` are what a connection is for, through a proxy, too."""
     expected = Origin("http", "127.0.0.1", server.port)
     client = await used(flavour, server)
@@ -95,7 +97,7 @@ async def test_what_a_proxied_connection_is_for(
         await direct.close()
 
 
-async def test_between_two_messages(flavour: Flavour, server: Server) -> None:
+async def test_h11_is_idle_between_two_messages_only(flavour: Flavour, server: Server) -> None:
     """`_h11_state.our_state` is IDLE between two messages only."""
     async with flavour.client() as client:
         response = await client.open("GET", server.url())
@@ -106,7 +108,9 @@ async def test_between_two_messages(flavour: Flavour, server: Server) -> None:
         assert probe.available() is True
 
 
-async def test_http2(flavour: Flavour, h2_server: Callable[..., H2Server], client_tls: Any) -> None:
+async def test_http2_says_that_it_is_retired(
+    flavour: Flavour, h2_server: Callable[..., H2Server], client_tls: Any
+) -> None:
     """`_h2_state` says HTTP/2; `_connection_terminated` and `_used_all_stream_ids` that it is retired."""
     server = h2_server()
     async with flavour.client(verify=client_tls, http2=True) as client:
@@ -137,7 +141,7 @@ async def test_http1_is_not_http2(flavour: Flavour, server: Server) -> None:
     await client.close()
 
 
-def test_nothing_there() -> None:
+def test_missing_private_names_are_not_known() -> None:
     """Where nothing of all this is there, each answer is that it is not known."""
     nothing = object()
 
@@ -151,8 +155,8 @@ def test_nothing_there() -> None:
     assert seams.target(nothing) is None
     assert seams.shared(nothing) is None
     assert seams.address(nothing, "server_addr") is None
-    assert seams.attached(nothing) is None
-    assert not seams.attach(nothing, 1)
+    assert marks.attached(nothing) is None
+    assert not marks.attach(nothing, 1)
     probe = seams.Probe(nothing, proxied=False)
     assert (probe.readable(), probe.goaway(), probe.clean(), probe.available()) == (None, False, None, True)
 
@@ -161,7 +165,7 @@ def test_a_stand_in_that_has_everything() -> None:
     """A mock has every attribute one asks for: nothing of ours is found on it, and nothing goes on for ever."""
     mock = MagicMock()
 
-    assert seams.attached(mock) is None
+    assert marks.attached(mock) is None
     assert isinstance(seams.innermost(mock), MagicMock)
     assert seams.limits(mock, True) == Limits(None, None, None, True)
     assert seams.connections(mock) == []
@@ -169,18 +173,18 @@ def test_a_stand_in_that_has_everything() -> None:
 
 
 @pytest.mark.parametrize("told", [("::1", 80, 0, 0), ("127.0.0.1", 80), "/run/app.sock", None, (), 5])
-def test_addresses(told: Any) -> None:
+def test_an_end_of_a_stream_is_an_address_or_unknown(told: Any) -> None:
     """An end of a stream is a host and port, a path, or not known."""
     stream = MagicMock(get_extra_info=lambda name: told)
     found = seams.address(stream, "server_addr")
 
-    expected = {tuple: told[:2] if isinstance(told, tuple) and told else None, str: (told, None)}.get(type(told))
+    expected = (told[:2] or None) if isinstance(told, tuple) else (told, None) if isinstance(told, str) else None
     assert (found and (found.host, found.port)) == expected
 
 
 def test_replaced_by_two_at_once() -> None:
     """Of two threads that come to replace the same method at once one does, and the original comes back whole."""
-    patches = seams.Patches()
+    patches = Patches()
 
     def make(original: Callable[[Any], None]) -> Callable[[Any], None]:
         def close(self: Any) -> None:

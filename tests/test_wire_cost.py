@@ -36,7 +36,7 @@ def test_bytes_of_a_keepalive_request(library: str, workload: str) -> None:
     } == {}
 
 
-def test_bytes_repeat() -> None:
+def test_the_same_traffic_is_the_same_number_of_bytes() -> None:
     """The same traffic is the same number of bytes."""
     measure = exports().measure
     case = ("httpx", "unread", "spans=all", "both")

@@ -181,7 +181,7 @@ def _translate(source: Path, folder: Path, names: Mapping[str, str]) -> None:
 
 def _outcomes(junit: Path) -> tuple[frozenset[str], dict[str, str], frozenset[str]]:
     passed, failed, expected = set(), {}, set()
-    for case in ElementTree.parse(junit).getroot().iter("testcase"):  # we had it written
+    for case in ElementTree.parse(junit).getroot().iter("testcase"):  # noqa: S314 - we had it written
         # xunit1 names the file, so that a test can be run again by its id.
         classes = case.get("classname", "").split(".")[len(Path(case.get("file", "")).with_suffix("").parts) :]
         test = "::".join([case.get("file", ""), *classes, case.get("name", "")])

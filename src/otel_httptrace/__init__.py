@@ -1,4 +1,4 @@
-"""What a request made with httpx or httpx2 really did, on its OpenTelemetry span.
+"""What a request made with httpx, requests, urllib3 or botocore really did, on its OpenTelemetry span.
 
 How long the pool, DNS, connect, TLS, the server and the body took; whether the
 connection was new or reused and, if new, why none could be reused, which
@@ -7,6 +7,10 @@ earlier request lost it and which line of code closed that response unread.
     from otel_httptrace import HTTPTraceInstrumentor
 
     HTTPTraceInstrumentor().instrument()
+
+PYTEST_DONT_REWRITE: pytest rewrites the assertions of each package that brings it a plugin, and
+warns of one that has been imported by then, as opentelemetry-instrument does with this one. With
+``-W error`` it would not start.
 """
 
 from __future__ import annotations
@@ -17,8 +21,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .instrumentor import HTTPTraceInstrumentor
+    from .server.instrumentor import HTTPTraceServerInstrumentor
 
-__all__ = ["HTTPTraceInstrumentor", "__version__"]
+__all__ = ["HTTPTraceInstrumentor", "HTTPTraceServerInstrumentor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from .instrumentor import HTTPTraceInstrumentor  # noqa: PLC0415
 
         return HTTPTraceInstrumentor
+    if name == "HTTPTraceServerInstrumentor":
+        from .server.instrumentor import HTTPTraceServerInstrumentor  # noqa: PLC0415
+
+        return HTTPTraceServerInstrumentor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -44,10 +44,17 @@ _LOOPS: Final = ("asyncio/base_events.py", "asyncio/events.py", "asyncio/runners
 
 
 class Mark(NamedTuple):
-    """A place in the code, not yet made into text."""
+    """A place in the code, not yet made into text: the table of a function's lines is read from its start each time."""
 
     code: CodeType
-    line: int
+    #: Which instruction, as a frame has it in ``f_lasti``.
+    at: int
+
+    @property
+    def line(self) -> int:
+        """Its line."""
+        found = (line for start, end, line in self.code.co_lines() if start <= self.at < end)
+        return next(found, None) or self.code.co_firstlineno
 
 
 class Place(NamedTuple):
@@ -55,6 +62,29 @@ class Place(NamedTuple):
 
     application: Mark | None
     library: Mark | None
+
+
+class _Last(NamedTuple):
+    """A place that was found: how many frames away, which function was called there, by which, and where in that."""
+
+    depth: int
+    called: CodeType
+    caller: CodeType
+    at: int
+    place: Place
+
+
+def _last(frame: FrameType, caller: CodeType, place: Place) -> _Last | None:
+    # As seen from a function that *frame* has called. None where some function is there twice: a client that sends
+    # again, or follows a redirect, is as far below the application as one that the application has put something into.
+    seen: set[CodeType] = set()
+    while frame.f_code not in seen and frame.f_back is not None:
+        seen.add(frame.f_code)
+        outer = frame.f_back
+        if outer.f_code is caller:
+            return _Last(len(seen), frame.f_code, caller, outer.f_lasti, place)
+        frame = outer
+    return None
 
 
 class CallSite:
@@ -74,6 +104,7 @@ class CallSite:
         self._sends: dict[int, CodeType] = {}
         self._requests: dict[int, CodeType] = {}
         self._sender = 0
+        self._last: _Last | None = None
 
     def find(self, frame: FrameType | None) -> Place | None:
         """The place that *frame* was called from; None if there is nothing but plumbing."""
@@ -85,14 +116,38 @@ class CallSite:
             if kind is None:
                 kind = self._classify(code.co_filename)
             if kind == _APPLICATION:
-                return Place(Mark(code, frame.f_lineno), library)
+                return Place(Mark(code, frame.f_lasti), library)
             if kind != _SKIP:
                 if kind == _LOOP:
                     break
                 if library is None:
-                    library = Mark(code, frame.f_lineno)
+                    library = Mark(code, frame.f_lasti)
             frame = frame.f_back
         return Place(library, None) if library is not None else None
+
+    def find_again(self) -> Place | None:
+        """As `find` from the caller's frame: for what every request asks, mostly from as far below the application."""
+        last = self._last
+        if last is not None:
+            # As many frames away, by way of the same function. What is between is not looked at, for that makes an
+            # object of each frame; it has been, and no detour is kept (see `_last`).
+            try:
+                frame = sys._getframe(last.depth)
+            except ValueError:
+                pass
+            else:
+                outer = frame.f_back
+                if frame.f_code is last.called and outer is not None:
+                    code, at = outer.f_code, outer.f_lasti
+                    if code is last.caller and at == last.at:
+                        return last.place
+                    if self._kinds.get(code.co_filename) == _APPLICATION:
+                        return Place(Mark(code, at), None)
+        frame = sys._getframe(1)
+        place = self.find(frame)
+        if place is not None and place.application is not None and place.library is None:
+            self._last = _last(frame, place.application.code, place)
+        return place
 
     def find_maker(self) -> Place | None:
         """The place that made the request under way.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import environment_variables as env
+from .clients import libraries
 
 _logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Config:
         code_location: record the application's line for bodies closed early or never closed.
         max_origins: how many origins metrics tell apart; the rest count as ``_other``.
         app_packages: import names of installed packages that are the application itself.
+        libraries: the client libraries that are observed; none named: all that are installed.
     """
 
     spans: Spans = "connection"
@@ -39,6 +41,7 @@ class Config:
     code_location: bool = True
     max_origins: int = 1000
     app_packages: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, environ: Mapping[str, str], keywords: Mapping[str, Any]) -> Config:
@@ -105,10 +108,20 @@ def _packages(name: str, value: object) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
+def _libraries(name: str, value: object) -> tuple[str, ...]:
+    allowed = libraries()
+    chosen = tuple(part.lower() for part in _packages(name, value))
+    unknown = [part for part in chosen if part not in allowed]
+    if unknown:
+        raise ValueError(f"{name}={value!r}: {', '.join(unknown)} is not one of: {', '.join(allowed)}")
+    return chosen
+
+
 _SETTINGS: tuple[tuple[str, str, Callable[[str, object], object]], ...] = (
     ("spans", env.OTEL_PYTHON_HTTPTRACE_SPANS, _choice("none", "connection", "all")),
     ("span_end", env.OTEL_PYTHON_HTTPTRACE_SPAN_END, _choice("body", "headers")),
     ("code_location", env.OTEL_PYTHON_HTTPTRACE_CODE_LOCATION, _boolean),
     ("max_origins", env.OTEL_PYTHON_HTTPTRACE_MAX_ORIGINS, _positive),
     ("app_packages", env.OTEL_PYTHON_HTTPTRACE_APP_PACKAGES, _packages),
+    ("libraries", env.OTEL_PYTHON_HTTPTRACE_LIBRARIES, _libraries),
 )

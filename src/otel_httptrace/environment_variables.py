@@ -18,3 +18,6 @@ OTEL_PYTHON_HTTPTRACE_MAX_ORIGINS = "OTEL_PYTHON_HTTPTRACE_MAX_ORIGINS"
 
 OTEL_PYTHON_HTTPTRACE_APP_PACKAGES = "OTEL_PYTHON_HTTPTRACE_APP_PACKAGES"
 """Installed packages that are the application itself, comma-separated import names (default none)."""
+
+OTEL_PYTHON_HTTPTRACE_LIBRARIES = "OTEL_PYTHON_HTTPTRACE_LIBRARIES"
+"""Which client libraries are observed, comma-separated: ``httpx``, ``httpx2``, ``urllib3`` (default: all installed)."""

@@ -87,7 +87,7 @@ class Guard:
         Args:
             kind: the name of the hook.
             function: what failed, where the caller wants to call it again.
-            critical: pause it after the first fault already, whoever's that is.
+            critical: pause it after the first fault already, ours or another's.
 
         Returns:
             What to call in place of *function* from now on. It leaves *function* out while that is paused,
@@ -181,7 +181,7 @@ class _Paused:
     def __call__(self, *args: Any) -> Any:
         if self.function is None or not self._breaker.due():
             return None
-        # Its next fault is raised here and contained by whoever calls.
+        # Its next fault is raised here and contained by the caller.
         result = self.function(*args)
         self._breaker.succeeded()
         return result

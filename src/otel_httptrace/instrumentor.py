@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from opentelemetry import metrics, trace
@@ -18,7 +18,7 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from wrapt import register_post_import_hook
 
 from .callsite import CallSite
-from .clients import CLIENTS
+from .clients import CLIENTS, Client
 from .config import Config
 from .guard import Guard, interrupted
 from .telemetry.metrics import Metrics
@@ -27,10 +27,8 @@ from .telemetry.spans import Spans
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .adapters.hooks import Hooks
-    from .adapters.libraries import Library
-    from .adapters.observer import Observer
-    from .adapters.seams import Patches
+    from .adapters.loading import Adapter
+    from .observe.lifetime import Lifetime
 
 _logger = logging.getLogger("otel_httptrace")
 
@@ -45,21 +43,20 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     is not on yet. Under ``opentelemetry-instrument`` nothing needs to be called.
     """
 
-    _observer: Observer | None = None
-    _guard: Guard
-    _patches: Patches
-    _hooks: Hooks
+    _lifetime: Lifetime | None = None
+    #: By name.
+    _adapters: dict[str, Adapter]
     _upstream: tuple[BaseInstrumentor, ...] = ()
     _counts: Metrics | None = None
     #: What was asked for, as long as it is turned on.
     _settings: _Settings | None = None
-    #: Libraries whose pools the observer watches.
+    #: Cores that the adapters watch.
     _installed: frozenset[str] = frozenset()
     _call_sites: CallSite | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
         """Of which any one must be installed."""
-        return tuple(client.requirement for client in CLIENTS)
+        return tuple(dict.fromkeys(client.requirement for client in CLIENTS))
 
     def _check_dependency_conflicts(self) -> DependencyConflict | None:
         return get_dependency_conflicts((), self.instrumentation_dependencies())
@@ -68,7 +65,7 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         """Turn it on.
 
         Args:
-            **kwargs: ``spans``, ``span_end``, ``code_location``, ``max_origins`` and ``app_packages``
+            **kwargs: ``spans``, ``span_end``, ``code_location``, ``max_origins``, ``app_packages`` and ``libraries``
                 (see `Config`), ``tracer_provider`` and ``meter_provider`` (default: the global ones).
 
         Raises:
@@ -80,21 +77,23 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _instrument(self, **kwargs: Any) -> None:
         config = Config.load(os.environ, kwargs)
 
-        # Here and not above, and without httpcore: importing this package must import
-        # nothing that the program may be about to patch, as gevent does socket and ssl.
-        from .adapters.libraries import LIBRARIES  # noqa: PLC0415
+        from .adapters.loading import supported  # noqa: PLC0415 - of no use before
 
         tracer_provider, meter_provider = kwargs.get("tracer_provider"), kwargs.get("meter_provider")
+        wanted = tuple(client for client in CLIENTS if not config.libraries or client.library in config.libraries)
         # Asked once: it reads metadata, and logs a version that we do not know.
-        libraries = tuple(library for library in LIBRARIES if library.installed())
-        self._settings = settings = _Settings(config, tracer_provider, meter_provider, libraries)
+        cores = {client.core: client for client in reversed(wanted)}
+        known = {core for core, client in cores.items() if supported(client)}
+        clients = tuple(client for client in wanted if client.core in known)
+        with_spans = tuple(client for client in wanted if client in clients or client.upstream.bundled)
+        self._settings = settings = _Settings(
+            config, tracer_provider, meter_provider, clients, with_spans, automatic=bool(kwargs.get("automatic"))
+        )
         try:
-            for library in libraries:
-                _when_imported(self, library.name)
-                _when_imported(self, library.client)
-            self._meet(settings)
-            if not kwargs.get("automatic"):
-                self._instrument_upstream(tracer_provider=tracer_provider, meter_provider=meter_provider)
+            for client in with_spans:
+                _when_imported(self, client.core)
+                _when_imported(self, client.module)
+            self._met(settings)
         except Exception:
             self._uninstrument()
             raise
@@ -103,63 +102,70 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         # Within an import of the program's, which a fault of ours must not fail.
         if self._settings is not None:
             try:
-                self._meet(self._settings)
+                self._met(self._settings)
             except Exception as error:
                 if interrupted(error):
                     raise
                 _logger.exception("otel-httptrace: could not be turned on. Your requests are unharmed.")
 
+    def _met(self, settings: _Settings) -> None:
+        """Watch the clients that have been imported by now, and have their requests told by spans."""
+        self._meet(settings)
+        if not settings.automatic:
+            self._instrument_upstream(settings)
+
     def _meet(self, settings: _Settings) -> None:
-        """Watch the libraries that have been imported by now."""
-        found = [
-            (library, module)
-            for library in settings.libraries
-            if (module := sys.modules.get(library.name)) is not None
-            # Else its import is still under way, and will tell when it is over.
-            and hasattr(module, "ConnectionPool")
-        ]
+        """Watch the clients that have been imported by now."""
+        found = [(client, module) for client in settings.clients if (module := client.imported()) is not None]
         if not found:
             return
-        from .adapters import observer as observing  # noqa: PLC0415
+        # Here and not above: importing this package must import nothing that the program may be about to
+        # patch, as gevent does socket and ssl.
+        from .adapters.loading import load  # noqa: PLC0415
+        from .observe import lifetime as lifetimes  # noqa: PLC0415
 
-        with observing.transition:
-            if self._observer is None or not self._observer.active:
-                self._start(settings)
-            for library, module in found:
-                if library.name not in self._installed:
-                    self._installed |= {library.name}
-                    self._hooks.install(library, module)
+        with lifetimes.transition:
+            if self._lifetime is None or not self._lifetime.active:
+                self._lifetime = self._started(settings)
+            for client, module in found:
+                if client.core not in self._installed:
+                    self._installed |= {client.core}
+                    if client.adapter not in self._adapters:
+                        self._adapters[client.adapter] = load(client, self._lifetime)
+                    self._adapters[client.adapter].install(module)
         if self._call_sites is not None:
-            for library, _ in found:
-                for client in library.clients():
-                    self._call_sites.knows_client(client)
+            for client, _ in found:
+                for cls in client.imported_classes():
+                    self._call_sites.knows_client(cls)
 
-    def _start(self, settings: _Settings) -> None:
-        from .adapters.hooks import Hooks  # noqa: PLC0415
-        from .adapters.observer import Observer  # noqa: PLC0415
-        from .adapters.seams import Patches  # noqa: PLC0415
+    def _started(self, settings: _Settings) -> Lifetime:
+        from .observe.lifetime import Lifetime  # noqa: PLC0415
+        from .observe.patches import Patches  # noqa: PLC0415
 
-        config, tracer_provider, meter_provider, _ = settings
-        observer = self._observer
-        fresh = observer is None or observer.at_rest
-        if observer is None or fresh:
+        config, tracer_provider, meter_provider = settings[:3]
+        lifetime = self._lifetime
+        fresh = lifetime is None or lifetime.at_rest
+        if lifetime is None or fresh:
             # Else a response of an earlier start is still open, and every hook still there.
-            self._patches, self._guard = Patches(), Guard()
-            self._observer = observer = Observer(self._guard, idle=self._patches.restore)
-            self._hooks = Hooks(self._patches, self._guard, observer)
-            self._installed = frozenset()
+            lifetime = Lifetime(Guard(), Patches())
+            self._adapters, self._installed = {}, frozenset()
         tracer = trace.get_tracer(_SCOPE, __version__, tracer_provider)
         meter = metrics.get_meter(_SCOPE, __version__, meter_provider)
-        collect = functools.partial(self._guard, observer.collect)
+        collect = functools.partial(lifetime.guard, lifetime.collect)
         self._counts = counts = Metrics(meter, config.max_origins, collect, former=self._counts)
         self._call_sites = CallSite(config.app_packages) if config.code_location else None
-        observer.start(Reporter(Spans(tracer, config, self._guard), counts), self._call_sites)
-        _watch_process(observer, fresh=fresh)
+        at_first = _watch_process(lifetime, fresh=fresh)
+        lifetime.start(Reporter(Spans(tracer, config, lifetime.guard), counts), self._call_sites, at_first)
+        return lifetime
 
-    def _instrument_upstream(self, **providers: Any) -> None:
-        for client in CLIENTS:
+    def _instrument_upstream(self, settings: _Settings) -> None:
+        # Of clients that the program uses, as this imports them.
+        providers = {"tracer_provider": settings.tracer_provider, "meter_provider": settings.meter_provider}
+        for client in settings.with_spans:
+            if not client.imported_classes() or not _importable(client.upstream.module):
+                continue
             upstream = getattr(importlib.import_module(client.upstream.module), client.upstream.instrumentor, None)
-            if upstream is None or not _importable(client.name):
+            if upstream is None:
                 continue
             instrumentor = upstream()
             if not instrumentor.is_instrumented_by_opentelemetry:
@@ -172,16 +178,20 @@ class HTTPTraceInstrumentor(BaseInstrumentor):  # type: ignore[misc]
                 upstream.uninstrument()
         self._upstream = ()
         self._settings = None
-        if self._observer is not None and self._observer.active:
-            self._observer.retire()
+        if self._lifetime is not None and self._lifetime.active:
+            self._lifetime.retire()
 
 
 class _Settings(NamedTuple):
     config: Config
     tracer_provider: Any
     meter_provider: Any
-    #: Those that are installed, in versions we know.
-    libraries: tuple[Library, ...]
+    #: Those whose cores are installed, in versions we know.
+    clients: tuple[Client, ...]
+    #: These, and those whose request spans come with us, in any version.
+    with_spans: tuple[Client, ...]
+    #: Upstream is turned on by somebody else.
+    automatic: bool
 
 
 #: Modules whose import is waited for. One that has been imported is asked for again by `_instrument`.
@@ -206,21 +216,22 @@ def _importable(module: str) -> bool:
     return find_spec(module) is not None
 
 
-def _watch_process(observer: Observer, *, fresh: bool) -> None:
+def _watch_process(lifetime: Lifetime, *, fresh: bool) -> Callable[[], object]:
+    # Answers what is to be called as the first pool is met.
     # What is registered stays, so it must not keep what it tells.
-    watched = weakref.ref(observer)
+    watched = weakref.ref(lifetime)
 
     def forked() -> None:
-        observer = watched()
-        if observer is not None:
-            observer.forked()
+        lifetime = watched()
+        if lifetime is not None:
+            lifetime.forked()
 
     def exiting() -> None:
-        observer = watched()
-        if observer is not None:
-            observer.exiting()
+        lifetime = watched()
+        if lifetime is not None:
+            lifetime.exiting()
 
     if fresh and hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forked)
     # Last in, first out: providers made meanwhile are still at work when it runs.
-    observer.first_exchange = lambda: atexit.register(exiting)
+    return lambda: atexit.register(exiting)

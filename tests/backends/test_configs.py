@@ -32,7 +32,7 @@ def test_config_is_valid(name: str) -> None:
 )
 def test_nothing_is_deprecated(name: str, over: str | None) -> None:
     """A collector that starts with a config that is shipped does not warn that something in it has another name now."""
-    sets = over and yaml.safe_load((CONFIGS / over).read_text())
+    sets = yaml.safe_load((CONFIGS / over).read_text()) if over else None
     with Collector(name, sets, GATEWAYS=f"[127.0.0.1:{free_port()}]") as collector:
         until("it says that it is ready", lambda: "Everything is ready" in collector.log)
 

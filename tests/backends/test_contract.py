@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +30,7 @@ import trustme
 from h2.errors import ErrorCodes
 from kit.command import INSTRUMENTED, exporting
 from kit.http2 import H2Server, Stream
-from kit.matchers import COUNT, PORT, SECONDS, Like, Seconds
+from kit.matchers import COUNT, LINE, PORT, SECONDS, Like, Seconds
 from kit.programs import ROOT, SCRAPED, Collector, Jaeger, Prometheus, backends, until
 from kit.proxies import Proxy
 from kit.server import Peer, Request, Server, answer, free_port, head
@@ -83,9 +84,12 @@ UNDECODABLE = line("undecodable", "tried")
 CLOSED, SDK_CLOSES = line("closed in use", "closed_in_use"), "some_sdk.py:12 in close"
 
 
-def opened(reason: str) -> dict[str, Any]:
-    """On a new connection."""
+def opened(reason: str, lost_at: str | None = None) -> dict[str, Any]:
+    """On a new connection, the one before having been lost at some line."""
     return {
+        **({names.CONN_LOST_AT: lost_at} if lost_at is not None else {}),
+        **({names.CLIENT_MADE_AT: LINE} if reason == "new_client" else {}),
+        names.NETWORK_LOCAL_PORT: PORT,
         names.CONN_REUSED: False,
         names.CONN_ID: ID,
         names.CONN_REQUESTS: 0,
@@ -146,7 +150,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     | {names.TIME_RECEIVE: Seconds(0.01), names.BODY_READ_WAIT: Seconds(0.01)},
     "/upload": reused(3) | body("complete", 5) | {names.TIME_SEND: Seconds(0.001)},
     "/left": reused(4) | body("closed_early", 300_000, 0, LEFT) | NOT_READ,
-    "/after-left": opened("body_not_read") | LOOKED_UP | body("complete", 5),
+    "/after-left": opened("body_not_read", LEFT) | LOOKED_UP | body("complete", 5),
     "/sdk": reused(1) | body("closed_early", 300_000, 0, SDK_LEFT) | NOT_READ | {names.BODY_CLOSED_VIA: SDK_LINE},
     "/half": opened("first_connection")
     | body("failed", 10, 5)
@@ -167,6 +171,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
         names.POOL_WAITING: 0,
         names.POOL_LIMIT: 1,
         names.TIMEOUT: 0.05,
+        names.POOL_HELD_AT: LINE,
+        names.POOL_HELD_FOR: SECONDS,
     },
     "/timed-out": reused(1) | waited("ReadTimeout") | {names.TIMEOUT: 0.2},
     "/undecodable": opened("request_failed")
@@ -200,13 +206,17 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "/cancelled": opened("new_client") | body("cancelled", 10, 5) | {names.CONN_CLOSE_REASON: "request_cancelled"},
     "/h2-first": opened("first_connection") | {names.TIME_TLS: SECONDS} | body("complete", 5),
     "/h2-second": reused(1) | {names.CONN_WAS_IDLE: True} | body("complete", 5),
-    "/unix": {name: value for name, value in opened("first_connection").items() if name != names.NETWORK_PEER_PORT}
+    "/unix": {
+        name: value
+        for name, value in opened("first_connection").items()
+        if name not in (names.NETWORK_PEER_PORT, names.NETWORK_LOCAL_PORT)
+    }
     | {names.NETWORK_PEER_ADDRESS: Like(r"/.*/socket"), names.NETWORK_TRANSPORT: "unix"}
     | body("complete", 5),
     "/proxied": opened("first_connection") | {names.TIME_PROXY: SECONDS, names.TIME_TLS: SECONDS} | body("complete", 5),
     "/refused-by-proxy": failed("proxy", "ProxyError", names.TIME_CONNECT, names.TIME_PROXY) | PEER,
-    "/forgotten": opened("body_not_read") | LOOKED_UP | body("never_closed", 300_000, 0, FORGOTTEN),
-    "/after-forgotten": opened("response_leaked") | LOOKED_UP | body("complete", 5),
+    "/forgotten": opened("body_not_read", SDK_LEFT) | LOOKED_UP | body("never_closed", 300_000, 0, FORGOTTEN),
+    "/after-forgotten": opened("response_leaked", FORGOTTEN) | LOOKED_UP | body("complete", 5),
     "/kept": reused(1) | body("complete", 300_000) | {names.BODY_MAX_GAP: SECONDS} | KERNEL,
 }
 #: There where it took a millisecond, which it may on a machine that has other things to do.
@@ -227,6 +237,16 @@ BY_CHANCE = {
 
 #: A program that has forked must not go on exporting over gRPC: see tests/test_evidence.py for it.
 NOT_HERE = {names.CONN_INHERITED}
+#: Nor is there more than one exchange in a span of these clients: tests/urllib3_adapter/test_telemetry.py. And a lookup
+#: that waits for a thread takes as long as what fills the event loop's executor: tests/test_dns.py;
+#: a connect whose SYN is lost takes a second: tests/report/test_retries.py. Of those that say close: test_closes.py there.
+ELSEWHERE = {
+    names.SPAN_EXCHANGE,
+    names.HTTP_RESPONSE_STATUS_CODE,
+    names.DNS_QUEUED,
+    names.CONNECT_RESENT,
+    names.CONN_ENDED_BY,
+}
 
 
 def server(address: str = "127.0.0.1") -> dict[str, Any]:
@@ -234,9 +254,11 @@ def server(address: str = "127.0.0.1") -> dict[str, Any]:
     return {names.SERVER_ADDRESS: address, names.SERVER_PORT: PORT}
 
 
-def got(address: str = "127.0.0.1", *, reused: bool = False) -> dict[str, Any]:
-    """A connection that was got."""
-    return {names.CONN_REUSED: reused, names.CONN_WAS_IDLE: reused, names.CONN_ID: ID, **server(address)}
+def got(address: str = "127.0.0.1", because: str | None = None) -> dict[str, Any]:
+    """A connection that was got: one that was there, or opened for a reason."""
+    known = {names.CONN_OPEN_REASON: because} if because is not None else {}
+    reused = because is None
+    return {names.CONN_REUSED: reused, names.CONN_WAS_IDLE: reused, names.CONN_ID: ID, **known, **server(address)}
 
 
 def dialled(address: str = "127.0.0.1") -> dict[str, Any]:
@@ -274,14 +296,14 @@ REFUSED = {names.ERROR_TYPE: "ConnectError"}
 #: Child spans of some requests: all of them, and all that is on them.
 STEPS: dict[str, dict[str, dict[str, Any]]] = {
     "/first": {
-        names.SPAN_GETCONN: got("shop.test"),
+        names.SPAN_GETCONN: got("shop.test", "first_connection"),
         names.SPAN_DNS: LOOKUP,
         names.SPAN_CONNECT: dialled("shop.test"),
         **received("complete"),
     },
-    "/second": {names.SPAN_GETCONN: got("shop.test", reused=True), **received("complete")},
+    "/second": {names.SPAN_GETCONN: got("shop.test"), **received("complete")},
     "/undecodable": {
-        names.SPAN_GETCONN: got(),
+        names.SPAN_GETCONN: got(because="request_failed"),
         names.SPAN_CONNECT: dialled(),
         names.SPAN_SEND: {},
         names.SPAN_WAIT: {},
@@ -294,7 +316,7 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "/sdk": {
-        names.SPAN_GETCONN: got("shop.test", reused=True),
+        names.SPAN_GETCONN: got("shop.test"),
         names.SPAN_SEND: {},
         names.SPAN_WAIT: {},
         names.SPAN_RECEIVE: {
@@ -319,13 +341,13 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
         names.SPAN_TLS: {names.SERVER_ADDRESS: "127.0.0.1", names.ERROR_TYPE: "SSLCertVerificationError"},
     },
     "/h2-first": {
-        names.SPAN_GETCONN: got(),
+        names.SPAN_GETCONN: got(because="first_connection"),
         names.SPAN_CONNECT: dialled(),
         names.SPAN_TLS: handshake() | {names.TLS_NEXT_PROTOCOL: "h2"},
         **received("complete"),
     },
     "/unix": {
-        names.SPAN_GETCONN: got("localhost"),
+        names.SPAN_GETCONN: got("localhost", "first_connection"),
         names.SPAN_CONNECT: {
             names.NETWORK_PEER_ADDRESS: Like(r"/.*/socket"),
             names.NETWORK_TRANSPORT: "unix",
@@ -334,15 +356,15 @@ STEPS: dict[str, dict[str, dict[str, Any]]] = {
         **received("complete"),
     },
     "/proxied": {
-        names.SPAN_GETCONN: got(),
-        names.SPAN_CONNECT: dialled(),
+        names.SPAN_GETCONN: got(because="first_connection"),
+        names.SPAN_CONNECT: dialled() | {names.PROXY_SET_BY: "program"},
         names.SPAN_PROXY: server(),
         names.SPAN_TLS: handshake(),
         **received("complete"),
     },
     "/refused-by-proxy": {
         names.SPAN_GETCONN: server() | {names.ERROR_TYPE: "ProxyError"},
-        names.SPAN_CONNECT: dialled(),
+        names.SPAN_CONNECT: dialled() | {names.PROXY_SET_BY: "program"},
         names.SPAN_PROXY: server() | {names.ERROR_TYPE: "ProxyError"},
     },
 }
@@ -397,7 +419,24 @@ LINKS: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 #: Of the request whose body failed. Those before are of the instrumentation that we build upon.
-EVENTS = {"/half": {"event": names.EVENT_EXCEPTION, names.EXCEPTION_TYPE: Like(r"httpcore2?\.RemoteProtocolError")}}
+EVENTS: dict[str, list[dict[str, Any]]] = {
+    "/half": [
+        {"event": names.EVENT_EXCEPTION, names.EXCEPTION_TYPE: Like(r"httpcore2?\.RemoteProtocolError")},
+        {
+            "event": names.EVENT_DIAGNOSIS,
+            names.MESSAGE: Like(
+                r"The body broke off after 5 bytes of 10 bytes, .+ after the headers: RemoteProtocolError;"
+                r" connection \d+ was lost with it\."
+            ),
+        },
+    ],
+    "/after-left": [
+        {
+            "event": names.EVENT_DIAGNOSIS,
+            names.MESSAGE: Like(rf"Opened a new connection because of {re.escape(LEFT)}, which took .+"),
+        }
+    ],
+}
 
 
 # The programs, and what they talk to.
@@ -530,14 +569,14 @@ def ours(span: dict[str, Any]) -> dict[str, Any]:
             kind = attribute.type.partition(",")[0]
             assert tag["type"] == TYPES[kind], tag
             # JSON has one kind of number.
-            value = float(tag["value"]) if kind == "double" else tag["value"]
-            found[tag["key"]] = json.loads(value) if kind == "string[]" else value
+            value = json.loads(tag["value"]) if kind == "string[]" else tag["value"]
+            found[tag["key"]] = float(value) if kind == "double" else value
     return found
 
 
 def path(span: dict[str, Any]) -> str:
     """The path of a request."""
-    return urlsplit(tags(span)["http.url"]).path
+    return str(urlsplit(tags(span)["http.url"]).path)
 
 
 @pytest.fixture(scope="module")
@@ -566,15 +605,15 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Sent]]:
             shutil.copy(ROOT / "tests/stories/resolver.py", where)
             for name, text in (("contract.py", PROGRAM), ("site-packages/some_sdk.py", SDK)):
                 (where / name).write_text(text.replace("import httpx\n", f"import {library} as httpx\n"))
-            one, servers = _servers(stack, authority, where)
-            all_sent[service] = Sent(service, jaeger, prometheus, *one, {}, [])
+            (http, https, h2), servers = _servers(stack, authority, where)
+            all_sent[service] = Sent(service, jaeger, prometheus, http, https, h2, {}, [])
             endpoint = collector.grpc if protocol == "grpc" else collector.otlp
             processes.append(stack.enter_context(_program(service, where, servers, protocol, endpoint)))
         for process in processes:
             assert process.stdout is not None
             assert process.stdout.readline() == "open\n", process.communicate()[1]
         for one in all_sent.values():
-            until(f"{one.service} has told what is open", lambda one=one: _is_open(one))
+            until(f"{one.service} has told what is open", partial(_is_open, one))
         for process in processes:
             assert (*process.communicate(timeout=50), process.returncode) == ("", "", 0)
         number = collector.own()["otelcol_receiver_accepted_spans_total"]
@@ -669,7 +708,7 @@ def one(request: pytest.FixtureRequest, sent: dict[str, Sent]) -> Sent:
     return sent[request.param]
 
 
-def test_requests(one: Sent) -> None:
+def test_requests_arrive_in_jaeger_with_exactly_their_attributes(one: Sent) -> None:
     """Each request is a span in Jaeger with exactly its attributes, of the right types, and a status if it failed."""
     found = {name: ours(span) for name, span in one.requests().items()}
     for name, said in found.items():
@@ -683,7 +722,7 @@ def test_requests(one: Sent) -> None:
         assert status == expected, name
 
 
-def test_child_spans(one: Sent) -> None:
+def test_child_spans_arrive_in_jaeger_under_their_parents(one: Sent) -> None:
     """The steps of a request are spans in Jaeger, each under its parent, with exactly their attributes."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, trace in one.traces().items():
@@ -701,7 +740,7 @@ def test_child_spans(one: Sent) -> None:
     assert {name: found[name] for name in STEPS} == STEPS
 
 
-def test_links(one: Sent) -> None:
+def test_links_arrive_in_jaeger_at_the_right_requests(one: Sent) -> None:
     """Links are references in Jaeger, to the right requests; their attributes have passed the collector."""
     requests = one.requests()
     by_id = {span["spanID"]: name for name, span in requests.items()}
@@ -721,12 +760,12 @@ def test_links(one: Sent) -> None:
     assert attributes == LINKS
 
 
-def test_events(one: Sent) -> None:
+def test_the_error_of_a_failed_body_is_a_log_in_jaeger(one: Sent) -> None:
     """The error of a body that failed is a log of its span in Jaeger."""
     requests = one.requests()
     for name, expected in EVENTS.items():
-        (log,) = requests[name]["logs"]
-        assert {field["key"]: field["value"] for field in log["fields"]} == expected
+        logs = sorted(requests[name]["logs"], key=lambda log: log["timestamp"])
+        assert [{field["key"]: field["value"] for field in log["fields"]} for log in logs] == expected
 
 
 def metric_name(one: described.Described) -> str:
@@ -737,7 +776,7 @@ def metric_name(one: described.Described) -> str:
 
 
 @pytest.mark.parametrize("metric", described.METRICS, ids=lambda metric: metric.name)
-def test_metrics(metric: described.Described, one: Sent) -> None:
+def test_metrics_arrive_in_prometheus_with_exactly_their_labels(metric: described.Described, one: Sent) -> None:
     """Each metric is in Prometheus, of its kind, with all of its attributes as labels and no others."""
     name = metric_name(metric)
     url = f"{one.prometheus.url}/api/v1/metadata"
@@ -752,7 +791,7 @@ def test_metrics(metric: described.Described, one: Sent) -> None:
     assert labels - {"job", "instance"} == {attribute.replace(".", "_") for attribute in metric.attributes}
 
 
-def test_metrics_values(one: Sent) -> None:
+def test_metrics_have_the_values_that_the_servers_counted(one: Sent) -> None:
     """The metrics' values are what the servers counted, and what the program did."""
     to_http = {"server_port": str(one.http.port)}
     reused = [name for name, attributes in REQUESTS.items() if attributes.get(names.CONN_REUSED) is True]
@@ -766,8 +805,10 @@ def test_metrics_values(one: Sent) -> None:
         sum(value for labels, value in one.series("httptrace_requests_total") if "httptrace_failed_phase" in labels)
         == without
     )
-    causes = Counter(attributes.get(names.FAILED_CAUSE) for attributes in REQUESTS.values())
-    for cause in causes.keys() - {None}:
+    causes = Counter(
+        attributes[names.FAILED_CAUSE] for attributes in REQUESTS.values() if names.FAILED_CAUSE in attributes
+    )
+    for cause in causes:
         assert one.total("httptrace_requests_failed_total", httptrace_failed_cause=cause) == causes[cause], cause
     assert one.total("httptrace_connections_opened_total", **to_http) == one.http.accepted
     assert one.total("httptrace_connections_opened_total", server_port=str(one.h2.port)) == one.h2.accepted == 1
@@ -813,15 +854,16 @@ def test_every_name_is_checked() -> None:
         checked.update(steps, *steps.values())
     for attributes in LINKS.values():
         checked.update(attributes, [attributes[names.LINK]])
-    for attributes in EVENTS.values():
+    for attributes in (one for events in EVENTS.values() for one in events):
         checked.update({*attributes} - {"event"}, [attributes["event"]])
     for metric in described.METRICS:
         checked.update([metric.name], metric.attributes)
 
-    assert checked == every - NOT_HERE
+    assert checked == every - NOT_HERE - ELSEWHERE
     # Each of them also where it is documented to be.
-    for span in described.SPANS:
-        assert set().union(*(steps.get(span.name, {}) for steps in STEPS.values())) == set(span.attributes), span.name
+    for span in (one for one in described.SPANS if one.name not in ELSEWHERE):
+        told = set().union(*(steps.get(span.name, {}) for steps in STEPS.values()))
+        assert told == set(span.attributes) - ELSEWHERE, span.name
     assert {name for attributes in REQUESTS.values() for name in attributes} == {
         one.name for one in described.REQUEST
-    } - NOT_HERE
+    } - NOT_HERE - ELSEWHERE

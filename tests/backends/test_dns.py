@@ -123,7 +123,7 @@ def test_lookups_are_the_servers(library: str, how: str, found: Backends, tmp_pa
             name = f"{what}.{library}-{how}.internal"
             parts = worlds.together(5, answer(worlds.MUCH[:300_000]))
             world = both.enter_context(worlds.serving(parts, host=name))
-            command = [program, *world.urls, *options]
+            command: list[str | Path] = [program, *world.urls, *options]
             runs.append((name, world, both.enter_context(started(found, tmp_path, name, command, BACKEND=how))))
         for _, _, process in runs:
             assert process.communicate(timeout=PATIENCE) == ("20 parts are warm\n", "")

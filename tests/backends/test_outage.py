@@ -104,7 +104,7 @@ def told(collector: Collector) -> Counter[str]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_outage(protocol: str) -> None:
+def test_requests_do_not_notice_an_outage_of_the_collector(protocol: str) -> None:
     """Whatever happens to the collector, requests end as ever and wait for nothing; each span arrives or is told of."""
     with Server() as server, Store() as store:
         with application(server) as alone:
@@ -129,7 +129,7 @@ def test_outage(protocol: str) -> None:
             well = app.requests()
             # What it has taken and not yet handed on would die with it.
             settle(app, 2 * len(expected))
-            collector.process.send_signal(signal.SIGSTOP)
+            collector.send_signal(signal.SIGSTOP)
             # Takes connections, and never answers: who waits for that, waits two seconds each time.
             hanging = app.requests()
             collector.kill()

@@ -61,8 +61,12 @@ REQUESTS = 3 * 6 * TIMES + 2
 
 def trace(numbers: random.Random, **said: Any) -> list[Span]:
     """A trace by hand: a request in a request, which says it, and what that did for a connection."""
-    id = numbers.randbytes(16)
-    return [span(id, 1, "POST"), span(id, 2, "GET", parent=1, **said), span(id, 3, "http.getconn", parent=2)]
+    trace_id = numbers.randbytes(16)
+    return [
+        span(trace_id, 1, "POST"),
+        span(trace_id, 2, "GET", parent=1, **said),
+        span(trace_id, 3, "http.getconn", parent=2),
+    ]
 
 
 def shuffled(traces: Iterable[list[Span]], numbers: random.Random) -> list[Span]:
@@ -88,8 +92,8 @@ class Tiers:
         """How often each span has come, by the ids of traces and of spans."""
         found: dict[bytes, Counter[bytes]] = {}
         for store in self.stores:
-            for id, spans in store.traces().items():
-                found[id] = found.get(id, Counter()) + spans
+            for trace_id, spans in store.traces().items():
+                found[trace_id] = found.get(trace_id, Counter()) + spans
         return found
 
     def decided(self) -> Counter[bool]:
@@ -198,7 +202,7 @@ def test_trace_is_whole_at_one_gateway(sent: Sent) -> None:
 
 
 @pytest.mark.parametrize("kind", MUST)
-def test_kept(kind: str, sent: Sent) -> None:
+def test_traces_worth_keeping_are_kept(kind: str, sent: Sent) -> None:
     """Traces in which there is something to be learned are kept, 100 of 100."""
     assert sent.kept(kind) == EACH
 
@@ -285,24 +289,28 @@ def test_metrics_are_at_the_agent(running: Tiers, observed: list[Span]) -> None:
     assert until("its requests are counted", counted) == REQUESTS
 
 
-def test_late_span(sent: Sent, observed: list[Span]) -> None:
+def test_a_late_span_joins_its_kept_trace(sent: Sent, observed: list[Span]) -> None:
     """What comes after the decision about its trace: a kept one's is kept, and a leak is, whatever was decided."""
     # The last trace that was not kept is remembered: that is one of the application's.
     assert len(observed) < REQUESTS
     tiers = sent.tiers
     traces = [spans[0].trace_id for kind in NEED_NOT for spans in sent.traces[kind]]
-    kept = [id for id in traces if id in sent.arrived][:20]
-    dropped = [id for id in traces if id not in sent.arrived][:40]
+    kept = [trace_id for trace_id in traces if trace_id in sent.arrived][:20]
+    dropped = [trace_id for trace_id in traces if trace_id not in sent.arrived][:40]
     leaks, plain = dropped[:20], dropped[20:]
-    late = [span(id, 9, parent=1) for id in (*kept, *plain)]
-    late += [span(id, 9, parent=1, httptrace__body__outcome="never_closed") for id in leaks]
+    late = [span(trace_id, 9, parent=1) for trace_id in (*kept, *plain)]
+    late += [span(trace_id, 9, parent=1, httptrace__body__outcome="never_closed") for trace_id in leaks]
     # Those of kept traces need no decision.
     with tiers.settled(len(leaks) + len(plain)):
         tiers.send(late)
     arrived = tiers.arrived()
 
     nine = (9).to_bytes(8, "big")
-    assert [sum(arrived.get(id, Counter())[nine] for id in some) for some in (kept, leaks, plain)] == [20, 20, 0]
+    assert [sum(arrived.get(trace_id, Counter())[nine] for trace_id in some) for some in (kept, leaks, plain)] == [
+        20,
+        20,
+        0,
+    ]
 
 
 def large(numbers: random.Random) -> list[Span]:
@@ -341,7 +349,7 @@ def test_large_spans_at_one_collector() -> None:
         with collector:
             export(collector.grpc_address, spans)
             for store in (jaeger, tempo):
-                until("all are there", lambda: len(store.traces()) == len(spans))
+                until("all are there", lambda: len(store.traces()) == len(spans))  # noqa: B023 - called before the loop goes on
                 assert len(store.spans) == len(spans)
 
 
@@ -382,10 +390,10 @@ def test_ended_agent_takes_its_queues_with_it() -> None:
             gateway.stop()
 
         assert found.stores[0].traces() == first
-        assert found.stores[1].traces() == {id: spans + spans for id, spans in second.items()}
+        assert found.stores[1].traces() == {trace_id: spans + spans for trace_id, spans in second.items()}
 
 
-def test_backend_is_away() -> None:
+def test_a_gateway_waits_for_a_backend_that_is_away() -> None:
     """What a gateway has kept waits in its queue until the backend is back, and arrives once; ended before, it is lost."""
     numbers = random.Random(16)
     traces = [trace(numbers) for _ in range(500)]
@@ -423,7 +431,7 @@ def test_killed_gateway_loses_nothing_queued() -> None:
         with found.settled(500):
             found.send(shuffled(traces[:500], numbers), 50)
         # Requests to it are under way when it dies: it answers none from here on.
-        found.gateways[0].process.send_signal(signal.SIGSTOP)
+        found.gateways[0].send_signal(signal.SIGSTOP)
         found.send(shuffled(traces[500:1500], numbers), 50)
         until("the agent has handed on all", lambda: found.agent.own()["otelcol_exporter_sent_spans_total"] >= 4500)
         found.gateways[0].kill()
@@ -437,7 +445,7 @@ def test_killed_gateway_loses_nothing_queued() -> None:
         assert found.agent.own().get("otelcol_exporter_send_failed_spans_total", 0) == 0
 
 
-def test_queue_is_full() -> None:
+def test_a_full_queue_is_reported() -> None:
     """A gateway's queue holds QUEUE_SPANS spans, to a batch; the agent says what it had no room for."""
     size, batch = 1000, 60
     numbers = random.Random(9)

@@ -9,12 +9,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from kit import contract
 from kit.programs import ROOT
 from kit.traceql import mistakes, queries
-from stories.catalogue import STORIES
+from stories.catalogue import SERVER_STORIES, STORIES
 
 from otel_httptrace.report.findings import Thresholds
-from otel_httptrace.telemetry import described
 
 PAGES = sorted(
     [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("dashboards/*.json")]
@@ -48,6 +48,7 @@ def test_all_are_traceql() -> None:
     assert mistakes(*(query for one in by_page.values() for query in one)) == []
     # Nothing was overlooked where it is known that there is something.
     told = sum(len(story.queries(Thresholds())) for story in STORIES)
+    told += sum(len(story.queries(Thresholds())) for story in SERVER_STORIES)
     assert len(by_page["docs/incidents.md"]) > len(by_page["docs/stories.md"]) == told >= 15
     assert len(by_page["README.md"]) >= 1
     assert len(by_page["dashboards/httptrace.json"]) > 20
@@ -60,7 +61,7 @@ def attributes(query: str) -> set[str]:
 
 def test_all_ask_for_what_there_is() -> None:
     """Every attribute in a query is one that our spans, links or metrics have."""
-    ours = {one.name for one in (*described.REQUEST, *described.OTHERS)}
+    ours = contract.attributes()
     by_page = found()
     asked = {name: {one for query in queries for one in attributes(query)} - ours for name, queries in by_page.items()}
 
@@ -97,7 +98,7 @@ def test_a_mistake_is_found(right: str, wrong: str, told: str) -> None:
     assert told in said
 
 
-def test_queries_in_texts() -> None:
+def test_queries_are_found_in_texts() -> None:
     """Queries are found in blocks and in running text; other code in braces is none of them."""
     text = 'In Tempo `{ span.a = "b" }`, and `{job="shop"}`:\n\n```traceql\n{ kind = client }\n```\n\n```json\n{ "a": 1 }\n```\n'
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import venv
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from kit.server import Server, answer, free_port
 pytest.importorskip("click")
 pytest.importorskip("rich")
 
-from otel_httptrace.cli.checks import SECTIONS, Result, State, Subject  # noqa: E402
-from otel_httptrace.cli.checks.endpoint import endpoint  # noqa: E402
-from otel_httptrace.cli.checks.redaction import redacted  # noqa: E402
-from otel_httptrace.cli.programs import inspection, plugins  # noqa: E402
-from otel_httptrace.cli.programs.pythons import python_of  # noqa: E402
-from otel_httptrace.clients import CLIENTS  # noqa: E402
-from otel_httptrace.report.receiver import Receiver  # noqa: E402
+from otel_httptrace.cli.checks import SECTIONS, Result, State, Subject
+from otel_httptrace.cli.checks.endpoint import endpoint
+from otel_httptrace.cli.checks.redaction import redacted
+from otel_httptrace.cli.programs import inspection, plugins
+from otel_httptrace.cli.programs.pythons import python_of
+from otel_httptrace.clients import CLIENTS
+from otel_httptrace.report.receiver import Receiver
 
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 
@@ -34,7 +35,7 @@ def judged(environ: dict[str, str], facts: Any = None) -> dict[str, Result]:
     return {result.what: result for check in section.checks for result in check(subject)}
 
 
-def test_all_is_well() -> None:
+def test_all_is_ok_where_everything_is_in_place() -> None:
     """With everything in place and an endpoint that answers, all is ok, and real requests have been described."""
     received: list[Any] = []
     with Receiver(received.append) as receiver:
@@ -48,15 +49,17 @@ def test_all_is_well() -> None:
         f"  ✓ {receiver.endpoint}/v1/traces: accepts an (empty) export",
         "  ✓ httpx: 2 requests, 2 spans: the first opened a connection, the second reused it",
         "  ✓ httpx2: 2 requests, 2 spans: the first opened a connection, the second reused it",
+        "  ✓ requests: 2 requests, 2 spans: the first opened a connection, the second reused it",
+        "  ✓ urllib3: 2 requests, 2 spans: the first opened a connection, the second reused it",
     ):
         assert expected in [line.rstrip() for line in lines]
-    assert any(line.startswith("  ✓ hooks: ") for line in lines)
+    assert any(line.startswith("  ✓ hooks: ") and " 0 in place" not in line for line in lines)
     assert lines[-1] == "no problem, no warnings"
     # The export was empty, and what the test requests said did not go there.
     assert [message.ByteSize() for message in received] == [0]
 
 
-def test_problems() -> None:
+def test_a_setting_that_defeats_tracing_is_a_problem_and_status_1() -> None:
     """Each setting that defeats tracing is a problem with what to type, and the status is 1; no secret is shown."""
     ran = httptrace(
         "doctor",
@@ -72,7 +75,7 @@ def test_problems() -> None:
 
     assert ran.returncode == 1
     assert "  ✗ OTEL_SDK_DISABLED: true\n      no span is made: unset OTEL_SDK_DISABLED" in [
-        "\n".join(line.rstrip() for line in pair) for pair in zip(ran.stdout.splitlines(), ran.stdout.splitlines()[1:])
+        "\n".join(line.rstrip() for line in pair) for pair in pairwise(ran.stdout.splitlines())
     ]
     assert "OTEL_EXPORTER_OTLP_HEADERS: authorization=***,x=***" in ran.stdout
     assert "does not answer" in ran.stdout
@@ -149,7 +152,7 @@ def test_problems() -> None:
     ],
     ids=lambda value: " ".join("=".join(pair) for pair in value.items()) if isinstance(value, dict) else "",
 )
-def test_settings(environ: dict[str, str], name: str, state: State) -> None:
+def test_each_setting_that_affects_tracing_is_explained(environ: dict[str, str], name: str, state: State) -> None:
     """What each setting means for tracing; advice comes with whatever is not ok."""
     check = judged(environ)[name]
 
@@ -203,7 +206,8 @@ def test_a_propagator_that_is_not_installed() -> None:
     assert lines[-1].startswith("1 problem, ")
     assert judged({"OTEL_PROPAGATORS": "b4"})["OTEL_PROPAGATORS"].advice == (
         "b4 is not installed: no program starts under opentelemetry-instrument; "
-        "unset OTEL_PROPAGATORS, or name one of baggage, tracecontext"
+        # Those of X-Ray come with botocore's instrumentation.
+        "unset OTEL_PROPAGATORS, or name one of baggage, tracecontext, xray, xray-lambda"
     )
 
 
@@ -225,7 +229,7 @@ def told(environ: dict[str, str]) -> list[tuple[State, str]]:
         ("404 Not Found", State.PROBLEM, "answers 404 to an export"),
     ],
 )
-def test_endpoint(server: Server, status: str, state: State, seen: str) -> None:
+def test_an_empty_export_is_sent_to_the_endpoint(server: Server, status: str, state: State, seen: str) -> None:
     """An empty export is really sent, with the headers that are set, to where the SDK would send it."""
     server.routes = {"/base/v1/traces": answer(b"", status=status)}
     base = {"OTEL_EXPORTER_OTLP_ENDPOINT": server.url("/base"), "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b"}
@@ -297,11 +301,14 @@ def test_a_program_of_another_python(tmp_path: Path) -> None:
     assert ran.returncode == 1
     assert f"Installed where {program} runs" in ran.stdout
     assert f"{folder}/python3 -m pip install 'otel-httptrace[cli]'" in ran.stdout
-    assert "  ✗ httpx, httpx2: neither is installed: there is nothing to trace" in ran.stdout
+    assert "  ✗ httpx, httpx2, requests, botocore, urllib3: none is installed: there is nothing to trace" in ran.stdout
     after = httptrace("run", "--", program)
     assert after.returncode == 0
     # What it lacks of OpenTelemetry it is lent; a client library it is not.
-    assert f"neither httpx nor httpx2 is installed where it runs, {folder}/python3." in after.stderr
+    assert (
+        f"none of httpx, httpx2, requests, botocore and urllib3 is installed where it runs, {folder}/python3."
+        in after.stderr
+    )
 
 
 def test_a_program_that_is_no_python() -> None:
@@ -312,7 +319,7 @@ def test_a_program_that_is_no_python() -> None:
     assert "  ! /bin/sh: neither a Python nor a script of one: cannot tell what is installed there" in ran.stdout
 
 
-def test_versions() -> None:
+def test_unsupported_versions_and_missing_exporters_are_problems() -> None:
     """An unsupported version, a library without its core, and a missing exporter are problems."""
     clients = (name for client in CLIENTS for name in client.distributions)
     versions: dict[str, str | None] = dict.fromkeys((*inspection.DISTRIBUTIONS, *clients), "1.0")
@@ -336,7 +343,7 @@ def test_versions() -> None:
     assert exporter.advice.startswith("export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or py -m pip install")
 
 
-def test_redacted() -> None:
+def test_secrets_are_not_shown() -> None:
     """Headers, tokens, userinfo and queries are not shown."""
     assert redacted("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b=c,d=e") == "a=***,d=***"
     assert redacted("OTEL_EXPORTER_OTLP_HEADERS", "secret") == "***"

@@ -154,7 +154,9 @@ def test_its_own_comes_first(environ_of: Callable[..., Path], tmp_path: Path, se
     assert not os.path.exists(after[0][-1])
 
 
-def test_its_own_sitecustomize(environ_of: Callable[..., Path], path: Path, server: Server) -> None:
+def test_the_environments_own_sitecustomize_still_runs(
+    environ_of: Callable[..., Path], path: Path, server: Server
+) -> None:
     """A sitecustomize of the environment's own runs as it would without us."""
     python = environ_of()
     (packages(python.parent.parent) / "sitecustomize.py").write_text("print('customized')\n")
@@ -164,7 +166,7 @@ def test_its_own_sitecustomize(environ_of: Callable[..., Path], path: Path, serv
     assert ran.stderr == ""
 
 
-def test_another_environments_child(
+def test_a_child_in_another_environment_runs_as_without_us(
     environ_of: Callable[..., Path], tmp_path: Path, path: Path, server: Server
 ) -> None:
     """A child of another environment, which is lent nothing, runs as it would without us."""

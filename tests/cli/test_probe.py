@@ -15,8 +15,13 @@ import pytest
 import trustme
 from kit.command import PATIENCE, environment, httptrace
 from kit.http2 import H2Server
+from kit.otlp import row
 from kit.proxies import Proxy
 from kit.server import Peer, Request, Server, answer, free_port
+
+from otel_httptrace.cli.commands.probe import _url
+from otel_httptrace.cli.probing.plan import Plan
+from otel_httptrace.cli.probing.text import unreachable
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def lines(ran: Any) -> list[str]:
     return [line.rstrip() for line in ran.stdout.splitlines()]
 
 
-def test_keep_alive(server: Server) -> None:
+def test_a_server_that_keeps_connections_alive(server: Server) -> None:
     """A server that keeps connections alive: as many are opened as work at a time, and the phases are drawn."""
     ran = httptrace("probe", "-n", "12", "-c", "3", server.url("/?token=hunter2", host="localhost"))
 
@@ -62,7 +67,7 @@ def test_a_server_that_closes(server: Server) -> None:
     assert server.accepted == 4
 
 
-def test_early_close(server: Server) -> None:
+def test_early_closes_are_shown_beside_full_reads(server: Server) -> None:
     """What closing responses early costs is shown beside what reading them does."""
     ran = httptrace("probe", "-n", "6", "-c", "1", "--early-close", "--width", "120", server.url("/big"))
 
@@ -74,7 +79,9 @@ def test_early_close(server: Server) -> None:
     assert server.accepted == 7
 
 
-def test_tls(serve: Callable[..., Server], server_tls: ssl.SSLContext, trusted: dict[str, str]) -> None:
+def test_the_tls_version_and_cipher_are_shown(
+    serve: Callable[..., Server], server_tls: ssl.SSLContext, trusted: dict[str, str]
+) -> None:
     """Over TLS: its version and cipher, whether sessions are resumed, and that HTTP/2 is not to be had."""
     server = serve(tls=server_tls)
     ran = httptrace("probe", "-n", "2", "--width", "120", server.url(host="localhost"), environ=trusted)
@@ -85,7 +92,9 @@ def test_tls(serve: Callable[..., Server], server_tls: ssl.SSLContext, trusted: 
     assert any(line.startswith("  TLS sessions: the server resumes them") for line in lines(ran))
 
 
-def test_an_unknown_certificate(serve: Callable[..., Server], server_tls: ssl.SSLContext) -> None:
+def test_an_unknown_certificate_is_status_1_and_insecure_goes_on(
+    serve: Callable[..., Server], server_tls: ssl.SSLContext
+) -> None:
     """A certificate that nobody vouches for: status 1, the phase, and how to go on; with --insecure it goes on."""
     server = serve(tls=server_tls)
     ran = httptrace("probe", server.url(host="localhost"))
@@ -93,13 +102,14 @@ def test_an_unknown_certificate(serve: Callable[..., Server], server_tls: ssl.SS
     assert (ran.returncode, ran.stdout) == (1, "")
     (error,) = ran.stderr.splitlines()
     assert error.startswith(
-        f"httptrace: {server.url(host='localhost')} cannot be reached: the TLS handshake failed after"
+        f"httptrace: {server.url(host='localhost')} cannot be reached: the TLS handshake failed, for nobody vouches here "
+        "for who signed the certificate after"
     )
     assert error.endswith("--insecure skips the check")
     assert httptrace("probe", "-k", "-n", "1", server.url(host="localhost")).returncode == 0
 
 
-def test_http2(h2_server: Callable[..., H2Server], trusted: dict[str, str]) -> None:
+def test_requests_share_one_connection_with_http2(h2_server: Callable[..., H2Server], trusted: dict[str, str]) -> None:
     """With --http2 requests share one connection."""
     server = h2_server()
     url = f"https://localhost:{server.port}/"
@@ -110,7 +120,7 @@ def test_http2(h2_server: Callable[..., H2Server], trusted: dict[str, str]) -> N
     assert "  6 requests, 3 at a time: 1 connection opened, 5 reused (83 %)" in lines(ran)
 
 
-def test_idle(serve: Callable[..., Server]) -> None:
+def test_idle_finds_how_long_a_connection_is_kept(serve: Callable[..., Server]) -> None:
     """How long an idle connection is kept is found out by waiting, within two bounds."""
 
     def closes(peer: Peer, request: Request) -> None:
@@ -134,14 +144,14 @@ def test_idle(serve: Callable[..., Server]) -> None:
     )
 
 
-def test_idle_and_kept(server: Server) -> None:
+def test_idle_says_that_a_connection_outlived_the_test(server: Server) -> None:
     """A server that keeps connections for longer than is tried is told so."""
     ran = httptrace("probe", "-n", "1", "--idle", "--max-idle", "600ms", "--width", "120", server.url())
 
     assert "  idle: kept for 600 ms, the longest that was tried (--max-idle)" in lines(ran)
 
 
-def test_headers(server: Server) -> None:
+def test_headers_and_passwords_are_not_printed(server: Server) -> None:
     """Headers are sent, and neither they nor a password in the URL are printed."""
     url = server.url().replace("//", "//me:hunter2@")
     ran = httptrace("probe", "-n", "1", "-X", "head", "-H", "X-Key: hunter2", url)
@@ -170,6 +180,53 @@ def test_a_url_that_cannot_be_reached(server: Server, target: str, told: str) ->
     (error,) = ran.stderr.splitlines()
     assert f"cannot be reached: {told} after " in error
     assert "hunter2" not in error
+
+
+def handshake(answer: bytes) -> ssl.SSLError:
+    """What this OpenSSL says of a handshake that was answered so; the connection ends with that."""
+    came = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(came, ssl.MemoryBIO(), server_hostname="shop.test")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    came.write(answer)
+    came.write_eof()
+    with pytest.raises(ssl.SSLError) as caught:
+        client.do_handshake()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("target", "failure", "told"),
+    [
+        (
+            "shop.test:8080",
+            handshake(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "what answers there does not speak TLS *; no scheme was given, and https taken: "
+            "is it http://shop.test:8080 that is meant?",
+        ),
+        (
+            "https://me:hunter2@shop.test/x?q=hunter2",
+            handshake(b"SSH-2.0-OpenSSH_9.2\r\n"),
+            "what answers there does not speak TLS *; is it http://shop.test:443/x that is meant?",
+        ),
+        # An alert: handshake_failure, protocol_version, unrecognized_name.
+        ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x28"), "the two have no cipher in common, or the *"),
+        ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x46"), "there is no version of TLS that both speak *"),
+        ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x70"), "the server has no certificate for that name *"),
+        ("shop.test", handshake(b""), "the other side ended the connection within it *"),
+        ("shop.test", ssl.SSLError("what nobody has seen yet"), " *; no scheme was given, and https taken"),
+    ],
+)  # fmt: skip
+def test_why_tls_failed(target: str, failure: ssl.SSLError, told: str) -> None:
+    """Of a handshake that failed it is said why in plain words, which scheme was taken, and which may be meant."""
+    url = _url(target)
+    plan = Plan(url, "GET", 1, 1, False, False, True, 1.0, (), None, guessed="://" not in target)
+    said = unreachable(plan, [row(failed=True, status=None, failed_phase="tls")], failure, "")
+    because, _, rest = told.partition("*")
+
+    assert f"the TLS handshake failed{', for ' if because.strip() else ''}{because}" in said
+    assert said.endswith(rest)
+    assert "hunter2" not in said
 
 
 @pytest.mark.parametrize(
@@ -265,7 +322,7 @@ def test_a_body_that_does_not_end(serve: Callable[..., Server]) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_arguments(arguments: list[str], told: str) -> None:
+def test_wrong_arguments_are_one_line_and_status_2(arguments: list[str], told: str) -> None:
     """Wrong arguments are one line and status 2; a header is not repeated in it."""
     ran = httptrace("probe", *arguments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from kit.command import COMMAND, PATIENCE, Terminal, defaults, environment, httptrace, start
 from kit.server import Server, free_port
 
+from otel_httptrace.clients import named
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.report.rows import rows
@@ -66,7 +68,7 @@ def program(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-def test_the_programs_own(program: Callable[..., str], tmp_path: Path) -> None:
+def test_the_program_runs_as_without_us(program: Callable[..., str], tmp_path: Path) -> None:
     """Arguments, stdin, both outputs, working directory, descriptors and exit status are what they are without us."""
     path = program("""
         import os, sys
@@ -114,7 +116,7 @@ def test_the_report_goes_to_stderr(program: Callable[..., str], server: Server) 
     assert server.accepted == 5
 
 
-def test_files(program: Callable[..., str], server: Server, tmp_path: Path) -> None:
+def test_the_named_files_are_written(program: Callable[..., str], server: Server, tmp_path: Path) -> None:
     """Text, JSON and OTLP go to the files that are named, and what was kept tells the same again."""
     text, again, data, otlp = (tmp_path / name for name in ("r.txt", "again.txt", "r.json", "r.jsonl"))
     ran = httptrace(
@@ -144,7 +146,7 @@ def test_files(program: Callable[..., str], server: Server, tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.txt", "program.py", "r.json", "r.jsonl", "r.txt"]
 
 
-def test_json_on_stdout(program: Callable[..., str], server: Server) -> None:
+def test_json_on_stdout_follows_the_programs_output(program: Callable[..., str], server: Server) -> None:
     """`--json -` comes after what the program has said."""
     ran = httptrace("run", "--quiet", "--json", "-", "--", PYTHON, program(WASTEFUL), server.url())
 
@@ -199,7 +201,7 @@ def test_signals_sent_to_the_group(program: Callable[..., str]) -> None:
     assert out == f"SIGUSR2\nover {[*got, 'SIGUSR2']}\n"
 
 
-def test_ctrl_c(program: Callable[..., str], server: Server) -> None:
+def test_ctrl_c_reaches_the_program_once(program: Callable[..., str], server: Server) -> None:
     """Ctrl-C reaches the program once; it ends as it does, the report is printed, and we end alike."""
     path = program("""
         import signal, sys, time, httpx
@@ -227,7 +229,7 @@ def test_ctrl_c(program: Callable[..., str], server: Server) -> None:
     assert "\x1b[" in after
 
 
-def test_ctrl_z(program: Callable[..., str]) -> None:
+def test_the_whole_job_stops_and_continues(program: Callable[..., str]) -> None:
     """Stopped and continued by a shell's job control, the whole job is, and goes on."""
     # What a shell does: a process group for the job, in the foreground; it waits, sees it stop, and wakes it.
     shell = program(
@@ -276,7 +278,7 @@ def test_ignored_signals_stay_ignored() -> None:
     assert process.returncode == 0
 
 
-def test_default_signals() -> None:
+def test_the_program_starts_with_default_signals() -> None:
     """The program starts with no signal blocked, and none ignored that was not."""
     code = (
         "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()), "
@@ -324,7 +326,7 @@ def test_the_program_survives_us(program: Callable[..., str], server: Server) ->
         ("{tmp}/moved", 126, "its interpreter /no/such/python is not there"),
     ],
 )
-def test_no_program(tmp_path: Path, program_: str, status: int, told: str) -> None:
+def test_a_program_that_cannot_run_is_one_line(tmp_path: Path, program_: str, status: int, told: str) -> None:
     """What cannot be run is one line, with a shell's exit status."""
     (tmp_path / "plain.py").write_text("")
     (tmp_path / "moved").write_text("#!/no/such/python\n")
@@ -348,7 +350,9 @@ def test_a_program_beside_us(program: Callable[..., str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("verdicts", "status"), [("client_per_request,body_not_read", 1), ("client_per_request", 0), ("", 0)]
 )
-def test_fail_on(program: Callable[..., str], server: Server, verdicts: str, status: int) -> None:
+def test_fail_on_a_finding_fails_the_run(
+    program: Callable[..., str], server: Server, verdicts: str, status: int
+) -> None:
     """A finding that is asked for fails a program that has not failed."""
     ran = httptrace("run", "-q", "--fail-on", verdicts, "--", PYTHON, program(WASTEFUL), server.url())
 
@@ -364,7 +368,7 @@ def test_the_programs_status_wins(program: Callable[..., str], server: Server) -
     assert (ran.returncode, ran.stderr) == (7, "")
 
 
-def test_thresholds(program: Callable[..., str], server: Server) -> None:
+def test_thresholds_can_be_set(program: Callable[..., str], server: Server) -> None:
     """What is a finding can be set."""
     ran = httptrace(
         "run", "--fail-on", "body_not_read", "--threshold", "lost_connections=9", "--", PYTHON, program(WASTEFUL),
@@ -372,7 +376,7 @@ def test_thresholds(program: Callable[..., str], server: Server) -> None:
     )  # fmt: skip
 
     assert ran.returncode == 0
-    assert "nothing found" in ran.stderr
+    assert "No problems found in " in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -395,7 +399,7 @@ def test_thresholds(program: Callable[..., str], server: Server) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_options(arguments: list[str], told: str) -> None:
+def test_wrong_options_are_status_2_before_the_program_starts(arguments: list[str], told: str) -> None:
     """A wrong option is one line and status 2, before the program is started."""
     ran = httptrace("run", *arguments, "--", PYTHON, "-c", "print('started')")
 
@@ -404,14 +408,35 @@ def test_wrong_options(arguments: list[str], told: str) -> None:
     assert told in line
 
 
-def test_no_request() -> None:
+def test_a_program_without_requests_is_told_why_that_may_be() -> None:
     """A program without requests is told what that may mean; the exit status is its own."""
     ran = httptrace("run", "--", PYTHON, "-c", "print('nothing to do')")
 
     assert (ran.returncode, ran.stdout) == (0, "nothing to do\n")
     (line,) = ran.stderr.splitlines()
-    assert line.startswith("httptrace: no span came: either it made no request with httpx or httpx2, or")
+    assert line.startswith(f"httptrace: no span came: either it made no request with {named('or')}, or")
     assert line.endswith(f"httptrace doctor -- {PYTHON}")
+
+
+@pytest.mark.parametrize(
+    ("text", "others", "told"),
+    [
+        ("from grpc import insecure_channel", ["grpc"], "opentelemetry-instrumentation-grpc"),
+        ("import http.client as client", ["http.client"], None),
+    ],
+)
+def test_a_client_that_is_not_observed(
+    program: Callable[..., str], text: str, others: list[str], told: str | None
+) -> None:
+    """A program without requests of ours is told which other clients it uses, and what gives these a span."""
+    ran = httptrace("run", "--", PYTHON, program(text))
+
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(
+        f"httptrace: no span came: the program made no request with {named('or')}, but it uses {', '.join(others)}, "
+        "which otel-httptrace does not observe"
+    )
+    assert told is None or line.endswith(f": {told}")
 
 
 def test_settings_that_defeat_us(program: Callable[..., str], server: Server) -> None:
@@ -438,7 +463,7 @@ def test_settings_that_defeat_us(program: Callable[..., str], server: Server) ->
     assert "from mine" in ran.stderr
 
 
-def test_proxies(program: Callable[..., str], server: Server) -> None:
+def test_proxies_of_the_environment_are_left_to_the_program(program: Callable[..., str], server: Server) -> None:
     """A proxy in the environment is neither asked for what goes to us nor taken from the program."""
     path = program("""
         import sys, httpx
@@ -456,7 +481,7 @@ def test_proxies(program: Callable[..., str], server: Server) -> None:
     assert ran.stderr.startswith("2 requests to 1 origin")
 
 
-def test_every(program: Callable[..., str], server: Server) -> None:
+def test_every_prints_reports_while_the_program_runs(program: Callable[..., str], server: Server) -> None:
     """With `--every` the report is printed while the program runs, and once more in the end."""
     path = program("""
         import sys, httpx
@@ -474,6 +499,10 @@ def test_every(program: Callable[..., str], server: Server) -> None:
         process.stdin.flush()
         while not process.stderr.readline().startswith("2 requests to 1 origin"):
             pass
+        # The heading may take a second line.
+        while not (line := process.stderr.readline()).startswith("since"):
+            assert line.endswith("UTC\n")
+        assert re.match(r"since the report \S+ m?s ago: 1 request, 0 connections opened$", line)
         process.stdin.close()
         assert process.stdout is not None
         out, err = process.stdout.read(), process.stderr.read()
@@ -502,7 +531,9 @@ def test_progress_on_a_terminal(program: Callable[..., str], server: Server) -> 
 @pytest.mark.parametrize(
     ("environ", "coloured"), [({}, False), ({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False)]
 )
-def test_colour(program: Callable[..., str], server: Server, environ: dict[str, str], coloured: bool) -> None:
+def test_colours_are_for_terminals_unless_forced(
+    program: Callable[..., str], server: Server, environ: dict[str, str], coloured: bool
+) -> None:
     """Colours are for terminals, and for whoever forces them; NO_COLOR wins."""
     ran = httptrace("run", "--", PYTHON, program(WASTEFUL), server.url(), environ=environ)
 
@@ -582,7 +613,7 @@ def test_what_was_not_sent_is_told(program: Callable[..., str], server: Server, 
     """How many processes ended before they had sent all spans, and how many these had not sent, is in each report."""
     path, html = tmp_path / "report.json", tmp_path / "report.html"
     ran = httptrace(
-        "run", "--json", path, "--html", html, "--width", 200, "--", PYTHON, program(POOLING), server.url(), "fork", "die"
+        "run", "--json", path, "--html", html, "--width", "200", "--", PYTHON, program(POOLING), server.url(), "fork", "die"
     )  # fmt: skip
 
     report = json.loads(path.read_text())
@@ -626,7 +657,7 @@ def test_no_warning_of_ours(program: Callable[..., str], server: Server) -> None
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "done\n", "")
 
 
-def test_help() -> None:
+def test_every_command_has_help_with_examples() -> None:
     """Every command explains itself, with examples."""
     for command in ("run", "report", "probe", "doctor", "demo"):
         ran = httptrace(command, "--help")
@@ -638,7 +669,7 @@ def test_help() -> None:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich", "orjson"])
-def test_without_the_extra(missing: str) -> None:
+def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
     """Without what the extra brings, one line says what to install."""
     code = f"import sys; sys.modules[{missing!r}] = None; import otel_httptrace.cli as cli; cli.main()"
     ran = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
@@ -669,7 +700,7 @@ def test_a_second_ctrl_c(program: Callable[..., str], tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("ps"), reason="needs ps")
-def test_one_process_more(program: Callable[..., str]) -> None:
+def test_the_program_is_our_direct_child(program: Callable[..., str]) -> None:
     """The program is our child itself, in our group and session: no shell, no group of its own."""
     code = "import os; print(os.getppid(), os.getpgrp(), os.getsid(0))"
     with start("run", "-q", "--", PYTHON, "-c", code) as process:
@@ -678,7 +709,7 @@ def test_one_process_more(program: Callable[..., str]) -> None:
     assert out == f"{process.pid} {os.getpgrp()} {os.getsid(0)}\n"
 
 
-def test_forward(program: Callable[..., str], server: Server) -> None:
+def test_a_backend_gets_all_signals_with_forward(program: Callable[..., str], server: Server) -> None:
     """With `--forward` a backend gets all three signals as if we were not there, and the report is made all the same."""
     received: list[Any] = []
     with Receiver(received.append) as backend:
@@ -763,7 +794,7 @@ def test_nothing_of_it_is_on_the_way(program: Callable[..., str], server: Server
     assert (ran.returncode, ran.stdout) == (0, "done\n[]\n")
 
 
-def test_the_demo() -> None:
+def test_the_demo_agrees_with_its_server() -> None:
     """`httptrace demo` tells the founding story, and agrees with its server."""
     ran = httptrace("demo")
 
@@ -812,7 +843,9 @@ SHOP = """
     ],
     ids=["gunicorn", "uvicorn", "uvicorn workers", "uvicorn reload"],
 )
-def test_servers(program: Callable[..., str], server: Server, tmp_path: Path, name: str, arguments: list[str]) -> None:
+def test_servers_and_their_workers_are_seen_while_they_serve(
+    program: Callable[..., str], server: Server, tmp_path: Path, name: str, arguments: list[str]
+) -> None:
     """Servers and their workers are seen while they serve, and end when we are asked to."""
     pytest.importorskip(name)
     program(SHOP, "shop.py")
@@ -920,7 +953,7 @@ def test_limits_that_cut_spans_short_give_way() -> None:
     assert "OTEL_PYTHON_CONFIGURATOR is not passed on: with it there would be no spans" in ran.stderr
 
 
-def test_stderr_closed() -> None:
+def test_without_stderr_there_is_no_report() -> None:
     """Without a stderr there is no report: stdout stays the program's."""
     ran = subprocess.run(
         ["sh", "-c", 'exec "$@" 2>&-', "sh", *COMMAND, "run", "--", sys.executable, "-c", "print('its own')"],

@@ -59,7 +59,7 @@ def everybodys(tmp_path: Path) -> Path:
     return folder
 
 
-def test_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_only_when_it_is_whole(tmp_path: Path) -> None:
     """Until all is written the file is what it was; then it is all new, and nothing else is left."""
     path = tmp_path / "report"
     path.write_text("old")
@@ -72,7 +72,7 @@ def test_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("ours"), KeyboardInterrupt()])
-def test_not_at_all(tmp_path: Path, error: BaseException) -> None:
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     """What is interrupted while it is written leaves what was there, and nothing else."""
     path = tmp_path / "report"
     path.write_text("old")
@@ -84,7 +84,7 @@ def test_not_at_all(tmp_path: Path, error: BaseException) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no room that is told in a line, and what was there is still there."""
     path = tmp_path / "report"
     path.write_text("old")
@@ -116,7 +116,7 @@ def test_a_file_keeps_its_mode(tmp_path: Path, before: int) -> None:
 
 
 @pytest.mark.parametrize(("umask", "made"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_a_new_file(tmp_path: Path, umask: int, made: int) -> None:
+def test_a_new_file_has_the_mode_of_the_umask(tmp_path: Path, umask: int, made: int) -> None:
     """A report that was not there has the mode that the user's umask gives."""
     os.umask(umask)
     write(tmp_path / "report")
@@ -176,7 +176,7 @@ def test_nobody_can_know_the_name_before(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(flags & os.O_EXCL and flags & os.O_NOFOLLOW for _, flags in made)
 
 
-def test_a_long_name(tmp_path: Path) -> None:
+def test_a_name_of_maximal_length_can_be_written(tmp_path: Path) -> None:
     """A name as long as one can be does not make that of what stands in for it too long."""
     path = tmp_path / ("x" * 255)
     write(path)
@@ -268,7 +268,7 @@ def test_spans_are_their_owners(tmp_path: Path) -> None:
     assert (mode(new), mode(old), old.read_text()) == (0o600, 0o640, "x")
 
 
-def test_what_run_writes(tmp_path: Path) -> None:
+def test_files_with_query_strings_are_private(tmp_path: Path) -> None:
     """`--otlp`, which holds query strings, is made private; the reports, which hold none, are as the umask has it."""
     names = {"--otlp": "spans.jsonl", "--html": "page.html", "--json": "report.json", "-o": "report.txt"}
     arguments = [part for option, name in names.items() for part in (option, str(tmp_path / name))]

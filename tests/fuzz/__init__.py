@@ -13,9 +13,5 @@ EXAMPLES = int(ASKED or 25)
 
 def fuzzing(examples: int = EXAMPLES) -> settings:
     """*examples* inputs: the same ones in each run of the tests, others in each run of `make fuzz`."""
-    return settings(
-        max_examples=examples,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        **({} if ASKED else {"derandomize": True, "database": None}),
-    )
+    chosen = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return chosen if ASKED else settings(chosen, derandomize=True, database=None)

@@ -77,7 +77,7 @@ def some(strategy: st.SearchStrategy[Any], most: int = 4) -> st.SearchStrategy[l
     return st.lists(sometimes(strategy), min_size=1, max_size=most) | st.just([])
 
 
-values = st.deferred(
+values: st.SearchStrategy[dict[str, Any]] = st.deferred(
     lambda: st.one_of(
         fields(stringValue=texts),
         fields(intValue=st.one_of(numbers, numbers.map(str)), doubleValue=numbers),
@@ -87,7 +87,7 @@ values = st.deferred(
         fields(kvlistValue=fields(values=some(attributes))),
     )
 )
-attributes = fields(key=st.sampled_from(ATTRIBUTES), value=values)
+attributes: st.SearchStrategy[dict[str, Any]] = fields(key=st.sampled_from(ATTRIBUTES), value=values)
 times = st.one_of(
     st.sampled_from(["1700000000000000000", "1700000000010000000", 1_700_000_000_000_000_000]),
     numbers,

@@ -21,7 +21,6 @@ from google.protobuf.message import DecodeError
 from kit.backend import Asked, Backend, Reply
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from otel_httptrace.cli.output import console
 from otel_httptrace.report import schema, text
 from otel_httptrace.report.analysis import Analysis
 from otel_httptrace.report.bounds import TooMuchError, check_json, check_protobuf
@@ -33,6 +32,7 @@ from otel_httptrace.report.sources.files import FileSource
 from otel_httptrace.report.sources.jaeger import JaegerSource
 from otel_httptrace.report.sources.tempo import TempoSource
 from otel_httptrace.report.spans import Span
+from otel_httptrace.report.terminal import console
 
 #: When the fuzzed backends are asked for, in seconds since the epoch.
 END: Final = 1_790_000_000.0

@@ -202,7 +202,7 @@ def read() -> Iterator[dict[str, Callable[[bytes], None]]]:
 @pytest.mark.parametrize(
     ("name", "shape", "make", "number"), CASES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_memory(
+def test_memory_is_bounded_by_the_size_of_the_input(
     read: dict[str, Callable[[bytes], None]], name: str, shape: str, make: Callable[[int], bytes], number: int
 ) -> None:
     """Reading an input, and making all that is made of it, takes no more than so many bytes for each of its own."""
@@ -219,7 +219,7 @@ def test_memory(
 @pytest.mark.parametrize(
     ("name", "shape", "make", "number"), CASES, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_time(
+def test_time_is_not_quadratic_in_the_size_of_the_input(
     read: dict[str, Callable[[bytes], None]], name: str, shape: str, make: Callable[[int], bytes], number: int
 ) -> None:
     """Four times the input takes no more than nine times as long, so that no shape of it is quadratic."""

@@ -22,7 +22,7 @@ from . import EXAMPLES, fuzzing
 from .strategies import damaged, requests_json, requests_protobuf
 
 CORPUS = Path(__file__).with_name("corpus") / "http"
-TOKEN = "the-right-one"  # noqa: S105 - of no use elsewhere
+TOKEN = "the-right-one"
 #: Stands for host and port in the corpus, which differ each time.
 HOST = b"HOST:0"
 
@@ -160,7 +160,7 @@ def fuzzed() -> Iterator[Fuzzed]:
 
 
 @pytest.mark.timeout(60 + EXAMPLES)
-def test_whatever_comes(fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture) -> None:
+def test_whatever_comes_is_answered_or_closed(fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture) -> None:
     """Any bytes are answered or the connection is closed; nothing gets in without the token, or to the log as it came."""
 
     @fuzzing()
@@ -174,7 +174,7 @@ def test_whatever_comes(fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
-def test_the_corpus(fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture, path: Path) -> None:
+def test_the_corpus_does_no_more_harm(fuzzed: Fuzzed, caplog: pytest.LogCaptureFixture, path: Path) -> None:
     """What once made the receiver print a traceback, or let in what it should not, does no more."""
     with caplog.at_level(logging.DEBUG, "otel_httptrace.report.receiver"):
         fuzzed.check(path.read_bytes(), caplog)

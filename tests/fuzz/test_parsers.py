@@ -25,7 +25,7 @@ def by_name() -> Iterator[dict[str, Callable[[bytes], None]]]:
 
 @pytest.mark.timeout(60 + EXAMPLES)
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_comes(by_name: dict[str, Callable[[bytes], None]], name: str) -> None:
+def test_whatever_comes_raises_only_what_is_promised(by_name: dict[str, Callable[[bytes], None]], name: str) -> None:
     """No input makes a parser, or what is made of what it read, raise what is not promised, or show what is not fit to be."""
 
     @fuzzing()
@@ -42,7 +42,7 @@ def test_whatever_comes(by_name: dict[str, Callable[[bytes], None]], name: str) 
     [path for name in NAMES for path in sorted((CORPUS / name).iterdir())],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
-def test_the_corpus(by_name: dict[str, Callable[[bytes], None]], path: Path) -> None:
+def test_the_corpus_is_read(by_name: dict[str, Callable[[bytes], None]], path: Path) -> None:
     """What was once found to break a parser, and what gets far into one, is read."""
     by_name[path.parent.name](path.read_bytes())
 

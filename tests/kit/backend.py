@@ -76,7 +76,7 @@ class Backend:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET
+            do_POST = do_GET  # noqa: N815 - a name of http.server
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -114,7 +114,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            preexec_fn=lead,
+            preexec_fn=lead,  # noqa: PLW1509 - it takes no lock
             close_fds=True,
         )
         os.close(theirs)
@@ -143,7 +143,7 @@ class Terminal:
             data = os.read(self._ours, 65536)
         except OSError as error:
             # Linux says so when the other end has gone.
-            assert error.errno == errno.EIO
+            assert error.errno == errno.EIO  # noqa: PT017 - or there was none
             data = b""
         self.shown += data.decode(errors="replace")
         return bool(data)

@@ -19,7 +19,7 @@ class Resolver:
         self._real = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
 
-    def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:
+    def getaddrinfo(self, host: Any, port: Any, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> Any:  # noqa: A002 - the name that it has there
         """As `socket.getaddrinfo`."""
         name = host.decode() if isinstance(host, bytes) else host
         if name not in self.answers or flags & socket.AI_NUMERICHOST:

@@ -9,12 +9,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from otel_httptrace.clients import scopes
 from otel_httptrace.report.otlp import from_protobuf
-from otel_httptrace.report.rows import PHASES, Row, Step, rows
+from otel_httptrace.report.rows import PHASES, Row, Served, Step, both_ends, rows
 from otel_httptrace.report.spans import Link, Source
+from otel_httptrace.report.spans import Span as Received
 from otel_httptrace.telemetry import names
 
 MS = 1_000_000
+#: Whose spans are requests.
+UPSTREAM_SCOPE = scopes()[0]
 
 
 def value(of: Any) -> AnyValue:
@@ -64,7 +68,7 @@ class Export:
             trace_id=bytes([0xAB] * 16),
             span_id=bytes([0] * 7 + [self._number]),
             parent_span_id=parent.span_id if parent is not None else b"",
-            kind=Span.SPAN_KIND_CLIENT if scope == names.UPSTREAM_SCOPE else Span.SPAN_KIND_INTERNAL,
+            kind=Span.SPAN_KIND_CLIENT if scope == UPSTREAM_SCOPE else Span.SPAN_KIND_INTERNAL,
             start_time_unix_nano=10**18 + int(start * MS),
             end_time_unix_nano=10**18 + int((start + duration) * MS),
             attributes=pairs({name.replace("__", "."): of for name, of in attributes.items()}),
@@ -76,7 +80,7 @@ class Export:
 
     def get(self, start: float, duration: float, **rest: Any) -> Span:
         """A request."""
-        return self.span("GET", start, duration, scope=names.UPSTREAM_SCOPE, **rest)
+        return self.span("GET", start, duration, scope=UPSTREAM_SCOPE, **rest)
 
 
 def story() -> list[ExportTraceServiceRequest]:
@@ -192,3 +196,76 @@ def opening(why: str, start: float = 0.0, **rest: Any) -> Row:
 def reusing(start: float = 0.0, **rest: Any) -> Row:
     """A request on a connection that had carried another."""
     return row(start, **{"http__conn__reused": True, "conn__idle": 0.01, "body__outcome": "complete", **rest})
+
+
+#: The server of the requests that are written by hand, and where it says that they came from.
+SERVER = Source("orders", "one")
+PEER = "10.0.3.7"
+
+
+def served(
+    client: Row | None = None,
+    *,
+    conn: int | None = None,
+    before: int = 0,
+    port: int | None = None,
+    start: float = 0.0,
+    duration: float = 0.01,
+    failed: bool = False,
+    source: Source = SERVER,
+    peer: str = PEER,
+    closed: str | None = None,
+    lost: tuple[str, float, int, int] | None = None,
+    **attributes: Any,
+) -> Served:
+    """What a server tells of a request.
+
+    Args:
+        client: the request; without it nobody has told of it.
+        conn: the number of the server's connection, and how many requests it had carried *before*.
+        port: the peer's.
+        start: as of `row`, by a clock that is an hour off, as are ``duration``, ``failed``, ``source``.
+        peer: the peer's address.
+        closed: why the connection ended with it.
+        lost: of the connection of that peer that ended before: why, after how many idle seconds, its port, and how
+            many requests it had carried.
+        attributes: more of them, as of `row`.
+    """
+    known: dict[str, Any] = {
+        "httptrace.server.conn.id": next(_numbers) if conn is None else conn,
+        "httptrace.server.conn.requests": before,
+        "http.conn.reused": before > 0,
+        "server.port": 8000,
+        "client.address": peer,
+        "network.protocol.version": "1.1",
+    }
+    if before:
+        known["httptrace.server.conn.idle"] = 0.01
+    else:
+        known |= {"network.peer.address": peer, "network.peer.port": port or 40000 + next(_numbers)}
+    if closed is not None:
+        known["httptrace.server.conn.close_reason"] = closed
+    if lost is not None:
+        known |= {
+            f"httptrace.server.lost.{name}": of
+            for name, of in zip(("close_reason", "idle", "port", "requests"), lost, strict=True)
+        }
+    known |= {name.replace("__", "."): of for name, of in attributes.items()}
+    span = Received(
+        trace_id=client.trace_id if client is not None else f"{next(_numbers):032x}",
+        span_id=f"{next(_numbers):016x}",
+        parent_id=client.span_id if client is not None else "",
+        name="GET /",
+        start=int((1_800_003_600 + start) * 1e9),
+        end=int((1_800_003_600 + start + duration) * 1e9),
+        client=False,
+        failed=failed,
+        scope="opentelemetry.instrumentation.asgi",
+        source=source,
+        attributes={name: of for name, of in known.items() if of is not None},
+        links=(),
+        server=True,
+    )
+    (found,) = both_ends([span])
+    assert isinstance(found, Served)
+    return found

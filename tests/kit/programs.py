@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -39,6 +40,27 @@ scrape_configs:
     static_configs:
       - targets: [{addresses}]
 """
+
+
+#: A rate, and what it is of.
+RATE = re.compile(r"(?:rate|increase)\((\w+\{[^}]*\})\[\w+\]\)")
+
+
+def counted(query: str) -> str:
+    """The same query in PromQL of what was counted, and not of rates.
+
+    A program of a second is over before anyone has looked twice, so there is no rate of what it counted. But it
+    counted from zero: its counters are what they increased by. The last that was scraped: where one scrape takes too
+    long, for a moment there is nothing.
+    """
+    return RATE.sub(r"last_over_time(\1[1h])", query)
+
+
+def quick(rules: str) -> str:
+    """The same rules in less time: rates over 4 s instead of 5 min, alerts after 1 s, responses leaked after 2 s."""
+    quicker = re.sub(r"for: \d+m\b", "for: 1s", rules.replace("[5m]", "[4s]")).replace("> 600\n", "> 2\n")
+    assert not re.search(r"\d+m\b(?!s)", re.sub("rate5m", "", quicker).partition("groups:")[2])
+    return quicker
 
 
 def until(what: str, found: Any, patience: float = PATIENCE) -> Any:
@@ -86,7 +108,7 @@ class Program:
         self._command = [str(BACKENDS / "bin" / program), *map(str, arguments)]
         self._environ = environ
         self._files = ExitStack()
-        self._log: IO[bytes] = self._files.enter_context(tempfile.TemporaryFile())
+        self._log: IO[bytes] = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - entered
         self.process: subprocess.Popen[bytes] | None = None
         #: Asks the program's own pages.
         self.http = httpx.Client(trust_env=False, timeout=PATIENCE)
@@ -113,6 +135,11 @@ class Program:
             return self.http.get(self.health).status_code == 200
         except httpx.TransportError:
             return False
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it, and return when it is gone."""
@@ -212,7 +239,7 @@ class Collector(Program):
             for key in path:
                 inner = inner.setdefault(key, {})
             inner[last] = value
-        file = self._files.enter_context(tempfile.NamedTemporaryFile("w", suffix=".yaml"))
+        file = self._files.enter_context(tempfile.NamedTemporaryFile("w", suffix=".yaml"))  # noqa: SIM115 - entered
         json.dump(changes, file)  # JSON is YAML
         file.flush()
         return file.name
@@ -224,6 +251,10 @@ class Collector(Program):
             for sample in family.samples:
                 found[sample.name] = found.get(sample.name, 0.0) + sample.value
         return found
+
+
+#: What Jaeger's UI is to show.
+UI = Path(__file__).parents[2] / "collector-config" / "jaeger" / "jaeger-ui.json"
 
 
 class Jaeger(Program):
@@ -251,6 +282,8 @@ class Jaeger(Program):
             "--processor.jaeger-binary.server-host-port=127.0.0.1:0",
             "--processor.zipkin-compact.server-host-port=127.0.0.1:0",
             "--memory.max-traces=1000000",
+            # It ends if it cannot read that.
+            f"--query.ui-config={UI}",
             SPAN_STORAGE_TYPE="memory",
             # It would trace the queries of its own, send that to port 4317, and at its end wait for an answer.
             OTEL_TRACES_SAMPLER="always_off",
@@ -261,6 +294,57 @@ class Jaeger(Program):
         found = self.http.get(f"{self.url}/api/traces", params={"service": service, "limit": 100_000, **query})
         found.raise_for_status()
         return found.json()["data"] or []
+
+
+JAEGER2 = """
+service:
+  extensions: [jaeger_storage, jaeger_query]
+  pipelines:
+    traces: {receivers: [otlp], exporters: [jaeger_storage_exporter]}
+  telemetry: {metrics: {level: none}}
+extensions:
+  jaeger_storage: {backends: {memory: {memory: {max_traces: 1000000}}}}
+  jaeger_query:
+    storage: {traces: memory}
+    ui: {config_file: %(ui)s}
+    http: {endpoint: "%(query)s"}
+    grpc: {endpoint: "%(grpc_query)s"}
+receivers:
+  otlp:
+    protocols: {grpc: {endpoint: "%(grpc)s"}, http: {endpoint: "%(http)s"}}
+exporters:
+  jaeger_storage_exporter: {trace_storage: memory}
+"""
+
+
+class Jaeger2(Program):
+    """A Jaeger 2 that keeps what it gets in memory, where `make backends2` has made one."""
+
+    def __init__(self) -> None:
+        query, grpc_query, grpc, http = (f"127.0.0.1:{free_port()}" for _ in range(4))
+        self.url, self.otlp = f"http://{query}", f"http://{http}"
+        self.health = f"{self.url}/api/services"
+        config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed with the program
+        config.write(JAEGER2 % {"ui": UI, "query": query, "grpc_query": grpc_query, "grpc": grpc, "http": http})
+        config.flush()
+        super().__init__("jaeger2", f"--config={config.name}", OTEL_TRACES_SAMPLER="always_off")
+        self._files.enter_context(config)
+
+    @staticmethod
+    def made() -> bool:
+        """Whether there is one."""
+        return (BACKENDS / "bin" / "jaeger2").exists()
+
+    def links(self, trace: str) -> list[dict[str, Any]]:
+        """Attributes of the links of a trace's spans, of ``/api/v3``."""
+        found = self.http.get(f"{self.url}/api/v3/traces/{trace}").json()["result"]
+        return [
+            {one["key"]: next(iter(one["value"].values())) for one in link.get("attributes", ())}
+            for resource in found["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+            for link in span.get("links", ())
+        ]
 
 
 class Prometheus(Program):
@@ -283,9 +367,13 @@ class Prometheus(Program):
             "--enable-feature=exemplar-storage",
         )
 
-    def query(self, query: str) -> list[dict[str, Any]]:
-        """The result of an instant query: of each series ``metric``, its labels, and ``value``, a time and a text."""
-        found = self.http.get(f"{self.url}/api/v1/query", params={"query": query}).json()
+    def query(self, query: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The result of an instant query: of each series ``metric``, its labels, and ``value``, a time and a text.
+
+        It is of now, or of the time *at*, in seconds.
+        """
+        time = {} if at is None else {"time": at}
+        found = self.http.get(f"{self.url}/api/v1/query", params={"query": query, **time}).json()
         assert found["status"] == "success", f"{query}: {found}"
         result: list[dict[str, Any]] = found["data"]["result"]
         return result

@@ -76,7 +76,7 @@ def link(kind: str, to: Row, **attributes: Any) -> Link:
 
 
 def early_close(requests: int = 40, workers: int = 5, seed: int = 1) -> list[Row]:
-    """The founding story: most responses are closed unread, so most requests have to dial, and look up, anew."""
+    """The founding story: most responses are closed unread, so most requests have to look up and dial again."""
     chance = random.Random(seed)
     found: list[Row] = []
     free = [0.001 * worker for worker in range(workers)]

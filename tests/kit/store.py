@@ -39,7 +39,7 @@ class Store:
         self._spans: list[Span] = []
 
         class Servicer(TraceServiceServicer):  # type: ignore[misc]
-            def Export(
+            def Export(  # noqa: N802 - the name of the service
                 self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
             ) -> ExportTraceServiceResponse:
                 found = [

@@ -7,11 +7,14 @@ import functools
 import gc
 import importlib
 import inspect
+import operator
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -22,6 +25,11 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanKind, StatusCode
 
 from otel_httptrace import HTTPTraceInstrumentor
+from otel_httptrace.clients import scopes
+from otel_httptrace.report.analysis import analyze
+from otel_httptrace.report.findings import Finding, Thresholds
+from otel_httptrace.report.otlp import from_protobuf
+from otel_httptrace.report.rows import rows
 
 UPSTREAM = "opentelemetry.instrumentation.httpx"
 
@@ -86,10 +94,15 @@ class Telemetry:
     def requests(self) -> list[ReadableSpan]:
         """Request spans, as they began."""
         found = [span for span in self.spans() if span.kind is SpanKind.CLIENT]
-        assert all(span.instrumentation_scope.name == UPSTREAM for span in found if span.instrumentation_scope)
+        assert all(span.instrumentation_scope.name.startswith(scopes()) for span in found if span.instrumentation_scope)
         ids = [span.context.span_id for span in found if span.context]
         assert len(ids) == len(set(ids)), "a span was exported twice"
         return sorted(found, key=lambda span: span.start_time or 0)
+
+    @staticmethod
+    def scope(span: ReadableSpan) -> str:
+        """Who made it."""
+        return span.instrumentation_scope.name if span.instrumentation_scope is not None else ""
 
     def request(self) -> ReadableSpan:
         """The one request span there is."""
@@ -239,7 +252,7 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 # What instrumenting replaces, to see that all of it comes back.
 
-_WATCHED = ("httpcore", "httpcore2", "httpx", "httpx2")
+_WATCHED = ("httpcore", "httpcore2", "httpx", "httpx2", "urllib3", "requests", "botocore")
 _LAZY = ("._backends.anyio", "._backends.trio", "._backends.sync", "._async.http2", "._sync.http2")
 
 
@@ -249,12 +262,22 @@ def _owners() -> list[Any]:
         for name in _LAZY:
             importlib.import_module(library + name)
     # hypothesis wants to see what it will not see once it is frozen.
-    for name in ("anyio._backends._asyncio", "anyio._backends._trio", "uvloop", "hypothesis"):
+    for name in (
+        "urllib3.contrib.socks",
+        "requests",
+        "botocore.client",
+        "anyio._backends._asyncio",
+        "anyio._backends._trio",
+        "uvloop",
+        "hypothesis",
+    ):
         importlib.import_module(name)
     loops = (asyncio.AbstractEventLoop, asyncio.BaseEventLoop, asyncio.SelectorEventLoop, sys.modules["uvloop"].Loop)
     owners: dict[Any, None] = dict.fromkeys([socket, *loops])
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _WATCHED and module is not None:
+            if name == "urllib3.connection":
+                owners[module] = None
             for value in vars(module).values():
                 if inspect.isclass(value) and value.__module__.partition(".")[0] in _WATCHED:
                     owners[value] = None
@@ -263,31 +286,75 @@ def _owners() -> list[Any]:
     return list(owners)
 
 
-def patchable() -> dict[tuple[Any, str], Any]:
+class _Snapshot:
+    """What could be replaced, taken once: later on only owners that have changed are looked at again."""
+
+    def __init__(self, owners: list[Any]) -> None:
+        self._seen = {owner: list(vars(owner).values()) for owner in owners}
+        self._values = {owner: self._read(owner) for owner in owners}
+
+    @staticmethod
+    def _read(owner: Any) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in list(vars(owner).items())
+            if callable(value) or isinstance(value, (staticmethod, classmethod))
+        }
+
+    def now(self) -> dict[Any, dict[str, Any]]:
+        for owner, seen in self._seen.items():
+            values = list(vars(owner).values())
+            # By identity: a wrapper of wrapt's is equal to what it wraps.
+            if len(values) != len(seen) or not all(map(operator.is_, values, seen)):
+                self._seen[owner] = values
+                # Not changed in place: who has an earlier one keeps it.
+                self._values = {**self._values, owner: self._read(owner)}
+        return self._values
+
+
+@functools.cache
+def _snapshot() -> _Snapshot:
+    return _Snapshot(_owners())
+
+
+class Patchable(dict[Any, dict[str, Any]]):
+    """Every attribute that could be replaced, with what it was: by its owner."""
+
+    def changes(self) -> dict[tuple[Any, str], Any]:
+        """What is now where it is not the identical object that it was, or None."""
+        now = _snapshot().now()
+        return {
+            (owner, name): now[owner].get(name)
+            for owner, names in self.items()
+            if names is not now[owner]
+            for name in {**names, **now[owner]}
+            if names.get(name) is not now[owner].get(name)
+        }
+
+
+def patchable() -> Patchable:
     """Every attribute that could be replaced, with what it is now."""
-    return {
-        (owner, name): value
-        for owner in _owners()
-        for name, value in list(vars(owner).items())
-        if callable(value) or isinstance(value, (staticmethod, classmethod))
-    }
+    return Patchable(_snapshot().now())
 
 
-def replaced(before: dict[tuple[Any, str], Any]) -> list[str]:
+def replaced(before: Patchable) -> list[str]:
     """What is not the identical object that it was."""
-    after = patchable()
-    gone = [key for key in before if after.get(key) is not before[key]]
-    return sorted(f"{owner.__name__}.{name}" for owner, name in gone)
+    return _named(before, before.changes())
 
 
-def restore(before: dict[tuple[Any, str], Any]) -> None:
-    """Put back by force what is not what it was."""
-    after = patchable()
-    for (owner, name), value in after.items():
-        if (owner, name) not in before:
+def restore(before: Patchable) -> list[str]:
+    """Put back by force what is not what it was, and say what was not."""
+    changes = before.changes()
+    for owner, name in changes:
+        if name not in before[owner]:
             delattr(owner, name)
-        elif before[owner, name] is not value:
-            setattr(owner, name, before[owner, name])
+        else:
+            setattr(owner, name, before[owner][name])
+    return _named(before, changes)
+
+
+def _named(before: Patchable, changes: Iterable[tuple[Any, str]]) -> list[str]:
+    return sorted(f"{owner.__name__}.{name}" for owner, name in changes if name in before[owner])
 
 
 def collect() -> None:
@@ -299,3 +366,9 @@ def collect() -> None:
 def names(spans: Sequence[ReadableSpan]) -> list[str]:
     """The names of *spans*."""
     return [span.name for span in spans]
+
+
+def told(telemetry: Telemetry, limits: Thresholds | None = None) -> list[Finding]:
+    """What a report of all that came out finds."""
+    sent = ExportTraceServiceRequest.FromString(encode_spans(telemetry.spans()).SerializeToString())
+    return list(analyze(rows(from_protobuf(sent)), limits or Thresholds()).findings)

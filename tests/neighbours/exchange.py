@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import httpx2
+import requests
 
 URL = sys.argv[1]
 #: A body read, one read in parts, one closed unread, an error of the server's, a connection that it closes.
@@ -46,7 +47,24 @@ async def asynchronous(library: Any) -> None:
             tell(library.__name__, "async reset", type(error).__name__, error)
 
 
+def on_urllib3() -> None:
+    with requests.Session() as session:
+        for path in PATHS:
+            response = session.get(URL + path)
+            tell("requests", path, response.status_code, len(response.content))
+        with session.get(URL + "/long", stream=True) as response:
+            tell("requests parts", sum(map(len, response.iter_content(10_000))))
+        with session.get(URL + "/long", stream=True) as response:
+            tell("requests unread", response.status_code)
+        tell("requests after it", session.get(URL + "/json").json())
+        try:
+            session.get(URL + "/reset")
+        except requests.ConnectionError as error:
+            tell("requests reset", type(error).__name__, error)
+
+
 def play() -> None:
+    on_urllib3()
     for library in (httpx, httpx2):
         sync(library)
         asyncio.run(asynchronous(library))

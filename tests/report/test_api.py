@@ -124,7 +124,7 @@ def endless(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
 
 
-def test_without_an_end(peak: Callable[[], int]) -> None:
+def test_an_endless_answer_is_read_no_further_than_allowed(peak: Callable[[], int]) -> None:
     """An answer without an end is read no further than it may be."""
     with Raw(endless) as raw, API("Tempo", raw.url, environ={}, longest=MIB) as api:
         with pytest.raises(
@@ -219,7 +219,7 @@ NESTED = "nested"
     ids=["error", "warning", "process", "service"],
 )  # fmt: skip
 @pytest.mark.parametrize("status", [200, 500])
-def test_nested(answer: dict[str, Any], status: int) -> None:
+def test_deeply_nested_answers_are_one_line(answer: dict[str, Any], status: int) -> None:
     """What is nested a thousand times is told in a line, or left out, wherever it is."""
     body = json.dumps(answer).replace(json.dumps(NESTED), "[" * 1000 + "]" * 1000).encode()
     with Backend(lambda asked: Reply(body, status, {"Content-Type": "application/json"})) as backend:
@@ -236,7 +236,7 @@ def test_what_a_backend_answers_to_an_export(packed: bytes, peak: Callable[[], i
     protobuf = {"Content-Type": "application/x-protobuf"}
     batch = Batch("/v1/traces", protobuf["Content-Type"], "", b"", 3, "spans")
     for reply in (Reply(packed, 200, {**protobuf, "Content-Encoding": "gzip"}), Reply(b"\n" * 20 * MIB, 200, protobuf)):
-        with Backend(lambda asked, reply=reply: reply) as backend:
+        with Backend(lambda asked: reply) as backend:  # noqa: B023 - called before the loop goes on
             forwarder = Forwarder(backend.url, {})
             before = peak()
             forwarder.send(batch)

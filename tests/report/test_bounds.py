@@ -81,7 +81,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process's peak is told by Linux's /proc")
 @pytest.mark.parametrize("name", BOMBS)
-def test_64_kb(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+def test_64_kb_of_gzip_cost_bounded_memory_and_time(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     """64 KB of gzip, whatever they become, cost less than 64 MiB, and processor time as three loops of 3,000,000."""
     bomb = BOMBS[name]
     file = tmp_path_factory.mktemp("bomb") / "body"
@@ -146,10 +146,10 @@ def test_fields_are_counted_wherever_they_are(fields: tuple[int, ...]) -> None:
     dense = message(400_000, *fields, inner=b"\x0a\x00")
     beside = message(1, 15, inner=bytes(3 * MIB))
 
-    with pytest.raises(TooMuchError, match="more than 23000. values"):
+    with pytest.raises(TooMuchError, match=r"more than 23000. values"):
         check_protobuf(dense, ExportTraceServiceRequest)
     check_protobuf(dense + beside, ExportTraceServiceRequest)
-    with pytest.raises(TooMuchError, match="more than 23000. values"):
+    with pytest.raises(TooMuchError, match=r"more than 23000. values"):
         check_protobuf(dense + beside, ExportTraceServiceRequest, 100_000)
 
 
@@ -160,7 +160,7 @@ def test_what_is_cut_off(data: bytes) -> None:
         inflate(data, MIB)
 
 
-def test_what_just_fits() -> None:
+def test_a_body_of_the_exact_limit_is_taken() -> None:
     """A body of exactly as many bytes as are allowed is taken, and one of a byte more is not."""
     assert len(inflate(gzip.compress(bytes(1000), mtime=0), 1000)) == 1000
     with pytest.raises(TooMuchError, match="more than 999 bytes"):

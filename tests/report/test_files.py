@@ -45,7 +45,7 @@ def written(tmp_path: Path, *parts: bytes) -> Path:
     ],
     ids=["lines", "no end of line", "CRLF and empty lines", "BOM", "gzip", "gzip appended", "an empty request"],
 )
-def test_read(tmp_path: Path, content: bytes) -> None:
+def test_every_way_to_write_lines_is_read(tmp_path: Path, content: bytes) -> None:
     """Every way to write lines is read, to the last byte, without a problem."""
     source = FileSource(written(tmp_path, content))
 
@@ -54,14 +54,14 @@ def test_read(tmp_path: Path, content: bytes) -> None:
     assert source.position == source.size == len(content)
 
 
-def test_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_is_no_problem(tmp_path: Path) -> None:
     """An empty file has no spans, and that is no problem."""
     source = FileSource(written(tmp_path))
 
     assert (list(source), list(source.problems)) == ([], [])
 
 
-def test_other_signals(tmp_path: Path) -> None:
+def test_lines_of_other_signals_are_counted(tmp_path: Path) -> None:
     """Lines of metrics, logs and profiles are passed over and counted, whatever their first field is."""
     others = [
         b'{"resourceMetrics":[]}\n',
@@ -76,7 +76,7 @@ def test_other_signals(tmp_path: Path) -> None:
     assert list(source.problems) == []
 
 
-def test_garbage(tmp_path: Path) -> None:
+def test_an_unreadable_line_is_reported_by_its_number(tmp_path: Path) -> None:
     """A line that cannot be read is told with its number, and the next is read."""
     garbage = [b"\xff\xfe\n", b"plain text\n", b'{"other": 1}\n', b"[1]\n", b'{"resourceSpans": 1}\n']
     source = FileSource(written(tmp_path, LINES[0], *garbage, LINES[1], LINES[0][:-20]))
@@ -99,7 +99,7 @@ def test_garbage(tmp_path: Path) -> None:
     assert len(source.problems) == 6
 
 
-def test_cut_off(tmp_path: Path) -> None:
+def test_a_last_line_that_is_cut_off_is_reported(tmp_path: Path) -> None:
     """The last line of a file that is being written is told to be cut off."""
     source = FileSource(written(tmp_path, *LINES, LINES[0][:-20]))
 
@@ -108,7 +108,7 @@ def test_cut_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut off", "overwritten"])
-def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_gzip_is_read_as_far_as_possible(tmp_path: Path, damage: str) -> None:
     """What could be unpacked of a damaged file is read, and the damage is told."""
     many = LINES * 500
     packed = gzip.compress(b"".join(many), 0)
@@ -140,7 +140,7 @@ def test_a_line_without_end(tmp_path: Path) -> None:
         (gzip.compress((99).to_bytes(4, "big") + b"\n" + bytes(90), mtime=0), "is in the collector's binary format: "),
     ],
 )
-def test_other_formats(tmp_path: Path, content: bytes, told: str) -> None:
+def test_other_formats_are_recognised(tmp_path: Path, content: bytes, told: str) -> None:
     """A file in another format is recognised, and what to do about it is said."""
     path = written(tmp_path, content)
     with pytest.raises(SourceError) as refused:
@@ -171,20 +171,25 @@ def test_no_line_of_it(tmp_path: Path, content: bytes, told: str) -> None:
     assert str(refused.value).startswith(f"{path} is no file of OTLP JSON lines: {told}")
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     """A file that is not there, and one that is a folder, are one line each."""
     with pytest.raises(SourceError, match=r"none\.jsonl cannot be opened: No such file or directory$"):
         list(FileSource(tmp_path / "none.jsonl"))
-    with pytest.raises(SourceError, match="cannot be opened: Is a directory$"):
+    with pytest.raises(SourceError, match=r"cannot be opened: Is a directory$"):
         list(FileSource(tmp_path))
 
 
-def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_read_and_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """`-` is the standard input, which may be compressed, has no size, and is left open."""
     read, write = os.pipe()
     with os.fdopen(read, "rb") as pipe, io.TextIOWrapper(pipe) as text:
         monkeypatch.setattr(sys, "stdin", text)
-        sender = threading.Thread(target=lambda: (os.write(write, gzip.compress(b"".join(LINES))), os.close(write)))
+
+        def send() -> None:
+            with os.fdopen(write, "wb") as pipe:
+                pipe.write(gzip.compress(b"".join(LINES)))
+
+        sender = threading.Thread(target=send)
         sender.start()
         source = FileSource("-")
 

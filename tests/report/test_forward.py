@@ -57,7 +57,7 @@ def _no_thread_is_left() -> Iterator[None]:
             assert not thread.is_alive()
 
 
-def test_as_it_came() -> None:
+def test_batches_are_forwarded_as_they_came() -> None:
     """Bytes, content type, compression and order are kept, and the user's headers are sent with them."""
     packed = gzip.compress(b"spans")
     environ = {
@@ -79,7 +79,7 @@ def test_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504, 0])
-def test_tried_again(status: int) -> None:
+def test_retryable_failures_are_tried_again(status: int) -> None:
     """What the specification calls retryable, and a broken connection, is tried again, with more time in between."""
     with Scripted(Reply(status=status), Reply(status=status)) as scripted:
         forwarder = Forwarder(scripted.backend.url, {}, first_pause=0.05)
@@ -93,7 +93,7 @@ def test_tried_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after(form: str) -> None:
+def test_retry_after_is_honoured(form: str) -> None:
     """Retry-After is honoured, as a number and as a date."""
     # A date has no fraction of a second.
     value = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
@@ -107,7 +107,7 @@ def test_retry_after(form: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "²", "-1", "0", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_retry_after_garbage(value: str) -> None:
+def test_a_useless_retry_after_is_ignored(value: str) -> None:
     """A Retry-After that asks for nothing leaves the pause as it is."""
     with Scripted(Reply(status=503, headers={"Retry-After": value})) as scripted:
         forwarder = Forwarder(scripted.backend.url, {}, first_pause=0.01)
@@ -143,7 +143,7 @@ def test_no_answer_in_time() -> None:
         ([Reply(status=307, headers={"Location": "/else"})], "3 spans (it answered 307 Temporary Redirect)"),
     ],
 )
-def test_refused(replies: list[Reply], told: str) -> None:
+def test_a_refused_batch_is_not_sent_again(replies: list[Reply], told: str) -> None:
     """What is refused for good is not sent again; what comes next is, and the end says in one line what was lost."""
     with Scripted(*replies) as scripted:
         forwarder = Forwarder(scripted.backend.url, {})
@@ -155,7 +155,7 @@ def test_refused(replies: list[Reply], told: str) -> None:
     assert scripted.bodies == [b"spans", b"logs"]
 
 
-def test_taken_in_part() -> None:
+def test_a_partial_success_is_reported_and_not_sent_again() -> None:
     """A partial success says how many were rejected, and is not sent again."""
     answer = ExportTraceServiceResponse()
     answer.partial_success.rejected_spans = 2
@@ -169,7 +169,7 @@ def test_taken_in_part() -> None:
     assert len(scripted.bodies) == 2
 
 
-def test_nobody_there() -> None:
+def test_an_endpoint_that_refuses_costs_no_time() -> None:
     """An endpoint that refuses costs nobody time: not the sender, and at the end no more than it may."""
     port = free_port()
     forwarder = Forwarder(f"http://user:secret@127.0.0.1:{port}", {}, first_pause=0.01)
@@ -185,7 +185,7 @@ def test_nobody_there() -> None:
     assert "secret" not in line
 
 
-def test_patience() -> None:
+def test_a_batch_that_fails_for_too_long_is_given_up() -> None:
     """A batch that fails for too long is given up, and the next has its chance."""
     with Scripted(*[Reply(status=503)] * 3) as scripted:
         forwarder = Forwarder(scripted.backend.url, {}, patience=0.2, first_pause=0.15)
@@ -240,7 +240,7 @@ def test_the_end_is_bounded() -> None:
         go_on.set()
 
 
-def test_grpc() -> None:
+def test_an_endpoint_that_speaks_grpc_is_recognised() -> None:
     """What speaks something else is told apart, and of port 4317 it is said what it is for."""
     import socket
 
@@ -270,12 +270,12 @@ def test_grpc() -> None:
 
     assert line == (
         f"not delivered to http://127.0.0.1:{port}: 3 spans (it broke off, or does not speak HTTP; "
-        "port 4317 speaks gRPC as a rule: this has to be OTLP/HTTP, 4318)"
+        "port 4317 usually speaks gRPC: OTLP/HTTP is needed here, 4318)"
     )
 
 
 @pytest.mark.parametrize("endpoint", ["", "localhost:4318", "grpc://localhost:4317", "http://", "http://[", "ftp://x"])
-def test_no_endpoint(endpoint: str) -> None:
+def test_an_endpoint_that_is_no_url_is_refused(endpoint: str) -> None:
     """What is no URL of HTTP is refused at once, with what is expected."""
     with pytest.raises(ValueError, match="an OTLP/HTTP endpoint like http://localhost:4318 was expected"):
         Forwarder(endpoint, {})
@@ -290,14 +290,14 @@ def test_an_endpoint_of_one_signal() -> None:
 
 
 @pytest.mark.parametrize("value", ["secret", "a=secret\n", "ä=secret", "=secret", "a=x%0asecret"])
-def test_bad_headers(value: str) -> None:
+def test_bad_headers_are_refused_without_being_shown(value: str) -> None:
     """Headers that cannot be sent are refused at once, without being shown."""
     environ: dict[str, Any] = {"OTEL_EXPORTER_OTLP_HEADERS": f"good=1,{value}"}
     if value.endswith("\n"):
         # White space around it is no part of it.
         assert headers(environ)["/v1/traces"] == {"good": "1", "a": "secret"}
         return
-    with pytest.raises(ValueError, match="^OTEL_EXPORTER_OTLP_HEADERS: ") as refused:
+    with pytest.raises(ValueError, match=r"^OTEL_EXPORTER_OTLP_HEADERS: ") as refused:
         headers(environ)
 
     assert "secret" not in str(refused.value)

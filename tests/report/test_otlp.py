@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from otel_httptrace.report.otlp import FormatError, from_json, from_protobuf, parse_json, to_json
 from otel_httptrace.report.spans import Link, Source, Span
@@ -69,7 +70,7 @@ def requests(draw: Any) -> ExportTraceServiceRequest:
 
 
 @given(requests())
-def test_round_trip(request: ExportTraceServiceRequest) -> None:
+def test_json_says_what_protobuf_says(request: ExportTraceServiceRequest) -> None:
     """Whatever protobuf says, JSON says, too: the same spans, and the same message again."""
     line = to_json(request)
 
@@ -94,7 +95,7 @@ def test_a_line_of_a_file() -> None:
         start_time_unix_nano=1544712660000000000,
         end_time_unix_nano=1544712661000000000,
     )
-    span.status.code = 2
+    span.status.code = Status.STATUS_CODE_ERROR
     for key, item in {"i": 7, "d": 0.5, "b": True, "l": ["x"], "inf": float("inf")}.items():
         span.attributes.add(key=key, value=value(item))
     span.attributes.add(key="y", value=AnyValue(bytes_value=b"\xff\x00"))
@@ -237,7 +238,7 @@ def snake(data: Any) -> Any:
         },
     ],
 )  # fmt: skip
-def test_liberal(data: Any) -> None:
+def test_older_and_looser_json_is_read_alike(data: Any) -> None:
     """What protobuf's JSON mapping allows, and what older senders wrote, is read alike."""
     assert from_json(data) == [EXPECTED]
 
@@ -259,7 +260,7 @@ def test_values_of_a_wrong_type(kind: str, content: Any) -> None:
     try:
         (span,) = from_json(changed("attributes", [{"key": "a", "value": {f"{kind}Value": content}}]))
     except FormatError as error:
-        assert "expected" in str(error)
+        assert "expected" in str(error)  # noqa: PT017 - or it is read
     else:
         types = {
             "string": str,
@@ -302,7 +303,7 @@ def test_values_of_a_wrong_type(kind: str, content: Any) -> None:
         (changed("links", ["x"]), "links: an object was expected, not a string"),
     ],
 )
-def test_bad_types(data: Any, told: str) -> None:
+def test_a_wrong_type_is_refused_in_one_line(data: Any, told: str) -> None:
     """What is not of its type is refused in one line that says what was expected, and shows nothing of it."""
     with pytest.raises(FormatError) as refused:
         from_json(data)
@@ -311,24 +312,24 @@ def test_bad_types(data: Any, told: str) -> None:
 
 
 keys = st.sampled_from(
-    ["resourceSpans", "resource", "attributes", "scopeSpans", "scope", "spans", "name", "kind", "status", "code", "links"]
-    + ["traceId", "span_id", "startTimeUnixNano", "key", "value", "stringValue", "intValue", "arrayValue", "values", "x"]
+    ["resourceSpans", "resource", "attributes", "scopeSpans", "scope", "spans", "name", "kind", "status", "code", "links",
+     "traceId", "span_id", "startTimeUnixNano", "key", "value", "stringValue", "intValue", "arrayValue", "values", "x"]
 )  # fmt: skip
 anything = st.recursive(scalars, lambda of: st.lists(of, max_size=3) | st.dictionaries(keys, of, max_size=5))
 
 
 @given(anything)
-def test_whatever_comes(data: Any) -> None:
+def test_whatever_comes_is_spans_or_a_format_error(data: Any) -> None:
     """Anything at all is a list of spans or a FormatError."""
     try:
         found = from_json(data)
     except FormatError as error:
-        assert "\n" not in str(error)
+        assert "\n" not in str(error)  # noqa: PT017 - or it is read
     else:
         assert all(isinstance(span, Span) for span in found)
 
 
-def test_nested_too_deeply() -> None:
+def test_what_is_nested_too_deeply_is_refused() -> None:
     """What is nested without end is refused."""
     deep: dict[str, Any] = {"stringValue": "x"}
     for _ in range(2000):
@@ -338,7 +339,7 @@ def test_nested_too_deeply() -> None:
         from_json(changed("attributes", [{"key": "a", "value": deep}]))
 
 
-def test_the_story() -> None:
+def test_the_story_is_the_same_in_json_and_protobuf() -> None:
     """The founding story is the same in both shapes."""
     for request in story():
         assert from_json(json.loads(to_json(request))) == list(from_protobuf(request))

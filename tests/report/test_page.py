@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 from kit import reports
+from kit.otlp import opening, reusing, served
 
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Evidence, Finding, Severity, Sure
 from otel_httptrace.report.page import render
 from otel_httptrace.report.page.data import CLOSED, OPENED, OUTCOMES, SHOWN, SHOWN_ON_STEPS, clean
+from otel_httptrace.report.paths import path
 from otel_httptrace.report.rows import PHASES, Step
 from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.summary import Report
@@ -58,10 +60,28 @@ def everything() -> Report:
     )
 
 
+def ends() -> Report:
+    """A client and its server: three requests on two connections, of which the server closed the first; and one of a proxy's."""
+    first = opening("first_connection", conn__id=1, network__local__port=40001, time__wait=0.2, start=1.0)
+    second = reusing(conn__id=1, conn__requests=1, conn__idle=0.1, time__wait=0.2, start=2.0)
+    third = opening("server_closed", conn__id=2, network__local__port=40002, time__wait=0.2, start=3.0)
+    return analyze(
+        [
+            first,
+            served(first, conn=7, port=40001, duration=0.05),
+            second,
+            served(second, conn=7, before=1, duration=0.06, closed="error"),
+            third,
+            served(third, conn=8, port=50000, duration=0.9),
+        ]
+    )
+
+
 def data(page: str) -> dict[str, Any]:
     """What the page's script is given."""
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    return json.loads(found)
+    parsed: dict[str, Any] = json.loads(found)
+    return parsed
 
 
 class Parsed(HTMLParser):
@@ -101,7 +121,7 @@ def words(page: str) -> str:
 # ---- Without a browser ----------------------------------------------------------------------------------------------
 
 
-def test_failed_and_cancelled() -> None:
+def test_failed_and_cancelled_are_counted_apart() -> None:
     """What failed and what was cancelled are counted apart, for all and for each origin."""
     text = words(render(reports.report(reports.mixed())))
 
@@ -149,7 +169,7 @@ def test_what_is_missing_is_said() -> None:
     assert "43,000 more are counted in all numbers, but not drawn" in text
 
 
-def test_nothing_observed() -> None:
+def test_without_us_the_page_does_not_say_that_all_is_well() -> None:
     """Where otel-httptrace was not active, the page does not say that all is well."""
     text = words(render(reports.report([reports.row(1, 0.0, {}, rest=0.1)])))
 
@@ -158,7 +178,7 @@ def test_nothing_observed() -> None:
     assert "1 of 1 request says nothing about its connection" in text
 
 
-def test_many_origins() -> None:
+def test_the_busiest_origins_have_tables() -> None:
     """The busiest origins have tables, the others a line each; none is left out."""
     rows = [
         reports.row(k, 0.1 * k, {"wait": 0.1}, origin=f"https://h{k:02}.example.com", connection=k + 1)
@@ -171,7 +191,7 @@ def test_many_origins() -> None:
     assert [k for k in range(30) if f"https://h{k:02}.example.com" not in parsed.text] == []
 
 
-def test_an_empty_report() -> None:
+def test_an_empty_report_says_what_to_do() -> None:
     """A report of nothing says that there was nothing, and what to do; it has no empty tables."""
     parsed = Parsed(render(analyze([])))
 
@@ -181,16 +201,39 @@ def test_an_empty_report() -> None:
     assert "connections" not in parsed.ids
 
 
+def test_both_ends_and_a_server_alone() -> None:
+    """Servers have a section of their own, also where no client told of anything; without servers there is no word of them."""
+    parsed = Parsed(render(ends()))
+    assert "servers" in parsed.ids
+    text = words(render(ends()))
+    assert "Seen by servers orders:8000 3 requests 0 failed 2 connections opened 33 % reuse" in text
+    assert "error1 100 % the application failed, or what came was no HTTP" in text
+    assert "the server\u2019s span: its length, for the clocks differ" in text
+
+    alone = words(render(analyze([served(start=at, conn=at) for at in range(30)])))
+    assert "1 finding in 30 requests seen by servers" in alone
+    assert "clients_do_not_reuse" in alone
+    assert "By origin" not in alone
+    few = words(render(analyze([served()])))
+    assert "1 request seen by servers, no problems found" in few
+
+    page = render(analyze([opening("first_connection")]))
+    assert "servers" not in Parsed(page).ids
+    assert "server\u2019s span" not in page
+    assert "halves" not in data(page)
+
+
 def test_only_what_may_be_shown_is_in_the_page() -> None:
-    """No query, path, userinfo, header or attribute of others gets into the page; a span's name neither."""
+    """No query, id of a path, userinfo, header or attribute of others gets into the page; a span's name neither."""
     row = reports.row(1, 0.0, {"wait": 0.1}, connection=1, CONN_REUSED=False)
     row.name = "GET /in/the/name?key=1n-th3-name"
     row.attributes |= {
-        "url.full": "https://user:passw0rd@api.example.com/in/the/path?token=s3cr3t#fragm3nt",
+        "url.full": "https://user:passw0rd@api.example.com/in/the/pa7h?token=s3cr3t#fragm3nt",
         "url.query": "token=s3cr3t",
         "http.request.header.authorization": ["Bearer s3cr3t"],
         "enduser.id": "al1ce",
     }
+    row.path = path(row.attributes)
     row.steps = [
         Step(names.SPAN_DNS, 0.0, 0.01, {names.DNS_QUESTION_NAME: "api.example.com", "app.note": "pr1vate"}, 1),
         Step("GET /a/users/own?span=us3rs", 0.0, 0.01, {}, 1),
@@ -201,7 +244,7 @@ def test_only_what_may_be_shown_is_in_the_page() -> None:
         "passw0rd",
         "s3cr3t",
         "fragm3nt",
-        "in/the/path",
+        "pa7h",
         "1n-th3-name",
         "in/the/name",
         "al1ce",
@@ -210,7 +253,7 @@ def test_only_what_may_be_shown_is_in_the_page() -> None:
         "Bearer",
     ):
         assert secret not in page, secret
-    assert "https://api.example.com" in page
+    assert "https://api.example.com/in/the/{id}" in page
 
 
 def test_shown_attributes_are_our_names() -> None:
@@ -243,7 +286,7 @@ def test_no_reference_leaves_the_page() -> None:
     assert len(parsed.ids) == len(set(parsed.ids))
 
 
-def test_policy() -> None:
+def test_the_policy_allows_only_the_pages_own_scripts() -> None:
     """The policy allows nothing but the two scripts and the style that are in the page, by their hashes."""
     page = render(story())
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', page)
@@ -285,7 +328,7 @@ def test_text_is_cleaned(value: object, shown: str) -> None:
     assert clean(value) == shown
 
 
-def test_compact() -> None:
+def test_ten_thousand_requests_are_a_small_page() -> None:
     """10,000 requests on kept connections are under 1 MB of data; all on lost ones, with child spans, under 2.5 MB."""
     kept = render(reports.report(reports.many(10_000, 12)))
     lost = render(reports.report(reports.many()))
@@ -342,9 +385,8 @@ def hostile() -> Report:
     origin.name = HOSTILE
     for counter in (origin.open_reasons, origin.close_reasons, origin.outcomes, origin.failed_phases):
         counter[HOSTILE] = 1
-    broken = replace(
-        rows[0], span_id="0" * 16, phases=dict.fromkeys(phases, HOSTILE), duration=float("nan"), start=float("nan")
-    )
+    hostile: Any = dict.fromkeys(phases, HOSTILE)
+    broken = replace(rows[0], span_id="0" * 16, phases=hostile, duration=float("nan"), start=float("nan"))
     finding = Finding(
         verdict=HOSTILE,
         severity=Severity.FAILED,
@@ -419,13 +461,17 @@ class Opened:
         self.requests: list[str] = []
         page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (self.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("dialog", self._dialog)
         page.on("request", lambda request: self.requests.append(request.url))
         page.add_init_script(
             "window.violations = [];"
             "addEventListener('securitypolicyviolation', (event) => violations.push(event.violatedDirective), true);"
         )
         page.goto(path.as_uri())
+
+    def _dialog(self, dialog: Any) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def done(self) -> None:
         """Nothing was complained of, and nothing was asked for but the page."""
@@ -435,10 +481,11 @@ class Opened:
 
     def chosen(self) -> str:
         """What a screen reader is told of the chosen request."""
-        return self.page.evaluate(
+        text: str = self.page.evaluate(
             "document.getElementById(document.getElementById('lanes').getAttribute('aria-activedescendant'))"
             "?.textContent ?? ''"
         )
+        return text
 
     def view(self) -> tuple[float, float]:
         """Where the brush of the overview begins, and how wide it is."""
@@ -493,7 +540,7 @@ def open_page(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
 
 
 def test_links_open_waterfalls(open_page: Callable[..., Opened]) -> None:
-    """Evidence and the slowest requests link to their waterfalls; a link can be opened anew, and going back closes it."""
+    """Evidence and the slowest requests link to their waterfalls; a link can be opened again, and going back closes it."""
     opened = open_page(story())
     page = opened.page
     page.get_by_role("link", name="span 0000000000000001").click()
@@ -530,9 +577,9 @@ def test_links_open_waterfalls(open_page: Callable[..., Opened]) -> None:
 def test_a_lost_connection_leads_to_who_lost_it(open_page: Callable[..., Opened]) -> None:
     """The waterfall of a request that had to dial links to the request that lost the connection before."""
     report = story()
-    blamed = next(row for row in report.timeline if row.lost_by is not None)
+    blamed, lost_by = next((row, row.lost_by) for row in report.timeline if row.lost_by is not None)
     number = report.timeline.index(blamed)
-    culprit = next(k for k, row in enumerate(report.timeline) if row.span_id == blamed.lost_by.span_id)
+    culprit = next(k for k, row in enumerate(report.timeline) if row.span_id == lost_by.span_id)
     opened = open_page(report)
     opened.page.goto(f"{opened.path.as_uri()}#request-{number}")
     dialog = opened.page.get_by_role("dialog")
@@ -541,6 +588,40 @@ def test_a_lost_connection_leads_to_who_lost_it(open_page: Callable[..., Opened]
     dialog.get_by_role("link", name="this request").click()
     opened.page.wait_for_url(f"**#request-{culprit}")
     assert dialog.get_by_text(f"span {report.timeline[culprit].span_id}").is_visible()
+
+
+def test_the_other_half_of_a_lane(open_page: Callable[..., Opened]) -> None:
+    """Under a lane is what its server says; the keys pass over that, and a request's words tell of both ends."""
+    opened = open_page(ends())
+    page = opened.page
+    told = []
+    for number in range(3):
+        page.goto(f"{opened.path.as_uri()}#request-{number}")
+        story = page.get_by_role("dialog").locator(".story").inner_text()
+        told.append([line for line in story.splitlines() if "erver" in line and "server_closed" not in line])
+    assert told == [
+        [
+            "The server, orders, took 50.0 ms for it on its connection 7, which was new.",
+            "Client and server see the same TCP connection: nothing stands between.",
+        ],
+        [
+            "The server, orders, took 60.0 ms for it on its connection 7, which had carried 1 request and had been idle for "
+            "10.0 ms.",
+            "The server's connection ended with it: error.",
+            "Client and server see the same TCP connection: nothing stands between.",
+        ],
+        [
+            "The server, orders, took 900 ms for it on its connection 8, which was new.",
+            "Client and server do not see the same TCP connection: something stands between.",
+        ],
+    ]
+    page.keyboard.press("Escape")
+    opened.closed()
+    page.locator("#lanes").focus()
+    opened.press("Home", "ArrowDown")
+    assert opened.chosen().endswith("the server's span 900 ms")
+    opened.press("ArrowUp", "End")
+    assert opened.chosen().endswith("the server's span 60.0 ms")
 
 
 def test_a_body_after_the_span(open_page: Callable[..., Opened]) -> None:
@@ -559,7 +640,7 @@ def test_a_body_after_the_span(open_page: Callable[..., Opened]) -> None:
     assert [pytest.approx(edge, abs=0.01) for edge in edges] == [[0, 0.25], [0, 0.25], [0.25, 1]]
 
 
-def test_keyboard(open_page: Callable[..., Opened]) -> None:
+def test_the_timeline_works_by_keyboard(open_page: Callable[..., Opened]) -> None:
     """Arrows move among requests and lanes, Enter opens the waterfall, Escape closes it and gives the focus back."""
     opened = open_page(story())
     page = opened.page
@@ -595,7 +676,7 @@ def test_keyboard(open_page: Callable[..., Opened]) -> None:
     assert opened.chosen() == last
 
 
-def test_zoom_and_pan(open_page: Callable[..., Opened]) -> None:
+def test_the_timeline_zooms_and_pans(open_page: Callable[..., Opened]) -> None:
     """Keys, buttons, the wheel and dragging zoom and pan; 0 and the button show all again."""
     opened = open_page(story())
     page = opened.page
@@ -634,7 +715,7 @@ def test_zoom_and_pan(open_page: Callable[..., Opened]) -> None:
     assert opened.view()[1] == before[1]
 
 
-def test_pointing(open_page: Callable[..., Opened]) -> None:
+def test_pointing_shows_and_a_click_chooses_a_request(open_page: Callable[..., Opened]) -> None:
     """Pointing at a request tells its times, a click chooses it, a second one opens it."""
     opened = open_page(story())
     page = opened.page
@@ -652,7 +733,7 @@ def test_pointing(open_page: Callable[..., Opened]) -> None:
     page.get_by_role("dialog").wait_for()
 
 
-def test_touch(open_page: Callable[..., Opened]) -> None:
+def test_the_timeline_works_by_touch(open_page: Callable[..., Opened]) -> None:
     """On a phone a tap chooses a request and leads to its waterfall, two fingers zoom."""
     opened = open_page(story(), width=390, has_touch=True, is_mobile=True)
     page = opened.page
@@ -680,7 +761,7 @@ def test_touch(open_page: Callable[..., Opened]) -> None:
     assert opened.view()[1] < whole[1] / 2
 
 
-def test_next_problem(open_page: Callable[..., Opened]) -> None:
+def test_n_goes_to_the_next_problem(open_page: Callable[..., Opened]) -> None:
     """N goes from one failed request or lost connection to the next, over all lanes; with none it says so."""
     opened = open_page(everything())
     opened.page.locator("#lanes").focus()
@@ -697,7 +778,7 @@ def test_next_problem(open_page: Callable[..., Opened]) -> None:
     assert quiet.page.locator("#said").inner_text() == "There is no failed request and no lost connection."
 
 
-def test_copying(open_page: Callable[..., Opened]) -> None:
+def test_a_trace_id_can_be_copied(open_page: Callable[..., Opened]) -> None:
     """A trace id can be copied."""
     opened = open_page(story(), permissions=["clipboard-read", "clipboard-write"])
     opened.page.get_by_role("button", name="Copy trace id").first.click()
@@ -719,7 +800,7 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
+def test_text_and_bars_have_enough_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
     """In both themes text has a contrast of 4.5 to what it stands on, on bars too, and what is drawn has 3."""
     opened = open_page(everything(), scheme)
     colours: dict[str, tuple[int, ...]] = {}
@@ -751,8 +832,8 @@ def test_contrast(open_page: Callable[..., Opened], scheme: str) -> None:
     ] == []
 
 
-def test_themes(open_page: Callable[..., Opened]) -> None:
-    """The page follows the system, can be told otherwise, draws its canvas anew, and remembers."""
+def test_a_chosen_theme_is_remembered(open_page: Callable[..., Opened]) -> None:
+    """The page follows the system, can be told otherwise, draws its canvas again, and remembers."""
     dark = open_page(story(), "dark")
     assert luminance(dark.colour()) < 0.05
     opened = open_page(story(), "light")
@@ -778,7 +859,7 @@ def test_themes(open_page: Callable[..., Opened]) -> None:
 
 
 @pytest.mark.parametrize("report", [story, everything, hostile], ids=lambda make: make.__name__)
-def test_narrow(open_page: Callable[..., Opened], report: Callable[[], Report]) -> None:
+def test_nothing_is_wider_than_a_narrow_page(open_page: Callable[..., Opened], report: Callable[[], Report]) -> None:
     """At 390 pixels nothing is wider than the page, the dialog included."""
     opened = open_page(report(), width=390)
     width = "Math.max(document.documentElement.scrollWidth, document.getElementById('request').scrollWidth)"
@@ -808,7 +889,7 @@ def test_nothing_from_spans_runs(open_page: Callable[..., Opened]) -> None:
         assert page.evaluate(elements) == 0
 
 
-def test_an_empty_page(open_page: Callable[..., Opened]) -> None:
+def test_an_empty_page_opens_without_complaint(open_page: Callable[..., Opened]) -> None:
     """A page of nothing opens without complaint."""
     opened = open_page(analyze([]))
 
@@ -816,7 +897,7 @@ def test_an_empty_page(open_page: Callable[..., Opened]) -> None:
     assert opened.page.locator("#lanes").count() == 0
 
 
-def test_without_a_script(open_page: Callable[..., Opened]) -> None:
+def test_the_page_is_complete_without_a_script(open_page: Callable[..., Opened]) -> None:
     """Where scripts are switched off, the findings and the tables are all there, and the page says what is missing."""
     with_script = open_page(story())
     page = with_script.page.context.browser.new_context(java_script_enabled=False).new_page()
@@ -851,7 +932,7 @@ def test_http2_and_no_connection(open_page: Callable[..., Opened]) -> None:
 
 
 @pytest.mark.parametrize("connections", [None, 12, 1], ids=["story", "twelve", "one"])
-def test_ten_thousand_requests(open_page: Callable[..., Opened], connections: int | None) -> None:
+def test_ten_thousand_requests_can_be_explored(open_page: Callable[..., Opened], connections: int | None) -> None:
     """10,000 requests can be zoomed, scrolled and walked through; only what is in sight is drawn."""
     opened = open_page(reports.report(reports.many(10_000, connections)))
     page = opened.page

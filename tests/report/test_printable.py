@@ -29,7 +29,7 @@ SOURCES = Path(otel_httptrace.__file__).parent
         (b"\x1b", "b'\\x1b'"),
     ],
 )
-def test_what_is_shown(text: object, shown: str) -> None:
+def test_unprintable_characters_are_spelled_out(text: object, shown: str) -> None:
     """White space is a blank, and what a terminal obeys or a reader does not see is spelled out."""
     assert printable(text) == shown
 
@@ -42,7 +42,7 @@ def test_nothing_else_gets_through(text: str) -> None:
     assert len(one_line(text, 40)) <= 40
 
 
-def test_there_is_one() -> None:
+def test_no_other_module_judges_characters() -> None:
     """No other module looks at characters to decide what can be shown."""
     own = re.compile(r"isprintable|unicode_escape|unicodedata")
     # They ask whether a header can be sent, and refuse it if not.

@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
     ("place", "line"),
     [("app.py:3 in check", "response.close()"), ("shop/fetch.py:1 in fetch", "client.get(url)")],
 )
-def test_a_line(project: Path, place: str, line: str) -> None:
+def test_the_named_line_is_quoted(project: Path, place: str, line: str) -> None:
     """The line is quoted, below the folder or its src."""
     assert quoted(place, project) == line
 
@@ -37,12 +37,12 @@ def test_a_line(project: Path, place: str, line: str) -> None:
         "../other.py:1 in check", "link.py:1 in check", "secret.txt:1 in check", "app\0.py:1 in check",
     ],
 )  # fmt: skip
-def test_no_line(project: Path, place: str | None) -> None:
+def test_what_is_no_line_of_python_is_not_quoted(project: Path, place: str | None) -> None:
     """What is not there, is no Python, or lies outside the folder is not quoted."""
     assert quoted(place, project) is None
 
 
-def test_an_absolute_path(project: Path) -> None:
+def test_an_absolute_path_outside_is_not_quoted(project: Path) -> None:
     """Nor is a path from the root on, unless it leads below the folder."""
     assert quoted(f"{project.parent / 'other.py'}:1 in check", project) is None
     assert quoted(f"{project / 'app.py'}:3 in check", project) == "response.close()"

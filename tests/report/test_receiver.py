@@ -105,7 +105,9 @@ def refusal(got: Got) -> str:
     [(None, bytes), ("identity", bytes), ("gzip", gzip.compress), ("deflate", zlib.compress)],
     ids=["none", "identity", "gzip", "deflate"],
 )
-def test_protobuf(send: Sender, received: list[Message], encoding: str | None, pack: Callable[[bytes], bytes]) -> None:
+def test_protobuf_is_taken_and_answered(
+    send: Sender, received: list[Message], encoding: str | None, pack: Callable[[bytes], bytes]
+) -> None:
     """Protobuf arrives as it was sent, compressed or not, and the answer is a full success."""
     sent = traces("one", "two")
     more = {} if encoding is None else {"Content_Encoding": encoding}
@@ -115,7 +117,7 @@ def test_protobuf(send: Sender, received: list[Message], encoding: str | None, p
     assert received == [sent]
 
 
-def test_json(send: Sender, received: list[Message]) -> None:
+def test_json_is_taken_and_answered_in_kind(send: Sender, received: list[Message]) -> None:
     """JSON is taken and answered in kind; fields that are not known are ignored, as the specification asks."""
     body = {"resourceSpans": [{"scopeSpans": [{"spans": [{"name": "one"}], "fromTheFuture": 1}]}]}
     got = send(json.dumps(body).encode(), "application/json; charset=utf-8")
@@ -161,7 +163,7 @@ def test_what_came_is_handed_on(received: list[Message]) -> None:
         handed_on.clear()
 
 
-def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
+def test_all_three_signals_have_their_path(send: Sender, received: list[Message]) -> None:
     """All three signals have their path."""
     assert send(b"", path="/v1/metrics").status == 200
     assert send(b"", path="/v1/logs?x=y").status == 200
@@ -210,7 +212,7 @@ def test_metrics_and_logs(send: Sender, received: list[Message]) -> None:
         ("after decompression", 413, {"body": gzip.compress(bytes(1_000_000), mtime=0), "Content_Encoding": "gzip"}),
     ],
 )
-def test_refused(
+def test_what_cannot_be_read_is_refused(
     send: Sender,
     received: list[Message],
     caplog: pytest.LogCaptureFixture,
@@ -237,7 +239,7 @@ def test_a_long_message_is_a_valid_status(send: Sender) -> None:
     assert refusal(send(b"", path=path)).startswith(f"no such path: {path};")
 
 
-def test_other_methods(send: Sender) -> None:
+def test_other_methods_are_told_to_post(send: Sender) -> None:
     """GET and its kind are told to POST; HEAD gets no body."""
     assert send(b"", method="GET").status == 405
     assert send(b"", method="PUT", path="/else").status == 404
@@ -269,7 +271,7 @@ def test_a_body_that_ends_early(received: list[Message]) -> None:
         ("/v1/logs", ExportLogsServiceResponse),
     ],
 )
-def test_partial_success(path: str, response: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_partial_success_says_how_much_was_lost(path: str, response: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Where what came cannot be kept the sender is told how much was lost, and why: success in part."""
 
     def full(message: Message) -> None:
@@ -287,7 +289,7 @@ def test_partial_success(path: str, response: Any, caplog: pytest.LogCaptureFixt
     assert "not kept: disk full" in caplog.text
 
 
-def test_the_real_exporter(received: list[Message]) -> None:
+def test_the_real_exporter_is_served_over_one_connection(received: list[Message]) -> None:
     """The SDK's own OTLP exporter, with gzip, is served over one connection."""
     from opentelemetry.exporter.otlp.proto.http import Compression
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -383,7 +385,7 @@ def test_tokens_cannot_be_guessed() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1"])
-def test_its_own_names(received: list[Message], host: str) -> None:
+def test_both_names_of_loopback_are_accepted_as_host(received: list[Message], host: str) -> None:
     """Host may be either name of the loopback interface, with the port."""
     with Receiver(received.append) as receiver:
         port = urlsplit(receiver.endpoint).port
@@ -394,7 +396,7 @@ def test_its_own_names(received: list[Message], host: str) -> None:
     assert len(received) == 1
 
 
-def test_two_lengths(received: list[Message]) -> None:
+def test_two_lengths_are_refused(received: list[Message]) -> None:
     """A request that has two lengths is refused: who forwards it may believe the other one."""
     with Receiver(received.append) as receiver:
         answer = sent(receiver, head(receiver, "Content-Length: 0", "Content-Length: 5") + b"GET /")
@@ -460,7 +462,7 @@ def test_refusals_do_not_fill_the_terminal(send: Sender, caplog: pytest.LogCaptu
 
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(told) == 5
-    assert [line.endswith("more of these are not told") for line in told] == [False, False, False, False, True]
+    assert [line.endswith("further ones are not shown") for line in told] == [False, False, False, False, True]
 
 
 def test_a_refusal_can_be_read(received: list[Message]) -> None:
@@ -492,12 +494,13 @@ class Gate:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="how often a packet was sent is told by Linux's TCP_INFO")
-def test_many_at_once(received: list[Message]) -> None:
+def test_256_connections_at_once_are_kept_waiting(received: list[Message]) -> None:
     """256 connections that come before one is accepted are all kept waiting: no packet of theirs is sent twice."""
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(Receiver(received.append))
-        gate = receiver._server._free = Gate(receiver._server._free)  # type: ignore[assignment]
-        stack.callback(gate.open)  # type: ignore[attr-defined]
+        gate = Gate(receiver._server._free)
+        receiver._server._free = gate  # type: ignore[assignment]
+        stack.callback(gate.open)
         address = urlsplit(receiver.endpoint)
         waiting = [stack.enter_context(socket.socket()) for _ in range(256)]
         for sock in waiting:
@@ -512,7 +515,7 @@ def test_many_at_once(received: list[Message]) -> None:
             sock.setblocking(True)
             sock.settimeout(30)
             sock.sendall(head(receiver, "Content-Length: 0"))
-        gate.open()  # type: ignore[attr-defined]
+        gate.open()
         for sock in waiting:
             assert sock.recv(12) == b"HTTP/1.1 200"
         # tcpi_total_retrans: linux/tcp.h, struct tcp_info, after 8 bytes and 23 numbers of four.
@@ -550,7 +553,7 @@ def test_a_byte_at_a_time(received: list[Message], monkeypatch: pytest.MonkeyPat
         ):
             with socket.create_connection((host, int(port)), timeout=30) as sock:
                 sock.sendall(begun)
-                # It would be answered never, were each byte waited for anew.
+                # It would be answered never, were each byte waited for again.
                 for _ in range(3000):
                     if select.select([sock], [], [], 0.02)[0]:
                         break

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from kit.otlp import opening, reusing, row
+from kit.otlp import opening, reusing, row, served
 
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Finding, Sure, Thresholds
-from otel_httptrace.report.rows import Row, Step
+from otel_httptrace.report.rows import Other, Row, Sent, Step
 from otel_httptrace.report.spans import Link
 from otel_httptrace.report.verdicts.definitions import FAILURES
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
@@ -48,6 +49,14 @@ def timeouts() -> Any:
             yield (f"{phase}_timeout", "it was the proxy"), [failed(phase, "ConnectTimeout", steps=PROXY, **time)]
 
 
+def late_there(*, port: int = 40000, **rest: Any) -> list[Row]:
+    """A request that waited for 0.9 s, of which the server's span has 40 ms: both ends."""
+    client = opening("first_connection", network__local__port=40000, time__wait=0.9, duration=0.91, **rest)
+    there = served(client, port=port, duration=0.04)
+    client.other = Other(there.half, port == 40000)
+    return [there, client]
+
+
 STREAM: dict[str, Any] = {"failed_cause": "INTERNAL_ERROR", "http__conn__wasidle": True, "conn__idle": 5.0}
 
 #: By verdict and the beginning of the rival's name: rows that the rival brought about.
@@ -71,6 +80,7 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
     ("malformed_response", "the server retired"): [gone(response__bytes_received=9, conn__close_reason="goaway")],
     ("malformed_response", "the connection ended"): [gone(response__bytes_received=28)],
     ("upload_slow", "this process stood still"): [reusing(time__send=6.0, time__wait=1.0, stalled=5.0)],
+    ("upload_slow", "what makes the body"): [reusing(time__send=6.0, time__wait=1.0, tcp__unacked=0)],
     ("upload_stalled", "this process stood still"): [failed("send", "WriteTimeout", time__send=3.0, **LATE)],
     ("upload_stalled", "the other side is gone"): [failed("send", "WriteTimeout", time__send=3.0, timeout=3.0)],
     ("connection_dead", "the server had the request"): [
@@ -106,6 +116,15 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
     ("closed_without_answer", "the server retired"): [gone(conn__close_reason="goaway")],
     ("closed_without_answer", "this program closed"): [gone(conn__close_reason="client_closed")],
     ("closed_without_answer", "the server had closed the idle"): [gone(**IDLE, response__bytes_received=0)],
+    ("closed_without_answer", "the server closes connections after"): [
+        gone(http__conn__reused=True, conn__requests=1, conn__idle=0.01, time__wait=0.001),
+        gone(http__conn__reused=True, conn__requests=1, conn__idle=0.01, time__wait=0.001, time__send=0.02, tcp__unacked=9),
+    ],
+    ("closed_without_answer", "the server refused in TLS"): [
+        gone(origin="https://a", http__conn__reused=False, failed_cause="TLSV13_ALERT_CERTIFICATE_REQUIRED"),
+        gone(origin="https://a", http__conn__reused=False, time__wait=0.001),
+    ],
+    ("error_statuses", "a gateway or a proxy"): [row(status=503, failed=True) for _ in range(3)],
     ("body_failed", "this program closed"): [
         reusing(failed=True, body__outcome="failed", error__type="ReadError", conn__close_reason="client_closed")
     ],
@@ -117,6 +136,9 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
     ],
     ("body_failed", "the server retired"): [
         reusing(failed=True, body__outcome="failed", error__type="RemoteProtocolError", conn__close_reason="goaway")
+    ],
+    ("body_failed", "this program did not read"): [
+        reusing(failed=True, body__outcome="failed", error__type="ReadError", time__receive=9.0, body__read_wait=0.1)
     ],
     ("call_repeated", "separate calls"): [
         row(number, 0.5, status=503 if number < 2 else 200, target="GET /x") for number in (0.0, 1.0, 2.5)
@@ -144,6 +166,47 @@ PLAYED: dict[tuple[str, str], list[Row]] = {
         reusing(time__receive=60.0, body__read_wait=59.0, http__response__body__size=9_000)
     ],
     ("body_slow_server", "this process stood still"): [reusing(time__receive=20.0, body__read_wait=19.0, stalled=19.0)],
+    ("time_between", "this process stood still"): late_there(stalled=0.8),
+    ("time_between", "the network"): late_there(tcp__rtt=0.4, tcp__retransmits=0),
+    ("time_between", "what stands between"): late_there(port=40001),
+    ("time_between", "the server, before or after"): late_there(tcp__rtt=0.001, tcp__retransmits=0, stalled=0.01),
+    ("clients_left", "what stands between closed it"): [served(closed="client_left") for _ in range(3)],
+    ("clients_do_not_reuse", "this server's keep-alive timeout"): [
+        served(start=number, lost=("keepalive_timeout", 5.0, 41000 + number, 1)) for number in range(30)
+    ],
+    ("clients_do_not_reuse", "it is told by the client's address"): [
+        served(start=number, httptrace__server__conn__inferred=True) for number in range(30)
+    ],
+    ("clients_do_not_reuse", "many clients behind one"): [
+        served(start=number, lost=("client_closed", 0.0, 41000 + number, 1)) for number in range(30)
+    ],
+    ("server_keeps_none", "the clients asked for it"): [
+        served(start=number, closed="connection_close") for number in range(30)
+    ],
+    ("redirect_loop", "a program that does not"): [
+        reusing(0.02 * number, status=302, target="GET http://a/poll") for number in range(9)
+    ],
+    ("requests_refused", "a program that expects"): [reusing(status=401) for _ in range(3)],
+    ("redirected", "another request that began"): [
+        reusing(number + hop / 50, status=200 if hop else 307, target=f"GET http://a/items{'/' * hop}")
+        for number in range(3) for hop in range(2)
+    ],
+    ("waited_to_retry", "what else the program does"): [
+        replace(reusing(duration=4.0, time__wait=1.0), before=[Sent(0.0, 0.5, False, 503, {})])
+    ],
+    ("connect_slow", "this process stood still"): [
+        opening("first_connection", time__connect=2.0, steps=(step("http.connect", 2.0),), stalled=1.9)
+    ],
+    ("connect_slow", "another address was tried"): [
+        opening("first_connection", time__connect=2.0, steps=(
+            step("http.dns", dns__answers=["::1", "127.0.0.1"]),
+            step("http.connect", 2.0, network__peer__address="127.0.0.1"),
+        ))
+    ],
+    ("connect_slow", "the way there takes"): [
+        opening("first_connection", time__connect=2.0, steps=(step("http.connect", 2.0, httptrace__connect__resent=0),))
+    ],
+    ("proxy_slow", "this process stood still"): [opening("first_connection", time__proxy=2.0, stalled=1.9)],
 }  # fmt: skip
 
 
@@ -156,7 +219,7 @@ PAIRS = [(verdict.name, rival.cause) for verdict in DEFINITIONS.values() for riv
 
 
 @pytest.mark.parametrize(("verdict", "rival"), PAIRS)
-def test_a_rival(verdict: str, rival: str) -> None:
+def test_a_verdict_gives_way_to_its_rival(verdict: str, rival: str) -> None:
     """Where a rival is what happened, the verdict keeps silent, or is not certain and names it."""
     (rows,) = [rows for (of, begins), rows in PLAYED.items() if of == verdict and rival.startswith(begins)]
     defined, limits = DEFINITIONS[verdict], Thresholds()
@@ -281,6 +344,17 @@ def test_an_upload_that_is_slow() -> None:
     assert list(findings([reusing(time__send=0.1, time__wait=6.0)])) == ["server_slow"]
 
 
+@pytest.mark.parametrize(("waited", "told"), [(0.02, "server_slow"), (0.6, "upload_stalled")])
+def test_an_acknowledgement_may_be_put_off(waited: float, told: str) -> None:
+    """That a request is not acknowledged yet says nothing before half a second: no upload is told of a GET cut short."""
+    cut = reusing(
+        failed=True, error__type="ReadTimeout", failed_phase="wait", time__wait=waited, timeout=waited,
+        tcp__unacked=219, tcp__retransmits=0,
+    )  # fmt: skip
+
+    assert list(findings([cut])) == [told]
+
+
 def test_attempts_of_one_call() -> None:
     """What was sent again in one span is one call, with its total."""
     attempts = [
@@ -298,7 +372,7 @@ def test_attempts_of_one_call() -> None:
     assert findings(attempts) == {}
 
 
-def test_statuses() -> None:
+def test_many_errors_of_a_server_are_a_finding() -> None:
     """Errors that the server answers with are a finding where they are many, and one is none."""
     rows = [reusing(status=500) for _ in range(30)] + [reusing() for _ in range(211)]
     (finding,) = analyze(rows).findings
@@ -318,8 +392,8 @@ def test_what_is_harmless_comes_last() -> None:
 
 def test_every_open_reason_concludes() -> None:
     """Each value of open_reason is told, at its cost, with whose setting it is and what to change; or it is no fault."""
-    from otel_httptrace.core.ledger import Reason  # noqa: PLC0415
-    from otel_httptrace.report.verdicts.reasons import REASONS  # noqa: PLC0415
+    from otel_httptrace.core.ledger import Reason
+    from otel_httptrace.report.verdicts.reasons import REASONS
 
     assert {reason.value for reason in REASONS} == {reason.value for reason in Reason}
     for reason in REASONS:
@@ -341,3 +415,209 @@ def test_the_criterion_printed_is_the_one_tested(name: str) -> None:
 
     assert all(one.said(Thresholds()) in told for one in DEFINITIONS[name].asks)
     assert not DEFINITIONS[name].number or f"({DEFINITIONS[name].number})" in told
+
+
+def test_an_error_status_that_raised_is_the_servers() -> None:
+    """An exception that the application raises for the server's error is no fault of the application's, many or few."""
+    raised: dict[str, Any] = {"failed": True, "body__outcome": "closed_early", "body__closed_by": "HTTPStatusError",
+                              "conn__close_reason": "body_not_read", "body__closed_at": "app.py:7 in get"}  # fmt: skip
+    (many,) = analyze([reusing(status=500, **raised) for _ in range(5)]).findings
+    (few,) = analyze([reusing(status=500, **raised) for _ in range(2)]).findings
+    (client,) = analyze([reusing(status=404, **raised) for _ in range(4)]).findings
+
+    assert (many.verdict, many.requests, many.sure) == ("error_statuses", 5, Sure.CERTAIN)
+    assert "read the body before raise_for_status()" in many.advice
+    assert (few.verdict, few.requests) == ("application_failed", 2)
+    assert "had a status of errors (500 x 2)" in few.sentence
+    assert "had a status of errors (404 x 4)" in client.sentence
+
+
+def test_who_gave_the_status() -> None:
+    """A gateway's status is not said to be the server's, and the proxy it came through is named."""
+    rows = [opening("first_connection", status=503, failed=True, steps=PROXY)] + [reusing(status=503) for _ in range(4)]
+    (proxied,) = analyze(rows).findings
+    (gateway,) = analyze([reusing(status=502) for _ in range(4)]).findings
+
+    assert proxied.sure is Sure.LIKELY
+    assert "through the proxy proxy.test:3128" in proxied.advice
+    assert "errors: 502 x 4" in gateway.sentence
+    assert "a gateway's" in gateway.advice
+
+
+def test_streams_that_end_with_their_connection() -> None:
+    """Many streams of one HTTP/2 connection are one connection that was closed."""
+    h2: dict[str, Any] = {"http__conn__wasidle": False, "conn__id": 1, "time__wait": 0.6}
+    (finding,) = analyze([gone(**h2) for _ in range(6)]).findings
+
+    assert finding.verdict == "closed_without_answer"
+    assert finding.sentence.startswith("1 HTTP/2 connection to http://api.test was closed")
+    assert "6 requests on it failed" in finding.sentence
+
+
+def test_an_answer_that_had_begun() -> None:
+    """Where bytes came before the timeout, the report does not say that nothing came."""
+    (finding,) = analyze([failed("wait", "ReadTimeout", time__wait=1.0, response__bytes_received=38)]).findings
+
+    assert finding.verdict == "server_slow"
+    assert "nothing came" not in finding.sentence
+    assert "38 B came" in finding.sentence
+
+
+def test_an_exception_of_another_request() -> None:
+    """A response given up because another request failed is told after that failure."""
+    first, second = analyze(
+        [failed("wait", "ReadTimeout", time__wait=1.0, tcp__unacked=0, timeout=1.0)]
+        + [reusing(body__outcome="closed_early", body__closed_by="ReadTimeout", failed=True) for _ in range(3)]
+    ).findings
+
+    assert (first.verdict, second.verdict) == ("server_slow", "application_failed")
+    assert "ReadTimeout of another request" in second.sentence
+
+
+def test_attempts_in_vain_come_after_their_cause() -> None:
+    """Calls whose every attempt failed are failed by that cause, not by having been repeated."""
+    rows = [
+        failed("connect", "ConnectError", start=start, failed_cause="ECONNREFUSED", parent_id="a", target="POST /x")
+        for start in (0.0, 0.5, 1.5)
+    ]
+    for one in rows:
+        one.trace_id = "7" * 32
+
+    assert [finding.verdict for finding in analyze(rows).findings] == ["failed", "call_repeated"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "error", "cause", "says"),
+    [
+        ("proxy", "RemoteProtocolError", None, "the proxy closed the connection"),
+        ("send", "ReadTimeout", "ReadTimeout", "WINDOW_UPDATE"),
+        ("send", "ValueError", "ValueError", "what makes the request's body"),
+        ("wait", "ReadError", "TLSV13_ALERT_CERTIFICATE_REQUIRED", "a client certificate"),
+        ("tls", "ConnectError", "UNEXPECTED_EOF_WHILE_READING", "hung up in the handshake"),
+    ],
+)
+def test_advice_blames_who_it_was(phase: str, error: str, cause: str | None, says: str) -> None:
+    """What nothing else explains is not put down to the server where its exception says otherwise."""
+    (finding,) = analyze(
+        [failed(phase, error, origin="https://a", **({"failed_cause": cause} if cause else {}))]
+    ).findings
+
+    assert finding.verdict == "failed"
+    assert says in finding.advice
+
+
+def test_a_timeout_that_is_short() -> None:
+    """A dial's timeout below a second is told: it may be that, and not what it struck on."""
+    (short,) = analyze([failed("tls", "ConnectTimeout", time__tls=0.1, timeout=0.1)]).findings
+    (long,) = analyze([failed("tls", "ConnectTimeout", time__tls=5.0, timeout=5.0)]).findings
+
+    assert "ConnectTimeout of 100 ms" in short.sentence
+    assert "the timeout is too short" in short.advice
+    assert "too short" not in long.advice
+
+
+def test_who_made_the_body_may_be_slow() -> None:
+    """A slow upload is the way's for certain only if the kernel had more to send than the last part."""
+    sending: dict[str, Any] = {"time__send": 6.0, "time__wait": 0.1, "stalled": 0.01}
+
+    assert findings([reusing(**sending, tcp__unacked=2_000_000)])["upload_slow"].sure is Sure.CERTAIN
+    assert "or what makes the body" in findings([reusing(**sending, tcp__unacked=0)])["upload_slow"].sentence
+
+
+def test_connections_closed_at_one_moment() -> None:
+    """Idle connections that are all found closed at once may have been closed by a restart."""
+    once = findings([opening("server_closed", start=0.1 * number) for number in range(4)])["server_closes_idle"]
+    often = findings([opening("server_closed", start=6.0 * number) for number in range(4)])["server_closes_idle"]
+
+    assert (once.sure, often.sure) == (Sure.LIKELY, Sure.CERTAIN)
+    assert "restarted" in once.advice
+
+
+VAIN: dict[str, Any] = {"time__pool": 1.0, "pool__connections": 1, "pool__limit": 1, "pool__waiting": 0}
+
+
+@pytest.mark.parametrize(
+    ("holder", "sure", "says"),
+    [
+        (None, Sure.LIKELY, "no request that was seen held any of it"),
+        ({"time__wait": 4.0}, Sure.CERTAIN, "waited for the server's answer, for up to 4.0 s"),
+        ({"time__receive": 4.0, "body__read_wait": 0.1}, Sure.CERTAIN, "in this program, for up to 3.9 s"),
+        ({"time__receive": 4.0, "body__read_wait": 3.9}, Sure.CERTAIN, "waited for the server's bodies"),
+        ({"body__outcome": "closed_early", "body__closed_by": "PoolTimeout"}, Sure.CERTAIN, "waited for it themselves"),
+    ],
+)
+def test_who_held_the_pool(holder: dict[str, Any] | None, sure: Sure, says: str) -> None:
+    """Who waited for the pool in vain is told what those did who held it, so that nobody raises a limit for nothing."""
+    links: tuple[Link, ...] = ()
+    rows: list[Row] = []
+    if holder is not None:
+        rows = [reusing(duration=4.5, span_id="f" * 16, **holder)]
+        links = (Link("0" * 32, "f" * 16, {}),)
+    rows.append(failed("pool", "PoolTimeout", links=links, **VAIN))
+    finding = findings(rows)["pool_saturated"]
+
+    assert says in finding.sentence
+    assert finding.sure is sure
+
+
+def test_a_slow_server_before_the_pool_that_it_fills() -> None:
+    """Where requests that the server left without an answer held the pool, that comes first."""
+    slow = failed("wait", "ReadTimeout", duration=6.0, time__wait=6.0, span_id="f" * 16, timeout=6.0)
+    link = Link("0" * 32, "f" * 16, {})
+    rows = [slow] + [failed("pool", "PoolTimeout", links=(link,), **VAIN) for _ in range(5)]
+
+    assert [finding.verdict for finding in analyze(rows).findings] == ["server_slow", "pool_saturated"]
+
+
+def test_a_lookup_that_waited_for_a_thread() -> None:
+    """The resolver is not blamed for the time that it was not asked in, whether the lookup failed or not."""
+    queued = (step("http.dns", 2.0, dns__question__name="a.test", httptrace__dns__queued=1.9),)
+    slow = findings([opening("first_connection", time__dns=2.0, steps=queued)])["dns_slow"]
+    late = findings([failed("dns", "ConnectTimeout", time__dns=2.0, steps=queued)])["dns_timeout"]
+    asked = findings([opening("first_connection", time__dns=2.0)])["dns_slow"]
+
+    for finding in (slow, late):
+        assert "up to 1.9 s" in finding.sentence
+        assert "the resolver is not to blame" in finding.advice
+    assert "look at the resolver" in asked.advice
+
+
+def test_cancelled_for_a_sibling() -> None:
+    """Requests cancelled just after another one failed are told so; those cancelled at other times are not."""
+    cancelled: dict[str, Any] = {"status": None, "failed_phase": "wait", "time__wait": 0.3, "duration": 0.3}
+    rows = [row(0.0, 0.3, status=500, failed=True)] + [row(**cancelled, start=0.001 * number) for number in range(6)]
+    later = [row(0.0, 0.3, status=500, failed=True)] + [row(**cancelled, start=5.0) for _ in range(6)]
+
+    assert (
+        "6 of them just after another request of this process had failed (500)"
+        in findings(rows)["cancelled_in"].sentence
+    )
+    assert "just after" not in findings(later)["cancelled_in"].sentence
+
+
+def test_a_port_at_which_nothing_ever_went_well() -> None:
+    """Where every connection is closed at once, it may be the wrong port or scheme; not where others went well."""
+    at_once = [gone(http__conn__reused=False, time__wait=0.001) for _ in range(3)]
+
+    assert "the right scheme" in findings(at_once)["closed_without_answer"].advice
+    assert "the right scheme" not in findings([*at_once, reusing()])["closed_without_answer"].advice
+
+
+def test_a_body_that_was_read_slowly() -> None:
+    """Where the program was between reads most of the time, the server may have given it up; else that is not said."""
+    broken: dict[str, Any] = {"failed": True, "body__outcome": "failed", "error__type": "ReadError", **CLOSED}
+    slow = findings([reusing(**broken, time__receive=9.0, body__read_wait=0.1)])["body_failed"]
+    quick = findings([reusing(**broken, time__receive=9.0, body__read_wait=8.9)])["body_failed"]
+
+    assert (slow.sure, quick.sure) == (Sure.LIKELY, Sure.CERTAIN)
+    assert "between reads" in slow.advice
+
+
+def test_cancelled_by_a_timer() -> None:
+    """Requests given up one after the other, each after the same time, are a timeout around them; those at once are not."""
+    gone_at: dict[str, Any] = {"status": None, "failed_phase": "wait", "time__wait": 1.0, "duration": 1.0}
+    timer = findings([row(**gone_at, start=1.5 * number) for number in range(4)])["cancelled_in"]
+    at_once = findings([row(**gone_at, start=0.001 * number) for number in range(4)])["cancelled_in"]
+
+    assert "each was given up after about 1.0 s" in timer.advice
+    assert "look at who cancels" in at_once.advice

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kit.otlp import Export, read, story
+from kit.otlp import UPSTREAM_SCOPE, Export, read, story
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.otlp import from_protobuf
@@ -14,7 +15,7 @@ from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.telemetry import names
 
 
-def test_rows() -> None:
+def test_rows_are_the_requests_in_order() -> None:
     """Requests come in their order, with their parts nested, and nothing that is not theirs."""
     first, second, third = read(story())
 
@@ -34,7 +35,7 @@ def test_rows() -> None:
 
 
 @pytest.mark.parametrize("of", [True, 3, 0.5, "text", [1, "two"], {"deep": [True]}, None])
-def test_values(of: Any) -> None:
+def test_every_kind_of_value_is_read(of: Any) -> None:
     """Every kind of value that OTLP has is read."""
     export = Export()
     export.get(0, 1, key=of)
@@ -89,7 +90,7 @@ def test_memory_is_bounded_by_the_window() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["url__full", "http__url"])
-def test_origins(name: str, url: str, origin: str) -> None:
+def test_an_origin_is_scheme_host_and_port(name: str, url: str, origin: str) -> None:
     """An origin is scheme, host and port: no path, no query, no password, no port that goes without saying."""
     export = Export()
     export.get(0, 1, **{name: url})
@@ -124,11 +125,11 @@ def test_known_attributes_are_of_their_type(name: str, of: Any, expected: Any) -
     assert analyze([row]).requests == 1
 
 
-def test_whose_spans() -> None:
+def test_spans_of_other_instrumentations_are_not_ours() -> None:
     """A CLIENT span of another instrumentation is none of ours; where the source names no scope it may be."""
     export = Export()
     export.get(0, 1)
-    export.span("GET", 0, 1, scope="opentelemetry.instrumentation.requests")
+    export.span("GET", 0, 1, scope="opentelemetry.instrumentation.urllib")
     ours, theirs = from_protobuf(export.request)
     theirs.client = True
     assert [row.span_id for row in rows([ours, theirs])] == [ours.span_id]
@@ -141,4 +142,26 @@ def test_whose_spans() -> None:
     # ddtrace's, which names none either, is told by its attributes.
     theirs.attributes["_dd.top_level"] = 1
     assert [row.span_id for row in rows([ours, theirs])] == [ours.span_id]
-    assert names.UPSTREAM_SCOPE == ours.scope
+    assert ours.scope == UPSTREAM_SCOPE
+
+
+def test_requests_without_a_url_belong_to_where_their_connection_leads() -> None:
+    """Of a span that names no URL, as botocore's, the origin is that for which its connection was opened."""
+    export = Export()
+
+    def request(start: float, conn: int) -> Span:
+        span = export.span(
+            "ListBuckets", start, 10, scope="opentelemetry.instrumentation.botocore", httptrace__conn__id=conn
+        )
+        span.kind = Span.SPAN_KIND_CLIENT
+        return span
+
+    opener = request(0, 7)
+    export.span("http.getconn", 0, 4, opener, server__address="s3.test", server__port=443)
+    export.span("http.tls", 2, 2, opener)
+    request(20, 7)
+    request(40, 8)
+    found = read([export.request])
+
+    assert [row.origin for row in found] == ["https://s3.test", "https://s3.test", ""]
+    assert {row.client for row in found} == {"botocore"}

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kit.otlp import ORIGIN, opening, read, reusing, row, story
+from kit.otlp import ORIGIN, UPSTREAM_SCOPE, opening, read, reusing, row, story
 
 from otel_httptrace.report import schema
 from otel_httptrace.report.analysis import Analysis, analyze
@@ -25,7 +25,7 @@ from otel_httptrace.telemetry import names
 @given(
     st.lists(st.floats(min_value=1e-6, max_value=1e6), min_size=1, max_size=200), st.floats(min_value=0, max_value=1)
 )
-def test_quantiles(values: list[float], share: float) -> None:
+def test_quantiles_are_right_to_one_percent(values: list[float], share: float) -> None:
     """A quantile is right to 1 %, over twelve decades."""
     quantiles = Quantiles()
     for value in values:
@@ -37,7 +37,7 @@ def test_quantiles(values: list[float], share: float) -> None:
     assert quantiles.longest == max(values)
 
 
-def test_quantiles_of_nothing() -> None:
+def test_no_values_have_no_quantiles() -> None:
     """No values, no time; and a time of zero is zero."""
     quantiles = Quantiles()
     assert quantiles.at(0.5) == 0
@@ -45,7 +45,7 @@ def test_quantiles_of_nothing() -> None:
     assert quantiles.at(0.5) == 0
 
 
-def test_an_origin() -> None:
+def test_an_origins_figures_are_those_of_its_rows() -> None:
     """An origin's figures are those of its rows."""
     report = analyze([*read(story()), opening("all_busy", conn__close_reason="server_closed")])
     ours = next(origin for origin in report.origins if origin.name == ORIGIN)
@@ -69,7 +69,7 @@ def test_more_origins_than_are_told_apart() -> None:
     assert report.origins[0].requests == 10
 
 
-def test_slowest_and_typical() -> None:
+def test_the_slowest_and_the_typical_request_are_chosen() -> None:
     """The slowest requests are the slowest, the typical one is of about median duration, in any order."""
     durations = [number / 1000 for number in range(1, 2001)]
     random.Random(7).shuffle(durations)
@@ -92,7 +92,7 @@ def test_the_timeline_is_bounded() -> None:
     assert report.problems == ("line 3 is no JSON",)
 
 
-def test_the_json() -> None:
+def test_the_json_is_whole_and_tells_no_url() -> None:
     """The whole document of one request: only what we may tell, no URL among it."""
     first = opening(
         "body_not_read",
@@ -110,11 +110,13 @@ def test_the_json() -> None:
         "name": "GET",
         "service": "shop",
         "origin": ORIGIN,
+        "path": "",
         "status": 200,
         "failed": False,
         "started": 1_800_000_000.0,
         "seconds": 0.01,
         "phases": {"dns": 0.004, "connect": 0.006},
+        "sentences": [],
         "attributes": {
             "http.conn.reused": False,
             "httptrace.conn.open_reason": "body_not_read",
@@ -124,6 +126,7 @@ def test_the_json() -> None:
             "httptrace.body.outcome": "complete",
         },
         "steps": [],
+        "before": [],
         "links": [{"trace_id": "b" * 32, "span_id": "c" * 16, "attributes": {"httptrace.link": "connection_lost_by"}}],
     }
 
@@ -164,6 +167,7 @@ def test_the_json() -> None:
                 "failed_causes": {},
                 "statuses": {"200": 1},
                 "phases": {"dns": times(0.004), "connect": times(0.006), "total": times(0.01)},
+                "paths": [],
             }
         ],
         "slowest": [request],
@@ -244,7 +248,7 @@ def test_what_is_nested_too_deeply() -> None:
 def test_a_chain_of_children() -> None:
     """Children of children of children, as many as there may be, are all steps, and none is drawn further in than ten."""
     began = 1_800_000_000 * 10**9
-    client = Span("t", "0", "", "GET", began, began + 1, True, False, names.UPSTREAM_SCOPE, Source("", ""), {}, ())
+    client = Span("t", "0", "", "GET", began, began + 1, True, False, UPSTREAM_SCOPE, Source("", ""), {}, ())
     chain = [
         Span("t", str(number), str(number - 1), names.SPAN_DNS, began, began, False, False, "", Source("", ""), {}, ())
         for number in range(1, 5001)

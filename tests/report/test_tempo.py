@@ -61,7 +61,8 @@ def old(data: dict[str, Any]) -> dict[str, Any]:
             return {renamed.get(key, key): rename(value) for key, value in of.items()}
         return [rename(value) for value in of] if isinstance(of, list) else of
 
-    return rename(copy.deepcopy(data))
+    changed: dict[str, Any] = rename(copy.deepcopy(data))
+    return changed
 
 
 SPANS = {span.span_id for request in story() for span in from_protobuf(request)}
@@ -112,7 +113,7 @@ def read(
     ],
     ids=["v2", "v2, whole", "v1", "v1, batches", "v1, before 2.0"],
 )
-def test_versions(path: str, answer: dict[str, Any]) -> None:
+def test_answers_of_each_version_are_the_same_spans(path: str, answer: dict[str, Any]) -> None:
     """Each version's answers are the same spans: ids of base64 and names of enums included."""
     found, problems, asked = read({path + TRACE: Reply(answer)})
 
@@ -123,7 +124,7 @@ def test_versions(path: str, answer: dict[str, Any]) -> None:
     assert second.lost_by is not None
     assert second.lost_by.span_id == first.span_id
     assert asked[0].query == {
-        "q": '{ resource.service.name = "shop" && kind = client }',
+        "q": '{ resource.service.name = "shop" && (kind = client || span.httptrace.server.conn.id > 0) }',
         "start": str(10**9 + 61 - 3600),
         "end": str(10**9 + 61),
         "limit": "100",
@@ -142,7 +143,7 @@ def test_an_old_one_is_recognised_once() -> None:
 
 
 @pytest.mark.parametrize("status", ["PARTIAL", 1])
-def test_not_whole(status: Any) -> None:
+def test_a_partial_trace_is_read_and_told(status: Any) -> None:
     """A trace that is not whole is read, and told with what Tempo says about it."""
     message = "Trace exceeds maximum size of 100 bytes, a partial trace is returned"
     reply = Reply({"trace": trace(), "status": status, "message": message})
@@ -152,7 +153,7 @@ def test_not_whole(status: Any) -> None:
     assert problems == [f"trace {TRACE} is not whole: {message}"]
 
 
-def test_gone_and_garbage() -> None:
+def test_missing_and_garbled_traces_cost_only_themselves() -> None:
     """A trace that is not there any more, and one that is none, cost only themselves."""
     answers = {
         "/api/v2/traces/a": Reply({"trace": {"resourceSpans": "x"}}),
@@ -169,7 +170,7 @@ def test_gone_and_garbage() -> None:
     ]
 
 
-def test_other_services() -> None:
+def test_spans_of_other_services_are_left_out() -> None:
     """Of the traces found, the spans of the service are read; without a service all are."""
     answers = {f"/api/v2/traces/{TRACE}": Reply({"trace": trace("other")})}
 
@@ -180,29 +181,32 @@ def test_other_services() -> None:
 @pytest.mark.parametrize(
     ("arguments", "query"),
     [
-        ({"service": None}, "{ kind = client }"),
-        ({"service": 'a"b\\c'}, '{ resource.service.name = "a\\"b\\\\c" && kind = client }'),
+        ({"service": None}, "{ kind = client || span.httptrace.server.conn.id > 0 }"),
+        (
+            {"service": 'a"b\\c'},
+            '{ resource.service.name = "a\\"b\\\\c" && (kind = client || span.httptrace.server.conn.id > 0) }',
+        ),
         ({"query": "{ span.httptrace.time.dns > 1 }"}, "{ span.httptrace.time.dns > 1 }"),
     ],
 )
-def test_queries(arguments: dict[str, Any], query: str) -> None:
+def test_the_query_finds_http_clients_of_the_service(arguments: dict[str, Any], query: str) -> None:
     """The query finds HTTP clients of the service, whatever its name; one of the user's own is sent as it is."""
     _, _, asked = read({f"/api/v2/traces/{TRACE}": Reply({"trace": trace()})}, **arguments)
 
     assert asked[0].query["q"] == query
 
 
-def test_tenant_and_authorization() -> None:
+def test_tenant_and_authorization_are_sent_with_every_request() -> None:
     """A tenant and an authorization are sent with every request."""
     answers = {f"/api/v2/traces/{TRACE}": Reply({"trace": trace()})}
     _, _, asked = read(answers, tenant="one", environ={"HTTPTRACE_AUTHORIZATION": "Bearer abc"})
 
-    with pytest.raises(SourceError, match="^Tempo: X-Scope-OrgID is not a header that can be sent$"):
+    with pytest.raises(SourceError, match=r"^Tempo: X-Scope-OrgID is not a header that can be sent$"):
         TempoSource("http://localhost:1", "shop", tenant="one\n")
     assert [(of.headers["x-scope-orgid"], of.headers["authorization"]) for of in asked] == [("one", "Bearer abc")] * 2
 
 
-def test_a_full_answer() -> None:
+def test_a_full_answer_is_asked_for_again_in_halves() -> None:
     """A search that returns as many as it may is asked again in halves, the older first; what is too dense is told."""
     ids = [f"{number:x}" for number in range(1, 4)]
     answers = {f"/api/v2/traces/{trace_id}": Reply({"trace": trace()}) for trace_id in ids}
@@ -216,7 +220,7 @@ def test_a_full_answer() -> None:
     assert len(found) == 2 * len(SPANS)
 
 
-def test_limit() -> None:
+def test_the_newest_traces_up_to_the_limit_are_read() -> None:
     """No more traces are read than were asked for, the newest, in their order."""
     ids = [f"{number:x}" for number in range(1, 8)]
     answers = {f"/api/v2/traces/{trace_id}": Reply({"trace": trace()}) for trace_id in ids}
@@ -247,18 +251,18 @@ def test_limit() -> None:
     ("reply", "told"),
     [
         (Reply(b"invalid TraceQL query: parse error at line 1, col 3\n", 400), "answered 400 Bad Request: invalid TraceQL query: parse error at line 1, col 3"),
-        (Reply(b"no org id\n", 401), "answered 401 Unauthorized: it has tenants, of which --tenant names one"),
+        (Reply(b"no org id\n", 401), "answered 401 Unauthorized: it has tenants: name one with --tenant"),
         (Reply(b"who are you?\n", 401), "answered 401 Unauthorized: an Authorization header can be set in HTTPTRACE_AUTHORIZATION"),
         (Reply([]), "answered with JSON that is not Tempo's: an object was expected"),
         (Reply({"traces": {"a": 1}}), "answered with JSON that is not Tempo's: traces is no list"),
         (Reply({"traces": [{"traceID": "../../x"}]}), "answered with JSON that is not Tempo's: a trace without traceID"),
-        (Reply({"traces": []}), 'has found nothing in the last 1h for { resource.service.name = "shop" && kind = client }'),
-        (Reply({}), 'has found nothing in the last 1h for { resource.service.name = "shop" && kind = client }'),
+        (Reply({"traces": []}), 'has found nothing in the last 1h for { resource.service.name = "shop" && (kind = client || span.httptrace.server.conn.id > 0) }'),
+        (Reply({}), 'has found nothing in the last 1h for { resource.service.name = "shop" && (kind = client || span.httptrace.server.conn.id > 0) }'),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), "answered with text/html that is not JSON: is it the query API?"),
         (Reply(status=0), "broke off: Server disconnected without sending a response."),
     ],
 )  # fmt: skip
-def test_faults(reply: Reply, told: str) -> None:
+def test_a_wrong_answer_is_one_line(reply: Reply, told: str) -> None:
     """Whatever is answered instead of a search is one line."""
     with Backend(lambda asked: reply) as backend, pytest.raises(SourceError) as fault:
         list(TempoSource(backend.url, "shop", environ={}))
@@ -268,11 +272,11 @@ def test_faults(reply: Reply, told: str) -> None:
 
 def test_a_fault_half_way() -> None:
     """Where a trace cannot be had for another reason than that it is gone, reading ends with that reason."""
-    with pytest.raises(SourceError, match="answered 500 Internal Server Error: out of memory$"):
+    with pytest.raises(SourceError, match=r"answered 500 Internal Server Error: out of memory$"):
         read({f"/api/v2/traces/{TRACE}": Reply(b"out of memory", 500)})
 
 
-def test_nobody_there() -> None:
+def test_an_unreachable_tempo_is_one_line() -> None:
     """A Tempo that cannot be reached is one line."""
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(SourceError, match=f"^Tempo at {url} cannot be reached: .*refused"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from otel_httptrace.report.rows import Row
 from otel_httptrace.report.summary import Report
 
 
-def printed(what: Report | Row, width: int = 100, **options: Any) -> list[str]:
+def printed(what: Report | Row, width: int = 100, *, everything: bool = False, **options: Any) -> list[str]:
     """The lines of a report, or of one request's waterfall, without what pads them."""
     console = Console(file=io.StringIO(), width=width, highlight=False, **options)
     if isinstance(what, Report):
-        text.render(what, console)
+        text.render(what, console, everything=everything)
     else:
         console.print(text.waterfall(what, width))
     return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
@@ -34,14 +35,14 @@ def pair() -> list[Row]:
     return rows
 
 
-def test_the_whole() -> None:
+def test_a_report_is_findings_then_origins_then_requests() -> None:
     """A report is its findings, then each origin's figures, then single requests."""
     assert printed(analyze(pair())) == [
         "2 requests to 1 origin in 30.0 ms, beginning 2001-09-09 01:46:40 UTC",
         "",
         "1. body_not_read  waste, certain",
         "   100 % of the connections to http://api.test (2 of 2) were lost because responses were closed",
-        "   before they had been read, at app.py:7 in check; 1 connection had to be opened anew and 1 lookup",
+        "   before they had been read, at app.py:7 in check; 1 new connection had to be opened and 1 lookup",
         "   made, 2.0 ms in all",
         "   => read the body to its end before closing the response, or ask for less (HEAD, Range)",
         "   certain: each of these connections was closed together with a response whose end had not been",
@@ -72,7 +73,7 @@ def test_the_whole() -> None:
         "    receive           2.0 ms  " + " " * 56 + "█" * 14,
         "  http://api.test",
         "  body closed_early at app.py:7 in check",
-        "  its connection was closed: body_not_read",
+        "  its connection could not be reused: the response was closed unread (body_not_read)",
         "  the connection before was lost by request 0000000000000001 at app.py:7 in check",
         "",
         "the next slowest " + "─" * 83,
@@ -82,12 +83,12 @@ def test_the_whole() -> None:
         "    receive    1.0 ms  " + " " * 69 + "█" * 8,
         "  http://api.test",
         "  body closed_early at app.py:7 in check",
-        "  its connection was closed: body_not_read",
+        "  its connection could not be reused: the response was closed unread (body_not_read)",
     ]
 
 
 @pytest.mark.parametrize("width", [40, 52, 64, 200])
-def test_narrow_and_wide(width: int) -> None:
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     """No line is wider than the terminal, nor any figure cut off."""
     lines = printed(analyze(pair()), width)
 
@@ -116,31 +117,35 @@ def test_lines_that_go_on() -> None:
     assert narrow[body + 1 : body + 3] == ["    check, by way of", "    stripe/_http_client.py:310 in close"]
 
 
-def test_nothing() -> None:
+def test_an_empty_report_says_so() -> None:
     """Of nothing there is nothing to say."""
     assert printed(analyze([])) == ["no requests in 0 spans", "", "nothing to judge"]
 
 
-def test_nothing_found() -> None:
+def test_a_report_without_findings_says_so() -> None:
     """Where no criterion is met the report says so."""
-    assert printed(analyze([reusing()]))[2] == "nothing found: no verdict's criterion is met"
+    assert printed(analyze([reusing()]))[2] == "No problems found in 1 request"
 
 
 def test_what_failed_is_told_at_once() -> None:
-    """Where requests failed a line says so, whatever was found; and so it does of statuses that are errors."""
+    """Where requests failed or were answered with errors, a line says so, also without a finding."""
     refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError")
     lines = printed(analyze([refused, reusing(status=500), reusing(status=404), reusing()]))
 
     assert lines[1:4] == [
-        "1 of 4 requests failed: ConnectError x 1; 2 of 3 responses were errors: 500 x 1, 404 x 1",
+        "3 of 4 requests failed: 1 x ConnectError, 1 x HTTP 500, 1 x HTTP 404",
         "",
         "1. failed  failed, certain",
     ]
+    # Nothing is counted twice: a body that broke off after an error status is one failure.
+    both = row(failed=True, status=500, body__outcome="failed", error__type="ReadError", failed_cause="ECONNRESET")
+    assert analyze([both, reusing()]).failures == "1 of 2 requests failed: 1 x ReadError (reset)"
+    assert "Nothing else found in 2 requests" in printed(analyze([reusing(status=404), reusing()]))
     assert "errors     ConnectError 1" in lines
     assert "statuses   500 1, 404 1, 200 1" in lines
 
 
-def test_requests_unseen() -> None:
+def test_requests_without_our_attributes_are_counted() -> None:
     """Requests about which otel-httptrace said nothing are counted, and not judged."""
     lines = printed(analyze([row(), row()]))
 
@@ -148,12 +153,57 @@ def test_requests_unseen() -> None:
     assert lines[4] == "nothing to judge"
 
 
-def test_many_origins() -> None:
-    """Ten origins are shown; of the others it is said how many there are."""
-    lines = printed(analyze([reusing(origin=f"http://host{number}.test") for number in range(12)]))
+def many(origins: int = 50, each: int = 100) -> Report:
+    """A report on many servers, of which two lose connections and one refuses them."""
+    rows = [reusing(origin=f"http://host{number}.test") for number in range(origins) for _ in range(each)]
+    for number in (31, 47):
+        for pair_ in [pair() for _ in range(3)]:
+            for each_ in pair_:
+                each_.origin = f"http://host{number}.test"
+            rows += pair_
+    for _ in range(3):
+        refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError")
+        refused.origin = "http://host20.test"
+        rows.append(refused)
+    return analyze(rows)
 
-    assert sum(line.startswith("http://host") for line in lines) == 10
-    assert "and 2 origins more, with fewer requests" in lines
+
+def test_many_origins() -> None:
+    """Servers that a finding is about come first, in full; of the others each has a line, and `--all` shows all in full."""
+    lines = printed(many())
+    full = [line.split()[0] for line in lines if line.startswith("http://host") and line.endswith("─")]
+    short = [line.split() for line in lines if line.startswith("http://host") and not line.endswith("─")]
+
+    assert sorted(full) == ["http://host20.test", "http://host31.test", "http://host47.test"]
+    assert len(short) == 40 and short[0] == ["http://host0.test", "100", "0", "100", "%", "10.0", "ms", "10.0", "ms"]
+    assert "and 7 origins more; all figures of each: --all" in lines
+    everything = printed(many(), everything=True)
+    assert sum(line.startswith("http://host") and line.endswith("─") for line in everything) == 50
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_first_screen(width: int) -> None:
+    """The first 24 lines say of each finding what is wrong, whose line it is, and what to do."""
+    report = many()
+    screen = printed(report, width)[:24]
+
+    assert len(report.findings) == 2
+    assert screen[0].startswith("5,015 requests to 50 origins")
+    at = screen.index(f"1. {report.findings[0].verdict}  failed, 3 requests, http://host20.test")
+    assert screen[at + 1].startswith("   => ")
+    assert screen[at + 2] == "2. body_not_read  waste, 12 requests, at app.py:7 in check"
+    assert screen[at + 3].startswith("   => read the body to its end before closing the response, or ask for less ")
+
+
+def test_the_first_screen_with_many_findings() -> None:
+    """However many findings there are, the first screen has the worst of them in short, and says how many more there are."""
+    report = many()
+    findings = tuple(replace(report.findings[number % 2], verdict=f"verdict_{number}") for number in range(30))
+    screen = printed(replace(report, findings=findings), 80)[:24]
+
+    short = screen[: screen.index("and 22 more")]
+    assert [line.split()[1] for line in short if "verdict_" in line] == [f"verdict_{number}" for number in range(8)]
+    assert sum(line.startswith("   => ") for line in short) == 8
 
 
 def test_failed_and_cancelled_are_counted_apart() -> None:
@@ -236,7 +286,7 @@ def test_a_response_that_was_never_closed() -> None:
     assert not any("receive" in line for line in printed(analyze([found])))
 
 
-def test_failed_and_cancelled() -> None:
+def test_requests_without_a_response_say_where_they_ended() -> None:
     """A request that got no response says where that was, and whether it was the caller's doing."""
     failed = row(failed=True, status=None, failed_phase="dns", error__type="ConnectError")
     cancelled = row(status=None, failed_phase="wait")
@@ -252,12 +302,12 @@ def test_failed_and_cancelled() -> None:
         (0.0999, "99.9 ms"), (0.09996, "100 ms"), (0.0042, "4.2 ms"), (0.000042, "42 µs"), (0, "0 µs"),
     ],
 )  # fmt: skip
-def test_seconds(value: float, told: str) -> None:
+def test_durations_have_three_digits_and_a_fitting_unit(value: float, told: str) -> None:
     """Durations have three digits at most, and a unit that fits."""
     assert units.seconds(value) == told
 
 
-def test_other_units() -> None:
+def test_other_units_are_written_for_people() -> None:
     """Counts, shares, sizes and spreads read as people write them."""
     assert [units.count(1, "body", "bodies"), units.count(1200, "body", "bodies")] == ["1 body", "1,200 bodies"]
     assert [units.share(1, 1000), units.share(999, 1000), units.share(2, 4), units.share(0, 0)] == [
@@ -269,3 +319,16 @@ def test_other_units() -> None:
     assert [units.spread(5, 5.01), units.spread(4.8, 5.2), units.spread(0.5, 2)] == [
         "5.0 s", "4.8 to 5.2 s", "500 ms to 2.0 s",
     ]  # fmt: skip
+
+
+def test_each_phase_has_one_colour_everywhere() -> None:
+    """Each phase has a colour of its own on a terminal, and the page's style has both of its others."""
+    from otel_httptrace.report.colours import COLOURS
+    from otel_httptrace.report.page import render as page
+    from otel_httptrace.report.rows import PHASES
+
+    assert list(COLOURS) == list(PHASES)
+    assert len({colour.terminal for colour in COLOURS.values()}) == len(PHASES)
+    style = page(analyze([])).partition("<style>")[2].partition("</style>")[0]
+    for phase, colour in COLOURS.items():
+        assert f"--{phase}: light-dark({colour.light}, {colour.dark});" in style

@@ -12,12 +12,20 @@ import runpy
 import socket
 import sys
 import time
+from typing import Any
 
 NAMES = json.loads(os.environ["RESOLVER"])
 system = _socket.getaddrinfo
 
 
-def getaddrinfo(host, port, family=0, type=0, proto=0, flags=0):
+def getaddrinfo(
+    host: bytes | str | None,
+    port: bytes | str | int | None,
+    family: int = 0,
+    type: int = 0,  # noqa: A002 - the name that it has there
+    proto: int = 0,
+    flags: int = 0,
+) -> list[Any]:
     name = host.decode() if isinstance(host, bytes) else host
     if name not in NAMES or flags & socket.AI_NUMERICHOST:
         return system(host, port, family, type, proto, flags)

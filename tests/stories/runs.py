@@ -37,6 +37,8 @@ class Told:
     printed: str
     complained: str
     spans: list[Span]
+    #: What the spans say for a person, each with its trace, in the order in which it happened.
+    said: list[tuple[str, str]]
     rows: list[Row]
     report: Report
     #: The program's first URL, without its path.
@@ -54,6 +56,7 @@ class Told:
                 *(f"  {line}" for line in self.printed.splitlines()),
                 *(f"! {line}" for line in self.complained.splitlines()),
                 *shown(self.rows),
+                *(f"{trace[:4]}: {sentence}" for trace, sentence in self.said),
                 *(f"=> {finding}" for finding in self.report.findings),
             ]
         )
@@ -130,12 +133,27 @@ def play(case: Case, how: str) -> Told:
         ran.process.stdout,
         ran.process.stderr,
         spans,
+        _said(received),
         found,
         analyze(found, case.thresholds),
         ran.origin,
         ran.accepted,
         dict(_marked(ran.name, ran.text)),
     )
+
+
+def _said(received: Iterable[Any]) -> list[tuple[str, str]]:
+    found = [
+        (event.time_unix_nano, span.trace_id.hex(), value.value.string_value)
+        for request in received
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+        for event in span.events
+        if event.name == names.EVENT_DIAGNOSIS
+        for value in event.attributes
+    ]
+    return [(trace, sentence) for _, trace, sentence in sorted(found)]
 
 
 def _marked(name: str, text: str) -> Iterator[tuple[str, re.Pattern[str]]]:

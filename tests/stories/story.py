@@ -22,7 +22,7 @@ Worlds = Callable[[], AbstractContextManager[World]]
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class AtLeast:  # noqa: PLW1641 - a dataclass that is frozen has a hash
     """Equal to what is not less: no machine is so slow that this could fail."""
 
     least: float
@@ -134,6 +134,8 @@ class Case:
         also_counted: and how many more PromQL counts.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
+        says: a pattern for what a sentence says on a request that the query finds. None where a request was slow and
+            nothing else, or was answered with an error: then there is no sentence about that.
         stalls: its process stands still, as is told. Of all others that is not looked at: a busy machine holds them up.
     """
 
@@ -145,7 +147,7 @@ class Case:
     also: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     runs: tuple[str, ...] = ("httpx sync",)
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = Thresholds()  # noqa: RUF009 - it is frozen
     query: str | None = None
     search: Search | None = None
     finds: int | None = 0
@@ -153,6 +155,7 @@ class Case:
     also_counted: int = 0
     unseen: int = 0
     environ: tuple[tuple[str, str], ...] = ()
+    says: str | None = None
     stalls: bool = False
 
     def file(self, how: str) -> str:

@@ -80,7 +80,7 @@ def _told(done: str, library: str, host: str | None = None, lookup: float = 0.0)
 
 
 @pytest.mark.parametrize(("done", "library"), [*zip(MIXED, cycle(["httpx", "httpx2"]), strict=False)])
-def test_both_are_told(done: str, library: str) -> None:
+def test_two_causes_are_two_findings(done: str, library: str) -> None:
     """Two causes are two findings, the worse first."""
     assert _told(done, library) == MIXED[done]
 

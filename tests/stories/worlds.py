@@ -21,7 +21,7 @@ from typing import Any
 
 import trustme
 from kit.http2 import H2Server
-from kit.server import PATIENCE, Answer, Blackhole, Peer, Request, Server, answer, chunk, free_port, head
+from kit.server import PATIENCE, Answer, Blackhole, Peer, Request, Script, Server, answer, chunk, free_port, head
 
 #: Far more than the buffers of a socket hold.
 MUCH = b"x" * 1_000_000
@@ -93,7 +93,7 @@ def together(number: int, what: bytes) -> Answer:
     return script
 
 
-def after(seconds: float, what: bytes) -> Answer:
+def after(seconds: float, what: bytes) -> Script:
     """An answer that takes *seconds*."""
 
     def script(peer: Peer, request: Request) -> None:
@@ -166,7 +166,7 @@ def event_stream(*, terminator: float) -> Answer:
     return script
 
 
-def third(then: Callable[[Peer, Request], object]) -> Answer:
+def third(then: Script) -> Answer:
     """The third request meets *then*, all others an answer."""
 
     def script(peer: Peer, request: Request) -> None:
@@ -220,7 +220,7 @@ def third_new_one_fails(peer: Peer, request: Request) -> None:
     peer.close()
 
 
-def half(size: int, how: Callable[[Peer], object]) -> Answer:
+def half(size: int, how: Callable[[Peer], object]) -> Script:
     """Half of a body of *size* bytes, and then *how*."""
 
     def script(peer: Peer, request: Request) -> None:
@@ -366,13 +366,17 @@ def addresses(*found: str, silent: bool = False) -> Iterator[World]:
 
 
 class _Slow:
-    """TLS that is in no hurry to begin."""
+    """TLS that is in no hurry to answer.
+
+    It counts from the ClientHello: a client that is busy sends it late, and its handshake takes as long all the same.
+    """
 
     def __init__(self, context: ssl.SSLContext, seconds: float) -> None:
         self._context = context
         self._seconds = seconds
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        sock.recv(1, socket.MSG_PEEK)
         time.sleep(self._seconds)
         return self._context.wrap_socket(sock, **options)
 

@@ -40,7 +40,8 @@ def _sample(items: list[pytest.Function]) -> list[pytest.Item]:
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-        flavour, shape = params.pop("flavour", None), params.get("shape")
+        flavour: Any = params.pop("flavour", None)
+        shape: Any = params.get("shape")
         params.pop("library", None)
         if flavour is None or shape is None or flavour.mode in shape.modes:
             groups.setdefault(f"{item.originalname} {params}", []).append(item)

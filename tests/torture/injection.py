@@ -93,7 +93,7 @@ def _fallible(code: types.CodeType) -> frozenset[int]:
 
 #: Instructions that move what is there, or only say something to the interpreter.
 _INFALLIBLE = tuple(
-    (
+    (  # noqa: SIM905 - a list of words
         "LOAD_FAST STORE_FAST LOAD_CONST LOAD_CLOSURE LOAD_GLOBAL LOAD_DEREF STORE_DEREF POP PUSH COPY SWAP DUP ROT NOP "
         "CACHE RESUME RETURN YIELD RERAISE RAISE PRECALL KW_NAMES IS_OP EXTENDED_ARG GEN_START SETUP END BEFORE_WITH "
         "CHECK_EXC_MATCH WITH_EXCEPT MAKE_CELL MAKE_FUNCTION SEND GET_AWAITABLE BUILD LIST DICT UNARY_NOT TO_BOOL "
@@ -129,7 +129,7 @@ def called_by_ours(frame: types.FrameType) -> bool:
 _POSED = "posed_by_a_test.py"
 
 
-def posing(function: Any, filename: str = PACKAGE + _POSED) -> Any:
+def posing(function: Callable[..., Any], filename: str = PACKAGE + _POSED) -> Callable[..., Any]:
     """*function*, which to a reader of tracebacks is code of our package, or of another file."""
     code = function.__code__.replace(co_filename=filename)
     return types.FunctionType(
@@ -175,18 +175,18 @@ class Injection:
             return _interrupting(code), frozenset()
         return frozenset(), _fallible(code) if inner else frozenset()
 
-    def due(self, code: types.CodeType, offset: int) -> bool:
-        """Whether it is to happen before this bytecode, which counts."""
+    def due(self, code: types.CodeType, offset: int) -> Place | None:
+        """Where it is to happen, if that is before this bytecode, which counts."""
         self.count += 1
         if self.act is None:
             self.places.append(Place(code, offset))
-            return False
+            return None
         if self.count == self._at or (
             self._every and self.count > self._at and not (self.count - self._at) % self._every
         ):
             self.place = Place(code, offset)
-            return True
-        return self.again and self.place == (code, offset)
+            return self.place
+        return self.place if self.again and self.place == (code, offset) else None
 
     def __enter__(self) -> Injection:
         self._watch.begin()
@@ -227,13 +227,13 @@ class _Tracing:
             nonlocal before
             if event == "opcode":
                 offset = frame.f_lasti
-                if (before in after or offset in these) and injection.due(code, offset):
+                if (before in after or offset in these) and (place := injection.due(code, offset)):
                     # When a trace function raises, CPython takes it away.
                     if injection.again:
                         sys.setprofile(rearm)
                     # A signal handler is called by nobody who holds the frame.
                     del frame
-                    injection.act(injection.place)  # type: ignore[misc]
+                    injection.act(place)  # type: ignore[misc]
                     sys.setprofile(None)
                 before = offset
             elif event == "exception":
@@ -302,12 +302,12 @@ class _Monitoring:
             if offset in _handlers(code):
                 before = _RAISED
             after, these = injection.counts(code, called_by_ours(frame))
-            if (before in after or offset in these) and injection.due(code, offset):
+            if (before in after or offset in these) and (place := injection.due(code, offset)):
                 # A signal handler is called by nobody who holds the frame.
                 del frame
                 busy = True
                 try:
-                    injection.act(injection.place)  # type: ignore[misc]
+                    injection.act(place)  # type: ignore[misc]
                 finally:
                     busy = False
 

@@ -164,7 +164,7 @@ def test_a_schedule_of_cancellations(flavour: Flavour, bare_telemetry: Telemetry
 
 
 @ASYNC
-async def test_cancellations_on_sockets(flavour: Flavour, world: Make, log: Log) -> None:
+async def test_cancellations_on_sockets_leave_nothing_open(flavour: Flavour, world: Make, log: Log) -> None:
     """Cancelled at any moment on real sockets, nothing of ours is left open, and the next request is told in full."""
     here = world(flavour)
     verdict = Verdict(here, log)

@@ -89,7 +89,7 @@ async def test_the_collector_at_every_allocation(flavour: Flavour, shape: Any, w
 
 
 @pytest.mark.parametrize("library", ["httpx", "httpx2"])
-def test_forked_under_load(library: str, server: Server) -> None:
+def test_children_forked_under_load_make_their_requests(library: str, server: Server) -> None:
     """Children forked while threads make requests make their own, and end; the parent goes on."""
     script = """
         import importlib, os, sys, threading, time

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kit.clients import Client, Flavour
 from kit.http2 import H2Server
 from kit.server import Server, free_port
-from kit.telemetry import Telemetry, replaced, restore
+from kit.telemetry import Patchable, Telemetry, replaced, restore
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from torture.injection import Stop
@@ -131,14 +131,14 @@ class World(NamedTuple):
     telemetry: Telemetry
     spans: Spans
     #: What there was before it was instrumented.
-    before: dict[tuple[Any, str], Any]
+    before: Patchable
 
     def afresh(self) -> None:
-        """Instrument anew, whatever may be left, so that the next try is a first one again."""
+        """Instrument again, even if something is left, so that the next try is a first one again."""
         self.telemetry.uninstrument()
         if replaced(self.before):
             restore(self.before)
-            self.telemetry.instrumentor._observer = None
+            self.telemetry.instrumentor._lifetime = None
         self.telemetry.instrument()
         self.spans.forget()
 

@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 # Of 1.x, which is set by flags; 2.x is one program, too, but set by a file. This has the API that they all have.
 JAEGER = "v1.62.0"
+#: Of 2.x. It takes ten minutes of a processor, so it is built for whom names it: `make backends2`.
+JAEGER2 = "v1.76.0"
 BUILDER = "v0.150.0"
 KUSTOMIZE = "v5.7.1"
 #: What a Debian package holds, by the name of the program.
@@ -58,6 +60,14 @@ def jaeger(to: Path, work: Path) -> None:
     (work / "go.mod").write_text("module backends\n\ngo 1.23\n")
     run("go", "get", f"github.com/jaegertracing/jaeger/cmd/all-in-one@{JAEGER}", cwd=work)
     run("go", "build", *_SMALL, "-o", to / "bin/jaeger", "github.com/jaegertracing/jaeger/cmd/all-in-one", cwd=work)
+
+
+def jaeger2(to: Path, work: Path) -> None:
+    """Jaeger 2, from its Go module, whose versions are numbered on from those of 1."""
+    needs("go")
+    (work / "go.mod").write_text("module backends\n\ngo 1.24\n")
+    run("go", "get", f"github.com/jaegertracing/jaeger/cmd/jaeger@{JAEGER2}", cwd=work)
+    run("go", "build", *_SMALL, "-o", to / "bin/jaeger2", "github.com/jaegertracing/jaeger/cmd/jaeger", cwd=work)
 
 
 def otelcol(to: Path, work: Path) -> None:
@@ -127,17 +137,20 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
     "jaeger": jaeger,
     "kustomize": kustomize,
     "compose": compose,
+    "jaeger2": jaeger2,
 }
+#: Made only if they are named.
+OPTIONAL = {"jaeger2"}
 
 
 def _made_from(part: str) -> str:
-    """What *part* is made from; from something else, it is made anew."""
+    """What *part* is made from; from something else, it is made again."""
     files = {
         "otelcol": ("otelcol.yaml",),
         "traceql": ("package-lock.json",),
         "compose": ("compose/main.go", "compose/go.mod", "compose/go.sum"),
     }
-    versions = {"otelcol": BUILDER, "jaeger": JAEGER, "kustomize": KUSTOMIZE}
+    versions = {"otelcol": BUILDER, "jaeger": JAEGER, "jaeger2": JAEGER2, "kustomize": KUSTOMIZE}
     text = "".join((HERE / file).read_text() for file in files.get(part, ()))
     return hashlib.sha256(f"{versions.get(part, PACKAGES.get(part))} {text}".encode()).hexdigest()
 
@@ -145,7 +158,9 @@ def _made_from(part: str) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Make what is not there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all, if none is named")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; if none is named, all but {', '.join(OPTIONAL)}"
+    )
     parser.add_argument("--to", type=Path, default=ROOT / "build/backends", help="where (%(default)s)")
     asked = parser.parse_args(arguments)
     for part in asked.parts:
@@ -153,7 +168,7 @@ def main(arguments: Sequence[str]) -> None:
             parser.error(f"{part}: there is {', '.join(PARTS)}")
     to = asked.to.resolve()
     (to / "bin").mkdir(parents=True, exist_ok=True)
-    for part in asked.parts or PARTS:
+    for part in asked.parts or [part for part in PARTS if part not in OPTIONAL]:
         made, stamp = to / f".{part}", _made_from(part)
         if made.exists() and made.read_text() == stamp:
             continue

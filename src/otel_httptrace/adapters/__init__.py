@@ -1,1 +1,1 @@
-"""Where we look: hooks on httpcore and httpcore2 that turn what happens into facts for the core."""
+"""Where we look: one folder for each client library, which turns what happens there into facts."""

@@ -42,7 +42,7 @@ def _usable_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            # Closed by whoever started us: nobody reads it.
+            # Closed by the process that started us: nobody reads it.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             # A terminal that cannot show a sign shows another; Python would stop there.

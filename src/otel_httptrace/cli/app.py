@@ -56,8 +56,9 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="httptrace", message="%(prog)s %(version)s")
-def group() -> None:
-    """What the requests of a Python program really did: why was a connection opened, which line lost the last one.
+@click.pass_context
+def group(ctx: click.Context) -> None:
+    """What the requests of a Python program did: why a connection was opened, and which line lost the one before.
 
     \b
       httptrace run -- python app.py       run it, read the verdict
@@ -66,6 +67,10 @@ def group() -> None:
       httptrace probe https://example.com/ what a server does to connections
       httptrace doctor                     no spans?
     """
+    if ctx.invoked_subcommand in ("run", "report"):
+        from .project import settings  # noqa: PLC0415
+
+        ctx.default_map = {ctx.invoked_subcommand: settings()}
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 # Reports are written to where the user says, often to a folder that others can write
 # to, as /tmp, and by root. Three rules. A plain file is replaced as a whole, so that
-# whoever reads meanwhile has the last one; what stands in for it until then has a name
+# a reader meanwhile has the last one; what stands in for it until then has a name
 # that nobody can know before. A file that is there keeps its mode, owner and group. And
 # in a folder that is everybody's, nothing is followed or written to that somebody else
 # put there, which Linux sees to itself where fs.protected_symlinks and
@@ -132,7 +132,7 @@ def _resolved(path: str) -> Path:
         try:
             found = os.lstat(where)
         except OSError:
-            # It is not there, or cannot be seen: whoever opens it will tell.
+            # It is not there, or cannot be seen: the code that opens it will tell.
             return where
         if not _trusted(where, found):
             what = "a link" if stat.S_ISLNK(found.st_mode) else "a file"

@@ -59,7 +59,7 @@ class Intake:
         self._thread.join()
         with self._lock:
             self._count(self._assembler.finish())
-            self.requests = self._analysis.requests
+            self.requests = self._analysis.requests + self._analysis.served
 
     def report(self) -> Report:
         """What there is to say so far. More that comes does not change it."""
@@ -99,7 +99,7 @@ class Intake:
                 self._count(self._assembler.add(span))
             # An SDK sends a request's children no later than the request.
             self._count(self._assembler.ready())
-            self.requests = self._analysis.requests
+            self.requests = self._analysis.requests + self._analysis.served
 
     def _count(self, rows: Iterable[Row]) -> None:
         for row in rows:
@@ -111,7 +111,7 @@ class Intake:
             function(request)
         except Exception as error:
             # One batch that nobody can use must not cost the others.
-            problem = f"what came was {what}: {error}"
+            problem = f"received data was {what}: {error}"
             with self._lock:
                 if problem in self._problems or len(self._problems) < 20:
                     self._problems[problem] = self._problems.get(problem, 0) + 1

@@ -9,9 +9,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from ..report.changes import changes
 from .errors import describe, say
 
 if TYPE_CHECKING:
+    from ..report.summary import Report
     from .intake import Intake
     from .output import Output
 
@@ -34,6 +36,8 @@ class Live:
         self._started = time.monotonic()
         self._due = self._started + every if every is not None else float("inf")
         self._shown = 0
+        #: The report that was shown last, and when.
+        self._last: tuple[Report, float] | None = None
         self._line = every is not None and sys.stderr.isatty() and not output.quiet
         #: Where progress is shown; 0 as long as it is not.
         self._column = 0
@@ -66,7 +70,10 @@ class Live:
         if self._intake.requests > self._shown:
             self._shown = self._intake.requests
             self._clear()
-            self._output.write(self._intake.report(), sys.stderr, final=False)
+            report, now = self._intake.report(), time.monotonic()
+            since = changes(self._last[0], report, now - self._last[1]) if self._last is not None else ""
+            self._last = (report, now)
+            self._output.write(report, sys.stderr, final=False, since=since)
             sys.stderr.flush()
 
     def _progress(self) -> None:

@@ -8,9 +8,11 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from ..report import gate
 from ..report.findings import Thresholds
-from ..report.verdicts import VERDICTS
+from .errors import Problem
 from .output import Output
+from .project import SETTINGS, VARIABLES
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -25,7 +27,8 @@ def options(function: _Command) -> _Command:
             json=given.pop("json"),
             width=given.pop("width"),
             quiet=given.pop("quiet"),
-            fail_on=frozenset(given.pop("fail_on")),
+            everything=given.pop("everything"),
+            gate=_gate(given.pop("fail_on"), given.pop("baseline")),
             thresholds=given.pop("threshold"),
         )
         output.check()
@@ -39,13 +42,20 @@ def options(function: _Command) -> _Command:
             click.option("--json", metavar="FILE", help="Write the report as JSON; - is stdout."),
             click.option("--output", "-o", metavar="FILE", help="Write the report as text to a file."),
             click.option("--quiet", "-q", is_flag=True, help="Print no report."),
+            click.option("--all", "everything", is_flag=True, help="Show each server in full, however many there are."),
             click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text."),
             click.option(
                 "--fail-on",
                 metavar="VERDICT,...",
-                default="",
+                multiple=True,
                 callback=_verdicts,
-                help="Exit with status 1 if one of these verdicts is found: body_not_read,client_per_request.",
+                help="Exit with status 1 if one of these is found: any, failed, slow, waste, or verdicts such as "
+                "body_not_read,client_per_request; with 2 if nothing was seen. Repeatable.",
+            ),
+            click.option(
+                "--baseline",
+                metavar="FILE",
+                help="A report that --json wrote before: only what is new fails; --fail-on any, unless it is given.",
             ),
             click.option(
                 "--threshold",
@@ -57,15 +67,27 @@ def options(function: _Command) -> _Command:
         )
     ):
         command = option(command)
+    for parameter in command.__click_params__:  # type: ignore[attr-defined]
+        # As in a project's file, by the same name.
+        parameter.envvar = _VARIABLES.get(parameter.name)
     return command  # type: ignore[return-value]
 
 
-def _verdicts(ctx: click.Context, parameter: click.Parameter, value: str) -> list[str]:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    unknown = [name for name in names if name not in VERDICTS]
-    if unknown:
-        raise click.BadParameter(f"no verdict is called {unknown[0]!r}; there are {', '.join(sorted(VERDICTS))}.", ctx)
-    return names
+_VARIABLES: Final = {option: VARIABLES[name] for name, (option, _) in SETTINGS.items()}
+
+
+def _verdicts(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> frozenset[str]:
+    try:
+        return gate.parse(values)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", ctx) from error
+
+
+def _gate(names: frozenset[str], path: str | None) -> gate.Gate:
+    try:
+        return gate.Gate.of(names, path)
+    except ValueError as error:
+        raise Problem(f"--baseline: {error}") from error
 
 
 def _thresholds(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> Thresholds:

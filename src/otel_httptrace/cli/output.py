@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from ..report.findings import Thresholds
+from ..report.gate import Gate
+from ..report.printable import printable
 from ..report.terminal import Unread, console
-from .errors import Problem
+from .errors import Problem, say
 from .files import check_writable, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..report.rows import Row
     from ..report.summary import Report
 
 
@@ -29,8 +35,10 @@ class Output:
         html: a file for the page; ``-`` is stdout, as for ``json``.
         width: columns of the text; None for those of the terminal.
         quiet: no text.
-        fail_on: verdicts that are a failure.
+        everything: each origin in full in the text, however many there are.
+        gate: which findings are a failure.
         thresholds: from where on something is a finding.
+        look: how to see a trace, by its id; empty where that is known.
     """
 
     text: str | None
@@ -38,8 +46,10 @@ class Output:
     json: str | None
     width: int | None
     quiet: bool
-    fail_on: frozenset[str]
+    everything: bool
+    gate: Gate
     thresholds: Thresholds
+    look: str = ""
 
     def check(self) -> None:
         """See whether the files can be written, before a program runs for an hour.
@@ -73,7 +83,16 @@ class Output:
             if other != name:
                 raise click.UsageError(f"{other} and {name} are the same file: {path}.")
 
-    def write(self, report: Report, stream: TextIO, *, final: bool = True, told: bool = False) -> None:
+    def write(
+        self,
+        report: Report,
+        stream: TextIO,
+        *,
+        final: bool = True,
+        told: bool = False,
+        trace: Sequence[Row] = (),
+        since: str = "",
+    ) -> None:
         """Show *report*.
 
         Args:
@@ -81,30 +100,53 @@ class Output:
             stream: where text goes that has no file.
             final: whether it is the last; one that is not does not go to stdout as JSON or HTML.
             told: its problems have been told on the terminal, or will be.
+            trace: requests of one trace, of which the text is to tell instead.
+            since: what has changed since the last.
 
         Raises:
             Problem: a file cannot be written.
         """
         if not self.quiet or self.text is not None:
             if self.text is None:
-                draw(replace(report, problems=()) if told else report, console(stream, self.width))
+                self._draw(replace(report, problems=()) if told else report, stream, trace, since)
             else:
                 with writing(self.text) as file:
-                    draw(report, console(file, self.width))
+                    self._draw(report, file, trace, since)
         for path, render in ((self.html, page), (self.json, schema)):
             if path is not None and (final or path != "-"):
                 _write(path, render(report))
+        if final and self.html is not None and os.path.isfile(self.html) and not self.quiet:
+            say(f"page: {Path(self.html).resolve().as_uri()}")
 
-    def failing(self, report: Report) -> list[str]:
-        """The verdicts of *report* that are a failure."""
-        return sorted({finding.verdict for finding in report.findings} & self.fail_on)
+    def _draw(self, report: Report, stream: TextIO, trace: Sequence[Row], since: str) -> None:
+        if not trace:
+            draw(report, console(stream, self.width), everything=self.everything, look=self.look, since=since)
+            return
+        from ..report import text  # noqa: PLC0415
+
+        text.trace(trace, console(stream, self.width), report.requests - len(trace))
+
+    def fails(self, report: Report) -> int:
+        """Say which findings of *report* are a failure, if failures were asked for.
+
+        Returns:
+            The exit status: 0 if there is none, 1 if there is, 2 if nothing was seen that could tell.
+        """
+        status, said, annotations = self.gate.judge(report)
+        if said:
+            say(said)
+        for line in annotations:
+            # GitHub reads what a step writes to either stream. stdout may be the report's.
+            with contextlib.suppress(OSError):
+                click.echo(printable(line), err=True)
+        return status
 
 
-def draw(report: Report, console: Console) -> None:
+def draw(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
     """The report as text."""
     from ..report import text  # noqa: PLC0415
 
-    text.render(report, console)
+    text.render(report, console, everything=everything, look=look, since=since)
 
 
 def page(report: Report) -> str:

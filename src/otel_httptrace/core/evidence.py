@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from .ledger import Holder
 
 #: A phase that took so long is slow, and what the kernel says of its socket is told: nanoseconds.
 SLOW: Final = 1_000_000_000
@@ -29,6 +32,8 @@ class Socket(NamedTuple):
     quiet: int | None = None
     #: Bytes that came and that nobody has read.
     unread: int = 0
+    #: Nanoseconds since data was sent last.
+    sent: int | None = None
 
     def as_of(self, before: Socket) -> Socket:
         """The same, save that what was not acknowledged is as it was *before*."""
@@ -39,9 +44,9 @@ class Evidence:
     """Facts about one exchange. All durations are nanoseconds."""
 
     __slots__ = (
-        "assigned_at", "awaits_close", "cause", "closed_by", "conn_closed_at", "conn_closed_via", "earlier",
-        "foreign_loop", "handled", "resends", "socket", "stalled", "stream_limit", "stream_since", "streams",
-        "struck_at", "timeout",
+        "ahead", "assigned_at", "awaits_close", "cause", "closed_by", "conn_closed_at", "conn_closed_via", "earlier",
+        "foreign_loop", "handled", "held_at", "held_for", "holders", "resends", "socket", "stalled", "stream_limit",
+        "stream_since", "struck_at", "timeout",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -67,11 +72,32 @@ class Evidence:
         self.handled = 0
         #: On HTTP/2, when it was given its connection, and since when it waited for a stream of that.
         self.assigned_at = self.stream_since = 0
-        #: Streams open then, and how many the server allows.
-        self.streams: int | None = None
+        #: How many requests were on that connection then, or waited for a stream of it.
+        self.ahead = 0
+        #: How many streams the server allows; so many were open then.
         self.stream_limit: int | None = None
         #: How often it had been sent before, and how long that took, from when it was given a connection.
         self.resends = self.earlier = 0
+
+        #: Who held the pool's connections when waiting for one had been in vain, oldest request first; where the
+        #: application made that one, and for how long it had held its connection.
+        self.holders: list[Holder] = []
+        self.held_at: str | None = None
+        self.held_for: int | None = None
+
+    @property
+    def tells(self) -> bool:
+        """Whether any of this is told, so that the exchange was no plain one."""
+        return bool(
+            self.cause
+            or self.timeout is not None
+            or self.stalled >= STALL
+            or self.socket is not None
+            or self.closed_by is not None
+            or self.conn_closed_at is not None
+            or self.stream_since
+            or self.resends
+        )
 
     def held_up(self, duration: int) -> None:
         """The process did not get to run for *duration*, by one of the ways to know it."""

@@ -39,7 +39,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from enum import Enum
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from .timeline import CANCELLED, CLOSED_EARLY, COMPLETE, FAILED, Address, Exchange, NotCopied, Origin, Shared
@@ -89,6 +89,14 @@ class Reason(str, Enum):
 BLAMED = frozenset({Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST_FAILED, Reason.REQUEST_CANCELLED})
 
 
+#: Opened because no connection had been, or none was free: nothing was lost, and there was nothing to reuse.
+PLAIN_OPENINGS = frozenset({Reason.FIRST_CONNECTION, Reason.ALL_BUSY})
+
+#: What it looks like when a connection cannot be used that was given back with a response unread.
+_HIDES_WHAT_SPOILED: Final = frozenset({Reason.SERVER_CLOSED, Reason.REQUEST_FAILED, Reason.UNKNOWN})
+#: How a connection goes down with all that is on it.
+_TAKES_ALL: Final = frozenset({Reason.REQUEST_FAILED, Reason.GOAWAY, Reason.CLIENT_CLOSED})
+
 _BUSY = object()
 
 _MAX_LOSSES = 1000
@@ -132,6 +140,17 @@ class Loss(NamedTuple):
     closed_at: str | None = None
 
 
+class Holder(NamedTuple):
+    """A request that holds a connection of the pool."""
+
+    #: When it began, and since when it holds the connection.
+    began: int
+    since: int
+    #: Its span context, and where the application made it; None where that is not known.
+    context: Any = None
+    made_at: Any = None
+
+
 class Missed(NamedTuple):
     """A connection that the pool no longer lists, and what it says of itself; None where that is not known."""
 
@@ -152,16 +171,18 @@ class Limits(NamedTuple):
     #: httpcore 1.0.9 compares *all* connections with ``max_keepalive_connections``,
     #: httpcore2 only idle ones.
     counts_only_idle: bool = False
+    #: Whether the limits are those of each origin, rather than of the whole pool.
+    of_each_origin: bool = False
 
 
 class Connection(NotCopied):
     """One connection, from the pool's decision to open it until it is closed."""
 
     __slots__ = (
-        "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
-        "explained_by", "id", "idle_since", "inherited", "known", "leaked_by", "leaked_since", "ledger", "loop",
-        "multiplexed", "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "state",
-        "transport", "unlisted", "unseen", "user", "users", "version",
+        "broke", "carried", "close_reason", "counted", "created_at", "described", "dialler", "doomed", "entered_at",
+        "explained_by", "id", "idle_since", "inherited", "known", "leaked", "ledger", "loop", "multiplexed",
+        "open_reason", "opened_at", "opened_by", "origin", "peer", "probe", "reach", "spoiled", "state", "transport",
+        "unlisted", "unseen", "user", "users", "version",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, origin: Origin, number: int, at: int, reach: Shared | None = None) -> None:
@@ -171,7 +192,7 @@ class Connection(NotCopied):
         self.reach: Origin | Shared = origin if reach is None else reach
         self.id = number
         self.created_at = at
-        #: When whoever entered the pool as it was made had begun; no reference, as a
+        #: When the request that entered the pool as it was made had begun; no reference, as a
         #: connection may outlive an exchange that was cancelled before it dialled.
         self.entered_at = 0
         self.opened_at = 0
@@ -196,6 +217,11 @@ class Connection(NotCopied):
         self.close_reason: Reason | None = None
         #: Decided before the close itself was seen.
         self.doomed: Reason | None = None
+        #: Given back to the pool by a request that had not read its response: the loss it will be, if the next request
+        #: cannot use it.
+        self.spoiled: Loss | None = None
+        #: What it will have been lost by, if it is closed before it is used again.
+        self.broke: Loss | None = None
         #: For telemetry, opaque here: what it says of every request on this connection.
         self.described: Any = None
         #: Likewise: whether it counts as opened, and so will as closed.
@@ -204,10 +230,9 @@ class Connection(NotCopied):
         self.dialler: Exchange | None = None
         #: The last one to use it (HTTP/1.1), until that exchange is over.
         self.user: Exchange | None = None
-        #: Span context of the request that opened it, and of one that leaked it, with when that began.
+        #: Span context of the request that opened it; and the one that leaked it.
         self.opened_by: Any = None
-        self.leaked_by: Any = None
-        self.leaked_since = 0
+        self.leaked: Holder | None = None
         #: For the adapter, opaque here: how to ask whether its socket is readable.
         self.probe: Any = None
         #: Likewise: whether its network stream is watched, so that its end will be seen.
@@ -261,7 +286,7 @@ class Process:
             the least recently opened are forgotten, and a first connection can no longer be told.
     """
 
-    #: Not started anew with the counts: an id is unique for as long as the process lives.
+    #: Not started again with the counts: an id is unique for as long as the process lives.
     _numbers = itertools.count(1)
 
     #: Where records of its exchanges and connections go.
@@ -314,16 +339,20 @@ class Ledger(NotCopied):
     Args:
         process: shared by all ledgers.
         limits: what the pool was set to.
+        made_at: the application's line that made the client, if it was seen.
     """
 
-    def __init__(self, process: Process, limits: Limits) -> None:
+    def __init__(self, process: Process, limits: Limits, made_at: str | None = None) -> None:
         self.process = process
         self.limits = limits
+        self.made_at = made_at
         self.live: dict[Connection, None] = {}
         self.waiting: dict[Exchange, None] = {}
         #: Those that nobody uses. A dict, as its changes are atomic: the plain
         #: path of a request takes no lock.
         self.idle: dict[Connection, None] = {}
+        #: Closed connections whose slot did not come back to the pool, and which request holds that.
+        self.kept: dict[Connection, Holder] = {}
         # Each waits for the new connection that it explains, which may never
         # come. Per reach, the least recently lost of too many forgotten first.
         self._lost: OrderedDict[Origin | Shared, deque[Loss]] = OrderedDict()
@@ -453,7 +482,7 @@ class Ledger(NotCopied):
         was_idle = self.idle.pop(conn, _BUSY) is None
         if not conn.multiplexed:
             if conn.unseen:
-                # Whoever held it has left, for HTTP/1.1 serves one at a time.
+                # The request that held it has left, for HTTP/1.1 serves one at a time.
                 conn.unseen, was_idle = False, True
             if conn.user is None or not conn.users:
                 conn.user = exchange
@@ -480,7 +509,7 @@ class Ledger(NotCopied):
             conn.carried = carried + 1 if carried is not None else None
             conn.user = exchange
         exchange.carried_before = carried
-        # On HTTP/2, whoever shares a connection has not opened it, even if the
+        # On HTTP/2, a request that shares a connection has not opened it, even if the
         # first request is still under way. On HTTP/1.1 what was carried decides.
         exchange.reused = conn.dialler is not exchange and (conn.multiplexed or carried is None or carried > 0)
 
@@ -546,7 +575,7 @@ class Ledger(NotCopied):
             surplus = self._surplus(later, len(self.idle))
             for conn, readable, clean in gone:
                 if conn.state is State.DIALLING:
-                    # Whoever still dials it may yet make it, out of the pool.
+                    # The request that still dials it may yet make it, out of the pool.
                     self.dial_failed(conn)
                     continue
                 if conn.state is not State.OPEN:
@@ -626,13 +655,23 @@ class Ledger(NotCopied):
                 reason = Reason.GOAWAY
             else:
                 reason = self._close_reason(conn, user, at, cancelled, readable, clean)
+            spoiled = conn.spoiled if reason in _HIDES_WHAT_SPOILED else None
+            if spoiled is not None:
+                reason = spoiled.reason
             conn.close_reason = reason
             if user is not None and not user.finished and not user.upgraded:
                 user.close_reason = reason.value
+                user.lost_by = spoiled
             self.idle.pop(conn, None)
             if before is State.OPEN:
-                self._note_loss(self._loss(conn, reason, at, user))
+                self._note_loss(spoiled or self._loss(conn, reason, at, user))
             return reason
+
+    def spoils(self, exchange: Exchange, at: int) -> None:
+        """Its connection is given back to the pool, though its response has not been read to the end."""
+        conn = exchange.conn
+        if conn is not None:
+            conn.spoiled = Loss(conn.reach, Reason.BODY_NOT_READ, at, exchange.context, exchange.closed_at)
 
     def _close_reason(
         self,
@@ -648,6 +687,8 @@ class Ledger(NotCopied):
         if not conn.users:
             if conn.unseen:
                 return Reason.UNKNOWN
+            if conn.broke is not None and conn.broke.at == conn.idle_since:
+                return conn.broke.reason
             if user is not None and user.ended and not keeps_alive(user):
                 return Reason.CONNECTION_CLOSE
             if clean is False:
@@ -676,13 +717,23 @@ class Ledger(NotCopied):
             if self._lose(conn, reason, at, exchange) and exchange is not None and not exchange.upgraded:
                 exchange.close_reason = reason.value
 
+    def shared(self, conn: Connection, exchange: Exchange) -> None:
+        """*exchange* failed on a connection that was lost before: another of its requests noticed that first."""
+        reason = conn.doomed or conn.close_reason
+        if reason is not None and reason in _TAKES_ALL and exchange.close_reason is None:
+            exchange.close_reason = reason.value
+
+    def broke(self, conn: Connection, reason: Reason, exchange: Exchange) -> None:
+        """A read of the body failed, and so ended *exchange*: what is left of the message is in the way of the next."""
+        conn.broke = Loss(conn.reach, reason, exchange.over_at, exchange.context, exchange.closed_at)
+
     def leaked(self, exchange: Exchange, at: int) -> None:
         """Its response was collected without having been closed: the slot never comes back."""
         conn = exchange.conn
         if conn is None:
             return
         with self.lock:
-            conn.leaked_by, conn.leaked_since = exchange.context, exchange.started
+            conn.leaked = holder(conn, exchange)
             if conn.multiplexed:
                 # The others share it on; only it will never be idle again.
                 self.idle.pop(conn, None)
@@ -732,22 +783,38 @@ class Ledger(NotCopied):
             losses.append(loss)
 
     def _loss(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None) -> Loss:
+        if exchange is None and conn.broke is not None and conn.broke.at == conn.idle_since:
+            return conn.broke._replace(reason=reason, at=at)
         if exchange is None or reason not in BLAMED:
             return Loss(conn.reach, reason, at)
         return Loss(conn.reach, reason, at, exchange.context, exchange.closed_at)
 
-    def holders(self) -> list[Any]:
-        """Span contexts of the requests that hold the pool's connections, oldest request first."""
+    def holders(self, reach: Origin | Shared | None = None) -> list[Holder]:
+        """The requests that hold the pool's connections, oldest first.
+
+        Args:
+            reach: of connections with this reach only, where each has a limit of its own.
+        """
         with self.lock:
-            found = []
+            found = [held for conn, held in list(self.kept.items()) if reach is None or conn.reach == reach]
             for conn in list(self.live):
-                found += [(exchange.started, exchange.context) for exchange in list(conn.users)]
-                found.append((conn.leaked_since, conn.leaked_by))
-            return [context for _, context in sorted(found, key=_first) if context is not None]
+                if reach is not None and conn.reach != reach:
+                    continue
+                found += [holder(conn, exchange) for exchange in list(conn.users)]
+                if conn.leaked is not None:
+                    found.append(conn.leaked)
+            return sorted(found, key=_began)
+
+
+def holder(conn: Connection, exchange: Exchange) -> Holder:
+    """What *exchange* says of itself, if somebody waits in vain for *conn*, which it holds."""
+    # While it dials, it holds the pool's slot from the moment that the pool decided to open one.
+    since = exchange.acquired_at or max(conn.created_at, exchange.started)
+    return Holder(exchange.started, since, exchange.context, exchange.made_at)
 
 
 _when: Final = attrgetter("at")
-_first: Final = itemgetter(0)
+_began: Final = attrgetter("began")
 
 
 def _closes(name: bytes, value: bytes) -> bool:
@@ -755,16 +822,39 @@ def _closes(name: bytes, value: bytes) -> bool:
     return name.lower() == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]
 
 
+class Ended(str, Enum):
+    """What of an exchange did not let its connection live on."""
+
+    #: This program's request said ``Connection: close``.
+    CLIENT = "client"
+    #: The answer said so.
+    SERVER = "server"
+    #: It was answered in HTTP/1.0.
+    HTTP_1_0 = "http_1_0"
+    #: The answer had neither a length nor chunks: its body ended with the connection.
+    NO_LENGTH = "no_length"
+
+
 def keeps_alive(exchange: Exchange) -> bool:
     """Whether HTTP/1.1 lets the connection live on after this exchange (RFC 9112, sections 6.3 and 9.3)."""
-    if exchange.http_version < b"HTTP/1.1":
-        return False
+    return exchange.persistent if exchange.persistent is not None else ended_by(exchange) is None
+
+
+def ended_by(exchange: Exchange) -> Ended | None:
+    """What does not let the connection live on after this exchange; None if nothing, or if the adapter does not say.
+
+    A server that was asked to close says so, too: then it was the request.
+    """
+    if exchange.persistent is not None:
+        return None
     if any(_closes(name, value) for name, value in exchange.request_headers):
-        return False
+        return Ended.CLIENT
+    if exchange.http_version < b"HTTP/1.1":
+        return Ended.HTTP_1_0
     # Neither length nor chunks: the body ends with the connection.
     delimited = exchange.method == b"HEAD" or exchange.status in (204, 304)
     for name, value in exchange.response_headers:
         if _closes(name, value):
-            return False
+            return Ended.SERVER
         delimited = delimited or name.lower() in (b"content-length", b"transfer-encoding")
-    return delimited
+    return None if delimited else Ended.NO_LENGTH

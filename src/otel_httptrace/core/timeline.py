@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from .evidence import Evidence
-    from .ledger import Connection, Ledger
+    from .ledger import Connection, Ledger, Loss
 
 # Phases, in the order in which they happen.
 POOL: Final = "pool"
@@ -81,6 +81,8 @@ class Lookup:
     failed: bool = False
     #: Nobody waits for it any more, though a thread may still be in it.
     abandoned: bool = False
+    #: How long it waited for a thread to ask the resolver in.
+    queued: int = 0
 
 
 @dataclass(eq=False)
@@ -97,6 +99,8 @@ class Attempt:
     lookups: list[Lookup] = field(default_factory=list)
     peer: Address | None = None
     local: Address | None = None
+    #: How often its SYN was sent again, if it took long and that is known.
+    resent: int | None = None
 
     @property
     def connect_started(self) -> int:
@@ -222,6 +226,14 @@ class Dial:
         return _total((step.started, step.ended) for step in self.handshakes)
 
     @property
+    def local(self) -> Address | None:
+        """Our end of the newest connection that was made."""
+        for attempt in reversed(self.attempts):
+            if attempt.local is not None:
+                return attempt.local
+        return None
+
+    @property
     def peer(self) -> Address | None:
         """The remote end of the newest connection that was made, whether or not TLS then failed."""
         for attempt in reversed(self.attempts):
@@ -247,12 +259,12 @@ class Exchange:
     # Slots, and every one set at the start: the interpreter reads and writes
     # these many times faster than defaults that it finds on the class.
     __slots__ = (
-        "acquired_at", "bytes_read", "carried", "carried_before", "close_reason", "closed_at", "closed_via", "conn",
-        "context", "dial", "ended", "ends_early", "error", "evidence", "extensions", "failed_phase", "finished",
-        "headers_at", "holds", "http_version", "idle", "iterated", "last_byte_at", "ledger", "longest_wait", "made_at",
-        "method", "outcome", "over_at", "pool", "read_wait", "reading_since", "received", "request", "request_headers",
-        "response_headers", "reused", "send_at", "silent", "span", "started", "status", "target", "upgraded",
-        "upstream_ended", "wait_at", "waits_again", "wall", "was_idle",
+        "acquired_at", "announced", "below", "bytes_read", "carried", "carried_before", "close_reason", "closed_at",
+        "closed_via", "conn", "context", "dial", "ended", "ends_early", "error", "evidence", "failed_phase", "finished",
+        "headers_at", "holds", "http_version", "idle", "iterated", "last_byte_at", "ledger", "lent", "longest_wait",
+        "lost_by", "made_at", "method", "outcome", "over_at", "persistent", "pool", "read_wait", "reading_since",
+        "received", "request", "request_headers", "response_headers", "reused", "send_at", "silent", "span", "started",
+        "status", "target", "upgraded", "upstream_ended", "wait_at", "waits_again", "wall", "was_idle",
     )  # fmt: skip
 
     def __init__(self, ledger: Ledger, request: Any, started: int, wall: int) -> None:
@@ -266,8 +278,8 @@ class Exchange:
         self.target: Origin | None = None
         self.conn: Connection | None = None
         self.dial: Dial | None = None
-        #: The request's own extensions, while ours stand in for them.
-        self.extensions: Any = None
+        #: For the adapter, opaque here: puts back what it has put on the request, until the headers are in.
+        self.lent: Any = None
         #: The pool when the wait for it began: connections, idle, waiting.
         self.pool: tuple[int, int, int] | None = None
         #: Nanoseconds that the connection had been idle for; how many requests it had carried.
@@ -280,7 +292,7 @@ class Exchange:
         self.reused = self.was_idle = self.upgraded = self.waits_again = False
 
         self.acquired_at = self.send_at = self.wait_at = self.headers_at = self.over_at = 0
-        #: Bytes of an answer that came before its headers were complete, on HTTP/1.1.
+        #: Bytes of an answer that came before its headers were complete, on HTTP/1.1; -1 if that is not known.
         self.received = 0
 
         self.method = b""
@@ -288,6 +300,9 @@ class Exchange:
         self.http_version = b"HTTP/1.1"
         self.request_headers: Any = ()
         self.response_headers: Any = ()
+        #: Where the library says so itself: whether the connection may live on, and what Content-Length announced.
+        self.persistent: bool | None = None
+        self.announced: int | None = None
 
         #: Whether the body was iterated; whether the end of the message was read, which need not be the end of the
         #: exchange.
@@ -303,6 +318,8 @@ class Exchange:
         self.closed_via: str | None = None
         #: Where the application made the request, made into text only if it leaks.
         self.made_at: Any = None
+        #: The loss that it paid for, where its own connection could not carry it: see `Connection.spoiled`.
+        self.lost_by: Loss | None = None
 
         #: Only where something failed, waited or was lost.
         self.evidence: Evidence | None = None
@@ -313,6 +330,8 @@ class Exchange:
         #: and whether it could not be kept open for the body.
         self.span: Any = None
         self.context: Any = None
+        #: Likewise: the span below which the instrumentation that made it has suppressed all others.
+        self.below: Any = None
         self.upstream_ended: int | None = None
         self.ends_early = False
         self.finished = False
@@ -454,3 +473,25 @@ class Exchange:
         if not self.headers_at or self.upgraded:
             return None
         return max(0, self.over_at - self.headers_at)
+
+
+#: Responses without a body, whatever Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
+BODILESS: Final = frozenset({204, 304})
+
+
+def body_size(exchange: Exchange) -> int | None:
+    """Bytes of a complete body, else what Content-Length announced; None where neither is known or there is no body."""
+    if exchange.method == b"HEAD" or exchange.status in BODILESS or exchange.status < 200:
+        return None
+    if exchange.outcome == COMPLETE:
+        return exchange.bytes_read
+    announced = exchange.announced
+    for name, value in exchange.response_headers:
+        field = name.lower()
+        if field == b"transfer-encoding":
+            # It overrides Content-Length (RFC 9112, section 6.3).
+            return None
+        # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
+        if field == b"content-length" and value.isdigit() and len(value) < 19:
+            announced = int(value)
+    return announced

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..clients import CLIENTS
 from ..telemetry import names
-from .rows import Row
+from .rows import Row, Sent
 
 #: Error codes of HTTP/2 (RFC 9113, section 7).
 HTTP2_CODES: Final = frozenset(
@@ -17,10 +18,42 @@ HTTP2_CODES: Final = frozenset(
 )  # fmt: skip
 #: Out of file descriptors: of the process, or of the machine.
 NO_FILES: Final = frozenset({"EMFILE", "ENFILE", "too_many_open_files"})
-#: How a request that got no answer from a server that is gone fails, in httpcore's words.
-DISCONNECTED: Final = ("RemoteProtocolError", "ReadError", "WriteError")
+#: The clients' timeouts, by the phase that took too long.
+POOL_TIMEOUTS, CONNECT_TIMEOUTS, READ_TIMEOUTS, WRITE_TIMEOUTS = (
+    tuple(dict.fromkeys(called)) for called in zip(*(client.timeouts for client in CLIENTS), strict=True)
+)
+#: Of these names one is the standard library's, too: it is the client's only while that sends.
+_ANYBODYS: Final = "TimeoutError"
+_TIMEOUTS: Final = frozenset((*POOL_TIMEOUTS, *CONNECT_TIMEOUTS, *READ_TIMEOUTS, *WRITE_TIMEOUTS)) - {_ANYBODYS}
+#: The connection broke, in the words of httpcore, and of http.client and the sockets below it.
+BROKEN: Final = (
+    "ReadError", "WriteError", "RemoteDisconnected", "ConnectionResetError", "BrokenPipeError",
+    "ConnectionAbortedError",
+)  # fmt: skip
+#: What came could not be read: httpcore has one word for that and for a connection that ended, http.client has several,
+#: for that alone.
+UNREADABLE: Final = ("BadStatusLine", "UnknownProtocol", "LineTooLong", "HTTPException")
+#: How a request that got no answer from a server that is gone fails.
+DISCONNECTED: Final = ("RemoteProtocolError", *BROKEN)
+#: What the clients raise where a request of theirs failed on the way: all names of httpx.TransportError, and what
+#: urllib3 and http.client raise.
+ERRORS: Final = frozenset(
+    {
+        *_TIMEOUTS, *DISCONNECTED, *UNREADABLE, "ConnectError", "CloseError", "ProxyError", "UnsupportedProtocol",
+        "LocalProtocolError", "ProtocolError", "IncompleteRead", "InvalidChunkLength", "NewConnectionError",
+        "NameResolutionError", "SSLError",
+    }
+)  # fmt: skip
 #: Ways to leave a response that are nobody's failure.
 _LEFT: Final = frozenset({"CancelledError", "Cancelled", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
+
+#: Statuses that a client follows, and those of them that hold for ever.
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+PERMANENT: Final = frozenset({301, 308})
+#: So many of them within one span, and no other answer, are a client that gave up.
+VAIN: Final = 5
+#: How a request failed whose attempts all got an answer that was an error: the exception's class is on no span.
+GAVE_UP: Final = "an error after repeated attempts"
 
 
 def error_type(row: Row) -> str | None:
@@ -33,6 +66,8 @@ def cause(row: Row) -> str | None:
     told = row.attributes.get(names.FAILED_CAUSE)
     if told is not None:
         return str(told)
+    if repeated_in_vain(row):
+        return f"status {row.before[-1].status}"
     general = error_type(row)
     for step in reversed(row.steps):
         if step.name != names.SPAN_GETCONN:
@@ -42,7 +77,7 @@ def cause(row: Row) -> str | None:
     return None
 
 
-def answered_badly(row: Row) -> bool:
+def answered_badly(row: Row | Sent) -> bool:
     """Whether the response's status says that the server could not, or would not yet: 5xx or 429."""
     return row.status is not None and (row.status >= 500 or row.status == 429)
 
@@ -54,6 +89,11 @@ def closed_by(row: Row) -> str | None:
     if found is None or found in _LEFT or known.get(names.BODY_OUTCOME) in ("failed", "cancelled"):
         return None
     return str(found)
+
+
+def status_raised(row: Row) -> bool:
+    """Whether nothing failed but that the application raised an exception for the server's error: 5xx or 429."""
+    return closed_by(row) == "HTTPStatusError" and answered_badly(row) and names.FAILED_PHASE not in row.attributes
 
 
 def closing_place(row: Row) -> tuple[str | None, str | None]:
@@ -78,12 +118,41 @@ def phase_of(row: Row) -> str:
     found = known.get(names.FAILED_PHASE)
     if found is not None:
         return str(found)
-    return "receive" if names.BODY_OUTCOME in known else ""
+    # Of a body that was complete nothing failed: what raised came after it.
+    return "receive" if known.get(names.BODY_OUTCOME, "complete") != "complete" or names.BODY_CLOSED_BY in known else ""
 
 
 def failed_by(row: Row) -> str:
     """The class of the exception that the application saw, as far as it is known."""
-    return closed_by(row) or error_type(row) or "an error"
+    return (
+        closed_by(row)
+        or error_type(row)
+        or ("TooManyRedirects" if redirected_in_vain(row) else GAVE_UP if repeated_in_vain(row) else "an error")
+    )
+
+
+def repeated_in_vain(row: Row) -> bool:
+    """Whether all that was sent in its span was answered, by 5xx or 429 as far as is known, and its client gave up."""
+    return (
+        row.failed
+        and row.status is None
+        and row.attributes.get(names.BODY_OUTCOME) == "complete"
+        and names.FAILED_PHASE not in row.attributes
+        and bool(row.before)
+        and all(answered_badly(sent) for sent in row.before)
+    )
+
+
+def redirected_in_vain(row: Row) -> bool:
+    """Whether its client gave up after too many redirects, all within this span."""
+    # Upstream's spans of requests have error.type only under OTEL_SEMCONV_STABILITY_OPT_IN.
+    return error_type(row) == "TooManyRedirects" or (
+        row.failed
+        and row.status in REDIRECTS
+        and row.attributes.get(names.BODY_OUTCOME) == "complete"
+        and names.FAILED_PHASE not in row.attributes
+        and sum(sent.status in REDIRECTS for sent in row.before) >= VAIN
+    )
 
 
 def http2(row: Row) -> bool:
@@ -113,6 +182,15 @@ def proxy(row: Row) -> str | None:
     return None
 
 
+def proxy_set_by(row: Row) -> str | None:
+    """What set the proxy that was dialled: a variable's name, or ``program``; None if nothing tells."""
+    for step in row.steps:
+        found = step.attributes.get(names.PROXY_SET_BY)
+        if isinstance(found, str):
+            return found
+    return None
+
+
 def _authority(attributes: dict[str, object]) -> str:
     host = str(attributes.get(names.SERVER_ADDRESS, ""))
     return f"{f'[{host}]' if ':' in host else host}:{attributes.get(names.SERVER_PORT, '')}"
@@ -120,7 +198,8 @@ def _authority(attributes: dict[str, object]) -> str:
 
 def timed_out(row: Row) -> bool:
     """Whether a timeout of the client's struck."""
-    return (error_type(row) or "").endswith("Timeout")
+    error = error_type(row) or ""
+    return error.endswith("Timeout") or error in _TIMEOUTS or (error == _ANYBODYS and phase_of(row) == "send")
 
 
 def overshoot(row: Row) -> float | None:
@@ -165,6 +244,11 @@ def sends_no_body(row: Row) -> bool:
     return (
         str(method).upper() in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE") and names.TIME_SEND not in row.attributes
     )
+
+
+def queued(row: Row) -> float:
+    """For how long its lookups waited for a thread to ask the resolver in, in seconds, as far as that is known."""
+    return sum(float(step.attributes.get(names.DNS_QUEUED, 0.0)) for step in row.steps if step.name == names.SPAN_DNS)
 
 
 def fallback(row: Row, least: float) -> tuple[str, str] | None:

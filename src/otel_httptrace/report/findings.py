@@ -12,7 +12,7 @@ from .units import count
 class Severity(IntEnum):
     """How bad it is: the worse, the greater."""
 
-    #: Work is done that need not be: connections opened anew, lookups made again.
+    #: Work is done that need not be: connections opened and lookups made again.
     WASTE = 1
     #: Requests took longer than they had to.
     SLOW = 2
@@ -105,6 +105,10 @@ class Finding:
     harmless: bool = False
 
 
+#: A report without servers does not have them.
+_OF_SERVERS = frozenset({"between", "left", "peer_connections"})
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """From where on something is a finding. Each can be set: ``--threshold NAME=VALUE``.
@@ -124,12 +128,19 @@ class Thresholds:
         receive: seconds of a response body.
         wait: seconds from the request written to the response headers.
         server_closed: connections opened because the server had closed an idle one.
-        reopened: connections opened anew for one of the other reasons.
+        reopened: new connections opened for one of the other reasons.
         stall: seconds for which this process stood still.
         crossed: seconds from the request written to the connection closed, within which the two may have crossed.
         gap: seconds without a byte within a response body.
         statuses: responses of one server with status 5xx or 429.
-        cancelled: cancelled requests: fewer are told last.
+        cancelled: cancelled requests: fewer come last in the report.
+        between: seconds that a wait for response headers exceeds the server's own span by.
+        left: responses that a peer of a server left before they were over.
+        peer_connections: connections of a peer, or of a server, that carried one request each.
+        connect: seconds of a connect that succeeded.
+        proxy: seconds of what was asked of a proxy: TLS with it, CONNECT, SOCKS.
+        backoff: seconds of the pauses between the attempts of one request.
+        redirects: responses of one server that only redirected, where the right URL would have saved them.
     """
 
     lost_connections: int = 2
@@ -151,6 +162,22 @@ class Thresholds:
     gap: float = 5.0
     statuses: int = 3
     cancelled: int = 3
+    connect: float = 1.0
+    proxy: float = 1.0
+    backoff: float = 1.0
+    redirects: int = 3
+    between: float = 0.2
+    left: int = 3
+    peer_connections: int = 20
+
+    def told(self, *, servers: bool) -> dict[str, int | float]:
+        """By name.
+
+        Args:
+            servers: whether servers have told of anything; else those that judge it are left out.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if servers or name not in _OF_SERVERS}
 
     @classmethod
     def parse(cls, settings: dict[str, str]) -> Thresholds:

@@ -124,7 +124,7 @@ class Forwarder:
             if not self._lost:
                 return None
             counts = ", ".join(f"{number:,} {what}" for what, number in self._lost.items())
-            hint = "; port 4317 speaks gRPC as a rule: this has to be OTLP/HTTP, 4318" if self._port == 4317 else ""
+            hint = "; port 4317 usually speaks gRPC: OTLP/HTTP is needed here, 4318" if self._port == 4317 else ""
             return f"not delivered to {self.endpoint}: {counts} ({self._why}{hint})"
 
     def _lose(self, batch: Batch, why: str, number: int | None = None) -> None:

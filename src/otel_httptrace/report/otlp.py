@@ -27,12 +27,14 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtobufSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
+from ..telemetry import names
 from .spans import Link, Source, Span
 
 #: What tells one process from another, in this order.
 _INSTANCE: Final = ("service.instance.id", "process.pid", "host.name")
 
 _CLIENT: Final = frozenset({ProtobufSpan.SPAN_KIND_CLIENT, "SPAN_KIND_CLIENT"})
+_SERVER: Final = frozenset({ProtobufSpan.SPAN_KIND_SERVER, "SPAN_KIND_SERVER"})
 _FAILED: Final = frozenset({Status.STATUS_CODE_ERROR, "STATUS_CODE_ERROR"})
 
 _AnyMessage = TypeVar("_AnyMessage", bound=Message)
@@ -70,7 +72,17 @@ def from_protobuf(request: ExportTraceServiceRequest) -> Iterator[Span]:
                         Link(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes))
                         for link in span.links
                     ),
+                    sentences=tuple(_sentences(span)) if span.events else (),
+                    server=span.kind == ProtobufSpan.SPAN_KIND_SERVER,
                 )
+
+
+def _sentences(span: ProtobufSpan) -> Iterator[tuple[int, str]]:
+    for event in span.events:
+        if event.name == names.EVENT_DIAGNOSIS:
+            said = _attributes(event.attributes).get(names.MESSAGE)
+            if isinstance(said, str):
+                yield event.time_unix_nano, said
 
 
 def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
@@ -182,7 +194,8 @@ def _json_spans(data: Any) -> Iterator[Span]:
 def _json_span(span: dict[str, Any], scope: str, sender: Source) -> Span:
     get = span.get
     status = get("status")
-    links = get("links")
+    links, events = get("links"), get("events")
+    kind = _enum(get("kind"), "kind")
     return Span(
         trace_id=_id(get("traceId") or get("trace_id"), 32),
         span_id=_id(get("spanId") or get("span_id"), 16),
@@ -190,13 +203,26 @@ def _json_span(span: dict[str, Any], scope: str, sender: Source) -> Span:
         name=_text(get("name"), "name"),
         start=_time(get("startTimeUnixNano") or get("start_time_unix_nano"), "startTimeUnixNano"),
         end=_time(get("endTimeUnixNano") or get("end_time_unix_nano"), "endTimeUnixNano"),
-        client=_enum(get("kind"), "kind") in _CLIENT,
+        client=kind in _CLIENT,
         failed=bool(status) and _enum(_object(status, "status").get("code"), "status.code") in _FAILED,
         scope=scope,
         source=sender,
         attributes=_json_attributes(get("attributes")),
         links=tuple(_json_links(links)) if links else (),
+        sentences=tuple(_json_sentences(events)) if events else (),
+        server=kind in _SERVER,
     )
+
+
+def _json_sentences(events: Any) -> Iterator[tuple[int, str]]:
+    if not isinstance(events, list):
+        raise _unexpected("events", "a list", events)
+    for event in events:
+        get = _object(event, "events").get
+        if get("name") == names.EVENT_DIAGNOSIS:
+            said = _json_attributes(get("attributes")).get(names.MESSAGE)
+            if isinstance(said, str):
+                yield _time(get("timeUnixNano") or get("time_unix_nano"), "timeUnixNano"), said
 
 
 def _json_links(links: Any) -> Iterator[Link]:

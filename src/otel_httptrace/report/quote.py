@@ -20,6 +20,26 @@ def quoted(place: str | None, folder: Path | None = None) -> str | None:
         place: as `httptrace.body.closed_at` has it.
         folder: below which to look, itself and its ``src``; the current one unless given.
     """
+    found = located(place, folder)
+    if found is None:
+        return None
+    path, number = found
+    try:
+        if path.stat().st_size <= _LONGEST:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return (lines[number - 1].strip() or None) if 1 <= number <= len(lines) else None
+    except OSError:
+        pass
+    return None
+
+
+def located(place: str | None, folder: Path | None = None) -> tuple[Path, int] | None:
+    """The file at *place*, ``path:line in function``, and the line's number; None if it is not there.
+
+    Args:
+        place: as `httptrace.body.closed_at` has it.
+        folder: below which to look, itself and its ``src``; the current one unless given.
+    """
     found = _PLACE.match(place or "")
     if found is None:
         return None
@@ -27,10 +47,8 @@ def quoted(place: str | None, folder: Path | None = None) -> str | None:
         root = (folder or Path.cwd()).resolve()
         for base in (root, root / "src"):
             path = (base / found["path"]).resolve()
-            if path.is_relative_to(root) and path.is_file() and path.stat().st_size <= _LONGEST:
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-                number = int(found["number"])
-                return (lines[number - 1].strip() or None) if 1 <= number <= len(lines) else None
+            if path.is_relative_to(root) and path.is_file():
+                return path, int(found["number"])
     except (OSError, ValueError):
         pass
     return None

@@ -1,7 +1,7 @@
 # A real OTLP/HTTP endpoint, as small as one can be: binary protobuf and JSON,
 # gzip, the status codes and messages that the specification asks for. It stands
 # in for a collector where there is none, so it must take whatever is sent to it,
-# by whoever, and live.
+# by anybody, and live.
 #
 # Any user of the machine can connect to a port of the loopback interface, and so can
 # any page in a browser. So a receiver can have a token, which the program that is to
@@ -248,7 +248,7 @@ class Receiver:
         """Log that a request was refused, unless that has been done often enough."""
         self._refused += 1
         level = logging.WARNING if self._refused <= _TOLD else logging.DEBUG
-        more = "; more of these are not told" if self._refused == _TOLD else ""
+        more = "; further ones are not shown" if self._refused == _TOLD else ""
         _logger.log(level, "refused a request to %s: %s%s", one_line(path), one_line(refused), more)
 
 

@@ -13,12 +13,20 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from ..clients import CLIENTS, scopes
+from ..server import names as served
 from ..telemetry import described, names
-from . import evidence
+from . import paths
 from .spans import Link, Source, Span
+
+#: Whose spans are requests. Those whose spans may be of several may have scopes of their own for parts of a client.
+_SCOPES: Final = frozenset(scopes())
+#: Which client's they are; httpx's is of both.
+_CLIENTS: Final = {client.upstream.scope: client.name for client in reversed(CLIENTS)}
+_PARTS: Final = tuple(f"{scope}." for scope in scopes(several=True))
 
 #: The phases of a request in their order, each with the attribute that has its time.
 PHASES: Final[dict[str, str]] = {
@@ -43,8 +51,20 @@ STEPS: Final = frozenset(
         names.SPAN_SEND,
         names.SPAN_WAIT,
         names.SPAN_RECEIVE,
+        names.SPAN_EXCHANGE,
     }
 )
+
+
+def _makes_requests(scope: str) -> bool:
+    return scope in _SCOPES or scope.startswith(_PARTS)
+
+
+def _client(scope: str) -> str:
+    # A part of a client has a scope below the client's.
+    while scope and scope not in _CLIENTS:
+        scope = scope.rpartition(".")[0]
+    return _CLIENTS.get(scope, "")
 
 
 @dataclass(slots=True)
@@ -58,6 +78,79 @@ class Step:
     depth: int
 
 
+class Half(NamedTuple):
+    """What the other end says of a request, in few words: of many they are kept.
+
+    Args:
+        span_id: of the server's span, hexadecimal.
+        source: who sent that.
+        seconds: how long it is.
+        connection: the number of the server's connection; None where that end is not told of by us.
+        requests: that this had carried before; None where that is not known.
+        idle: seconds for which nothing had used it; None where it was new, shared, or that is not known.
+        close_reason: why it ended with this request; None if it did not.
+        inferred: whether it is told by the client's address and port.
+        address: the peer's, as the server sees it; empty where that is not known.
+        port: the peer's; None where that is not known.
+        failed: whether its status is ERROR.
+    """
+
+    span_id: str
+    source: Source
+    seconds: float
+    connection: int | None = None
+    requests: int | None = None
+    idle: float | None = None
+    close_reason: str | None = None
+    inferred: bool = False
+    address: str = ""
+    port: int | None = None
+    failed: bool = False
+
+
+class Lost(NamedTuple):
+    """A server's word on a connection that ended between requests: why, after how many idle seconds, and requests."""
+
+    reason: str
+    idle: float
+    requests: int
+
+
+class Other(NamedTuple):
+    """What is known of a request from its other end.
+
+    Args:
+        half: the server's half; None if there is none, or there are several.
+        same: whether client and server see the same TCP connection: if not, something stands between; None if that
+            cannot be told.
+        lost: what the server says of the end of the connection that it was sent on.
+    """
+
+    half: Half | None = None
+    same: bool | None = None
+    lost: Lost | None = None
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was sent before, within one request span: a redirect, a retry, an auth round.
+
+    Args:
+        start: seconds since the request began, of which ``duration`` is the length in seconds.
+        failed: whether its status is ERROR.
+        status: the response's status code; None if there was no response.
+        attributes: of the span, with the names and types of a request's.
+        steps: its own child spans.
+    """
+
+    start: float
+    duration: float
+    failed: bool
+    status: int | None
+    attributes: dict[str, Any]
+    steps: list[Step] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Row:
     """One request.
@@ -69,12 +162,17 @@ class Row:
         failed: whether its status is ERROR.
         origin: ``scheme://host:port``, a default port left out; empty if the span does not say.
         status: the response's status code; None if there was no response.
-        attributes: of the span; those of `telemetry.names` are of their type. The URL's query is not to be shown.
+        attributes: of the span; those of `telemetry.names` are of their type. A URL is not to be shown: see ``path``.
         phases: seconds by phase, those that were observed.
         timed: whether ``start`` and ``duration`` can be; if not, the phases are all that is known.
         impossible: how many of its spans have times that cannot be.
         parent_id: hexadecimal, of the span that it was made in; empty for a root.
         target: method, origin and path, to know the same request again; not to be shown.
+        before: what was sent before, within the same span; the rest tells of what was sent last.
+        sentences: what its events ``httptrace.diagnosis`` say, in the order in which it happened.
+        path: that of the URL, with ``{id}`` for what is no word; empty if the span does not say.
+        other: what is known of it from the server; None if nothing is. Set by whoever has both ends.
+        client: the library that made it, as in `clients`; empty if the span does not say.
     """
 
     name: str
@@ -94,6 +192,11 @@ class Row:
     impossible: int = 0
     parent_id: str = ""
     target: str = ""
+    path: str = ""
+    sentences: tuple[str, ...] = ()
+    before: list[Sent] = field(default_factory=list)
+    other: Other | None = None
+    client: str = ""
 
     @property
     def observed(self) -> bool:
@@ -134,11 +237,68 @@ class Row:
 
     @property
     def lost_by(self) -> Link | None:
-        """The request that lost the connection which this one had to open anew."""
+        """The request that lost the connection which this one had to open again."""
         for link in self.links:
             if link.attributes.get(names.LINK) == names.LINK_CONNECTION_LOST_BY:
                 return link
         return None
+
+
+@dataclass(slots=True)
+class Served(Row):
+    """One request, as the server's span tells of it: its origin is the server, ``service:port``.
+
+    Args:
+        address: the peer's, as the server sees it; empty if the span does not say.
+        port: the peer's; None if the span does not say, as only a connection's first does.
+        only_half: whether it is only taken as the other end of a request, and tells nothing of the server.
+    """
+
+    address: str = ""
+    port: int | None = None
+    only_half: bool = False
+
+    @property
+    def observed(self) -> bool:
+        """Whether otel-httptrace saw it."""
+        return served.CONN_ID in self.attributes
+
+    @property
+    def connection(self) -> tuple[Source, int] | None:
+        """Which connection it came on, unique among processes as far as these tell themselves apart."""
+        number = self.attributes.get(served.CONN_ID)
+        return (self.source, number) if number is not None else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """Why its connection ended with it; None if it did not."""
+        return self.attributes.get(served.CONN_CLOSE_REASON)
+
+    @property
+    def lost(self) -> Lost | None:
+        """What it says of a connection of that peer that ended before, between two requests."""
+        known = self.attributes
+        if served.LOST_CLOSE_REASON not in known or served.LOST_IDLE not in known:
+            return None
+        return Lost(known[served.LOST_CLOSE_REASON], known[served.LOST_IDLE], known.get(served.LOST_REQUESTS, 0))
+
+    @property
+    def half(self) -> Half:
+        """What is kept of it for the other end."""
+        known = self.attributes
+        return Half(
+            self.span_id, self.source, self.duration, known.get(served.CONN_ID), known.get(served.CONN_REQUESTS),
+            known.get(served.CONN_IDLE), self.close_reason, known.get(served.CONN_INFERRED, False), self.address,
+            self.port, self.failed,
+        )  # fmt: skip
+
+
+def both_ends(spans: Iterable[Span], window: int = 20_000) -> Iterator[Row]:
+    """As `rows`, and what servers say of requests: `Served`."""
+    assembler = Assembler(window)
+    for span in spans:
+        yield from assembler.add(span)
+    yield from assembler.finish()
 
 
 def rows(spans: Iterable[Span], window: int = 20_000) -> Iterator[Row]:
@@ -148,10 +308,7 @@ def rows(spans: Iterable[Span], window: int = 20_000) -> Iterator[Row]:
         spans: in any order.
         window: how many spans a request waits for its children, and children for their request.
     """
-    assembler = Assembler(window)
-    for span in spans:
-        yield from assembler.add(span)
-    yield from assembler.finish()
+    return (row for row in both_ends(spans, window) if not isinstance(row, Served))
 
 
 class Assembler:
@@ -169,13 +326,15 @@ class Assembler:
         #: Requests that wait, with the number of spans that had come before.
         self._requests: OrderedDict[tuple[str, str], tuple[int, Span]] = OrderedDict()
         self._children: OrderedDict[tuple[str, str], tuple[int, list[Span]]] = OrderedDict()
+        #: Where connections lead that requests without a URL were sent on.
+        self._led: OrderedDict[tuple[Source, int], str] = OrderedDict()
         #: Spans of others.
         self.foreign = 0
 
     def add(self, span: Span) -> list[Row]:
-        """Take *span*; hand out the requests that have waited long enough."""
+        """Take *span*; hand out the requests that have waited long enough, and what a server says at once."""
         self._clock += 1
-        if span.client and (span.scope == names.UPSTREAM_SCOPE or (not span.scope and self._may_be(span))):
+        if span.client and (_makes_requests(span.scope) or (not span.scope and self._may_be(span))):
             self._requests[span.trace_id, span.span_id] = (self._clock, span)
         elif span.parent_id and span.name in STEPS:
             key = (span.trace_id, span.parent_id)
@@ -184,8 +343,16 @@ class Assembler:
                 self._children[key] = (self._clock, [span])
             else:
                 waiting[1].append(span)
+        elif span.server and (span.parent_id or served.CONN_ID in span.attributes):
+            found = _served(span)
+            # One that is none of ours is the other half of a request, if anything.
+            self.foreign += span.half or not found.observed
+            return [found, *self._waited()]
         else:
             self.foreign += 1
+        return self._waited()
+
+    def _waited(self) -> list[Row]:
         limit = self._clock - self._window
         if limit <= 0:
             return []
@@ -232,21 +399,55 @@ class Assembler:
             impossible=not timed,
             parent_id=span.parent_id,
             target=_target(span.name, attributes),
+            path=paths.path(attributes),
+            sentences=tuple(said for _, said in sorted(span.sentences)) if span.sentences else (),
+            client=_client(span.scope),
         )
         if attributes.get(names.BODY_OUTCOME) == "never_closed" and not round(row.phases.get("receive", 1.0) * 1e6):
             # Nobody began to.
             del row.phases["receive"]
         if self._children:
-            row.steps = list(self._steps(row, span))
+            row.steps = list(self._steps(row, span, span))
+        if not row.origin:
+            row.origin = self._dialled(row)
         return row
 
-    def _steps(self, row: Row, request: Span) -> Iterator[Step]:
+    def _dialled(self, row: Row) -> str:
+        # Some instrumentations (botocore's) say no URL. Where a connection leads its opening said.
+        connection = row.connection
+        for step in row.steps:
+            host, port = step.attributes.get(names.SERVER_ADDRESS), step.attributes.get(names.SERVER_PORT)
+            if step.name == names.SPAN_GETCONN and isinstance(host, str) and isinstance(port, int):
+                tls = any(one.name == names.SPAN_TLS for one in row.steps)
+                found = _origin(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
+                if connection is not None:
+                    self._led[connection] = found
+                    if len(self._led) > self._window:
+                        self._led.popitem(last=False)
+                return found
+        return self._led.get(connection, "") if connection is not None else ""
+
+    def _before(self, row: Row, request: Span, child: Span) -> Sent:
+        attributes = _well_typed(child.attributes)
+        return Sent(
+            start=(child.start - request.start) / 1e9 if row.timed else 0.0,
+            duration=(child.end - child.start) / 1e9,
+            failed=child.failed,
+            status=attributes.get("http.response.status_code"),
+            attributes=attributes,
+            steps=list(self._steps(row, request, child)),
+        )
+
+    def _steps(self, row: Row, request: Span, parent: Span) -> Iterator[Step]:
         # Each level's children that are still to come. No recursion, for a chain can be as long as a sender likes.
-        levels = [self._take_children(request)]
+        levels = [self._take_children(parent)]
         while levels:
             child = next(levels[-1], None)
             if child is None:
                 levels.pop()
+                continue
+            if child.name == names.SPAN_EXCHANGE and parent is request and _possible(child):
+                row.before.append(self._before(row, request, child))
                 continue
             if _possible(child):
                 yield Step(
@@ -265,6 +466,36 @@ class Assembler:
         return iter(sorted(children, key=lambda child: (child.start, child.end)))
 
 
+def _served(span: Span) -> Served:
+    attributes = _well_typed(span.attributes)
+    timed = _possible(span)
+    known = attributes.get
+    port = known("server.port", known("net.host.port"))
+    # Who is at the other end of the connection. What upstream calls the client may come from a forwarding header: that
+    # will do to tell clients apart, but its port is not the connection's.
+    address = known(served.NETWORK_PEER_ADDRESS, known("client.address", known("net.peer.ip")))
+    peer_port = known(served.NETWORK_PEER_PORT)
+    return Served(
+        name=span.name,
+        trace_id=span.trace_id,
+        span_id=span.span_id,
+        start=span.start / 1e9,
+        duration=max(0, span.end - span.start) / 1e9,
+        failed=span.failed,
+        source=span.source,
+        origin=f"{span.source.service or 'server'}:{port}" if isinstance(port, int) else span.source.service,
+        status=known("http.response.status_code", known("http.status_code")),
+        attributes=attributes,
+        phases={},
+        timed=timed,
+        impossible=not timed,
+        parent_id=span.parent_id,
+        address=address if isinstance(address, str) else "",
+        port=peer_port if isinstance(peer_port, int) and peer_port > 0 else None,
+        only_half=span.half,
+    )
+
+
 #: No deeper is a step drawn. Ours are at most two deep.
 _DEEPEST: Final = 10
 
@@ -281,9 +512,18 @@ _TYPES: Final[dict[str, type]] = {
         attribute.name: {"boolean": bool, "int": int, "double": float, "string": str}[attribute.type.partition(",")[0]]
         for attribute in described.REQUEST
     },
-    **evidence.TYPES,
     "http.response.status_code": int,
     "http.status_code": int,
+    served.CONN_ID: int,
+    served.CONN_REQUESTS: int,
+    served.CONN_IDLE: float,
+    served.CONN_AGE: float,
+    served.CONN_CLOSE_REASON: str,
+    served.CONN_INFERRED: bool,
+    served.LOST_PORT: int,
+    served.LOST_CLOSE_REASON: str,
+    served.LOST_IDLE: float,
+    served.LOST_REQUESTS: int,
 }
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import json
 import math
-from dataclasses import asdict
 from typing import Any, Final
 
 from ..telemetry import names
-from . import evidence
 from .findings import Finding
-from .rows import Row
-from .summary import Origin, Quantiles, Report
+from .rows import Other, Row, Step
+from .summary import Origin, Quantiles, Report, Server
 
 #: Raised when something that is here changes its meaning or goes; what is added does not count.
 VERSION: Final = 1
@@ -23,7 +21,7 @@ _SHOWN: Final = frozenset(
     value
     for name, value in vars(names).items()
     if name.isupper() and isinstance(value, str) and not name.startswith(("METRIC_", "SPAN_", "LINK", "UPSTREAM"))
-) | frozenset(evidence.TYPES)
+)
 
 
 def dumps(report: Report) -> str:
@@ -66,12 +64,51 @@ def document(report: Report) -> dict[str, Any]:
         "ended": report.ended,
         "services": list(report.services),
         "problems": list(report.problems),
-        "thresholds": asdict(report.thresholds),
+        "thresholds": report.thresholds.told(servers=report.both_ends),
         "findings": [_finding(finding) for finding in report.findings],
         "origins": [_origin(origin) for origin in report.origins],
         "slowest": [_request(row) for row in report.slowest],
         "typical": _request(report.typical) if report.typical is not None else None,
+        # Only where servers have told of anything.
+        **({"servers": [_server(server) for server in report.servers]} if report.both_ends else {}),
     }
+
+
+def _server(server: Server) -> dict[str, Any]:
+    return {
+        "server": server.name,
+        "requests": server.requests,
+        "failed": server.failed,
+        "inferred": server.inferred,
+        "connections_opened": server.opened,
+        "requests_on_reused_connections": server.reused,
+        "reuse": server.reuse,
+        "close_reasons": dict(server.close_reasons),
+        "lost_between_requests": dict(server.lost),
+        "peers": dict(server.peers),
+        "seconds": _quantiles(server.times),
+        "idle": _quantiles(server.idle),
+    }
+
+
+def _other(other: Other) -> dict[str, Any]:
+    half, lost = other.half, other.lost
+    told: dict[str, Any] = {"same_connection": other.same}
+    if half is not None:
+        told |= {
+            "span_id": half.span_id,
+            "service": half.source.service,
+            "seconds": half.seconds,
+            "failed": half.failed,
+            "connection": half.connection,
+            "requests_before": half.requests,
+            "idle": half.idle,
+            "close_reason": half.close_reason,
+            "inferred": half.inferred,
+        }
+    if lost is not None:
+        told["lost"] = lost._asdict()
+    return told
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -113,6 +150,10 @@ def _origin(origin: Origin) -> dict[str, Any]:
         "failed_causes": dict(origin.failed_causes),
         "statuses": {str(status): number for status, number in sorted(origin.statuses.items())},
         "phases": {phase: _quantiles(times) for phase, times in origin.phases.items()},
+        "paths": [
+            {"path": name, "requests": path.requests, "failed": path.failed, "seconds": _quantiles(path.times)}
+            for name, path in sorted(origin.paths.items(), key=lambda entry: -entry[1].requests)
+        ],
     }
 
 
@@ -134,21 +175,25 @@ def _request(row: Row) -> dict[str, Any]:
         "name": row.name,
         "service": row.source.service,
         "origin": row.origin,
+        "path": row.path,
         "status": row.status,
         "failed": row.failed,
         "started": row.start,
         "seconds": row.duration,
         "phases": dict(row.phases),
-        "attributes": {name: value for name, value in row.attributes.items() if name in _SHOWN},
-        "steps": [
+        "sentences": list(row.sentences),
+        "attributes": _shown(row.attributes),
+        "steps": [_step(step) for step in row.steps],
+        "before": [
             {
-                "name": step.name,
-                "started": step.start,
-                "seconds": step.duration,
-                "depth": step.depth,
-                "attributes": {name: value for name, value in step.attributes.items() if name in _SHOWN},
+                "started": sent.start,
+                "seconds": sent.duration,
+                "status": sent.status,
+                "failed": sent.failed,
+                "attributes": _shown(sent.attributes),
+                "steps": [_step(step) for step in sent.steps],
             }
-            for step in row.steps
+            for sent in row.before
         ],
         "links": [
             {
@@ -158,4 +203,19 @@ def _request(row: Row) -> dict[str, Any]:
             }
             for link in row.links
         ],
+        **({"server": _other(row.other)} if row.other is not None else {}),
     }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "started": step.start,
+        "seconds": step.duration,
+        "depth": step.depth,
+        "attributes": _shown(step.attributes),
+    }
+
+
+def _shown(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if name in _SHOWN}

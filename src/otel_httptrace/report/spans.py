@@ -29,9 +29,11 @@ class Span:
     Args:
         trace_id: hexadecimal, as are ``span_id`` and ``parent_id``, which is empty for a root.
         start: nanoseconds since the epoch, as is ``end``.
-        client: whether its kind is CLIENT.
+        client: whether its kind is CLIENT; ``server``, whether it is SERVER.
+        half: whether it is of another service than was asked for, and only taken as the other end of a request.
         failed: whether its status is ERROR.
         scope: the name of the instrumentation that made it; empty where the source does not say.
+        sentences: of its events ``httptrace.diagnosis``, each with the nanoseconds since the epoch when it happened.
     """
 
     trace_id: str
@@ -46,3 +48,6 @@ class Span:
     source: Source
     attributes: dict[str, Any]
     links: tuple[Link, ...]
+    sentences: tuple[tuple[int, str], ...] = ()
+    server: bool = False
+    half: bool = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .findings import Finding, Thresholds
-from .rows import Row
+from .rows import Row, Served
 from .units import count, listed
 
 _GROWTH: Final = 1.02
@@ -49,6 +49,15 @@ class Quantiles:
 
 
 @dataclass
+class Path:
+    """The requests to one path of an origin: how many, how many failed, and how long they took, in seconds."""
+
+    requests: int = 0
+    failed: int = 0
+    times: Quantiles = field(default_factory=Quantiles)
+
+
+@dataclass
 class Origin:
     """One server, as far as requests told.
 
@@ -63,7 +72,9 @@ class Origin:
         failed_phases: requests that got no response, failed or cancelled, by where that was.
         error_types: requests that failed, by the exception that the application saw; ``failed_causes`` by what was
             behind it, where that is known.
+        failures: requests that failed, or got a status of 4xx or 5xx, each counted once, by what happened.
         statuses: responses, by their status.
+        paths: requests, by their path as `rows.Row` has it; ``_other`` are those over a bound.
     """
 
     name: str
@@ -80,7 +91,15 @@ class Origin:
     failed_phases: Counter[str] = field(default_factory=Counter)
     error_types: Counter[str] = field(default_factory=Counter)
     failed_causes: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
+    paths: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def slowest_paths(self) -> list[tuple[str, Path]]:
+        """The paths whose times are known, by the time that 95 of 100 requests do not exceed: slowest first."""
+        timed = [(name, path) for name, path in self.paths.items() if path.times.count]
+        return sorted(timed, key=lambda entry: (-entry[1].times.at(0.95), entry[0]))
 
     @property
     def bad_statuses(self) -> Counter[int]:
@@ -92,6 +111,63 @@ class Origin:
         """Share of the requests that reused a connection; None if none got one."""
         got = self.opened + self.reused
         return self.reused / got if got else None
+
+
+_MAX_PEERS: Final = 100
+
+
+@dataclass
+class Server:
+    """What a server tells of its connections.
+
+    Args:
+        name: ``service:port``.
+        requests: how many; ``failed`` those with status ERROR, ``inferred`` those whose connection is told by the
+            client's address and port.
+        opened: connections, by their first request; ``reused`` requests on one that had carried another before.
+        close_reasons: connections that ended with a request, by why; ``lost`` those that ended between two requests,
+            of those that have been told of.
+        peers: requests, by the peer's address.
+        times: seconds that a request took; ``idle`` seconds for which a connection was idle before one.
+    """
+
+    name: str
+    requests: int = 0
+    failed: int = 0
+    inferred: int = 0
+    opened: int = 0
+    reused: int = 0
+    close_reasons: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    peers: Counter[str] = field(default_factory=Counter)
+    times: Quantiles = field(default_factory=Quantiles)
+    idle: Quantiles = field(default_factory=Quantiles)
+
+    def add(self, row: Served, peer: str) -> None:
+        """Count *row*, which came from *peer*."""
+        half, lost = row.half, row.lost
+        self.requests += 1
+        self.failed += row.failed
+        self.inferred += half.inferred
+        if half.requests:
+            self.reused += 1
+        elif half.requests == 0:
+            self.opened += 1
+        if half.close_reason is not None:
+            self.close_reasons[half.close_reason] += 1
+        if lost is not None:
+            self.lost[lost.reason] += 1
+        self.peers[peer if peer in self.peers or len(self.peers) < _MAX_PEERS else "_other"] += 1
+        if row.timed:
+            self.times.add(row.duration)
+        if half.idle is not None:
+            self.idle.add(half.idle)
+
+    @property
+    def reuse(self) -> float | None:
+        """Share of the requests that came on a connection that had carried another; None if none is known."""
+        known = self.opened + self.reused
+        return self.reused / known if known else None
 
 
 @dataclass(frozen=True)
@@ -109,6 +185,8 @@ class Report:
         timeline: requests in the order in which they began, at most as many as were asked for;
             ``left_out`` says how many more there were.
         problems: what could not be read, a sentence each.
+        servers: what servers tell of their connections, most requests first.
+        both_ends: whether there are spans of servers at all, also such as tell of no connection.
         unsent_processes: how many are known to have ended before they had sent all their spans, ``unsent_spans`` of
             them; what was read from elsewhere than a run does not tell.
     """
@@ -130,22 +208,21 @@ class Report:
     problems: tuple[str, ...] = ()
     unsent_processes: int = 0
     unsent_spans: int = 0
+    servers: tuple[Server, ...] = ()
+    both_ends: bool = False
+
+    @property
+    def served(self) -> int:
+        """Requests that servers tell of."""
+        return sum(server.requests for server in self.servers)
 
     @property
     def failures(self) -> str:
-        """A sentence on what failed, whatever the findings are; empty if nothing did."""
-        errors: Counter[str] = sum((origin.error_types for origin in self.origins), Counter())
-        statuses: Counter[int] = sum((origin.bad_statuses for origin in self.origins), Counter())
-        failed, bad = sum(errors.values()), sum(statuses.values())
-        told = []
-        if failed:
-            told.append(f"{failed:,} of {count(self.requests, 'request')} failed: {listed(errors)}")
-        if bad:
-            good: Counter[int] = sum((origin.statuses for origin in self.origins), Counter())
-            answers = sum(good.values())
-            were = "was an error" if bad == 1 else "were errors"
-            told.append(f"{bad:,} of {count(answers, 'response')} {were}: {listed(statuses)}")
-        return "; ".join(told)
+        """A sentence on what failed, also without a finding; empty if nothing did."""
+        failed: Counter[str] = sum((origin.failures for origin in self.origins), Counter())
+        if not failed:
+            return ""
+        return f"{sum(failed.values()):,} of {count(self.requests, 'request')} failed: {listed(failed)}"
 
     @property
     def unsent(self) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..telemetry import names
+from .colours import COLOURS
 from .findings import Finding, Severity
 from .printable import printable
 from .quote import quoted
-from .rows import PHASES, Row
-from .summary import Origin, Quantiles, Report
+from .rows import PHASES, Other, Row, Sent
+from .summary import Origin, Path, Quantiles, Report, Server
 from .units import count, seconds, share
 
 #: By severity: a word, since not everybody sees colours, and a colour.
@@ -33,37 +34,40 @@ _SEVERITY: Final[dict[Severity, tuple[str, str]]] = {
     Severity.WASTE: ("waste", "bold magenta"),
 }
 
-_PHASE_STYLE: Final[dict[str, str]] = {
-    "pool": "yellow",
-    "dns": "magenta",
-    "connect": "blue",
-    "proxy": "bright_blue",
-    "tls": "cyan",
-    "send": "white",
-    "wait": "green",
-    "receive": "bright_green",
-}
 _STEP_STYLE: Final[dict[str, str]] = {
-    names.SPAN_GETCONN: "yellow",
-    names.SPAN_DNS: _PHASE_STYLE["dns"],
-    names.SPAN_CONNECT: _PHASE_STYLE["connect"],
-    names.SPAN_PROXY: _PHASE_STYLE["proxy"],
-    names.SPAN_TLS: _PHASE_STYLE["tls"],
-    names.SPAN_SEND: _PHASE_STYLE["send"],
-    names.SPAN_WAIT: _PHASE_STYLE["wait"],
-    names.SPAN_RECEIVE: _PHASE_STYLE["receive"],
+    names.SPAN_GETCONN: COLOURS["pool"].terminal,
+    names.SPAN_DNS: COLOURS["dns"].terminal,
+    names.SPAN_CONNECT: COLOURS["connect"].terminal,
+    names.SPAN_PROXY: COLOURS["proxy"].terminal,
+    names.SPAN_TLS: COLOURS["tls"].terminal,
+    names.SPAN_SEND: COLOURS["send"].terminal,
+    names.SPAN_WAIT: COLOURS["wait"].terminal,
+    names.SPAN_RECEIVE: COLOURS["receive"].terminal,
 }
+#: So many findings are told in short, before all of them are told in full: with two lines each, and the heading, the
+#: first screen of 24 lines says what is wrong, whose line it is, and what to do.
+_MAX_IN_SHORT: Final = 8
+#: So few origins are all shown in full.
+_FEW_ORIGINS: Final = 3
 _MAX_ORIGINS: Final = 10
+#: Of the others, each a line.
+_MAX_LINES: Final = 40
+_MAX_PATHS: Final = 5
+_MAX_SERVERS: Final = 5
+_MAX_PEERS: Final = 5
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
     """Print *report*.
 
     Args:
         report: what there is to say.
         console: where; its width, and whether it shows colours, are respected.
+        everything: show each origin in full, however many there are.
+        look: how to see a trace, by its id; empty if whoever has the id knows where.
+        since: what has changed since the last report; empty if there was none.
     """
-    summarize(report, console)
+    summarize(report, console, everything=everything, look=look, since=since)
     shown: set[str] = set()
     for title, row in _examples(report):
         if row.span_id in shown:
@@ -74,26 +78,127 @@ def render(report: Report, console: Console) -> None:
         console.print(waterfall(row, console.width))
 
 
-def summarize(report: Report, console: Console) -> None:
+def trace(rows: Sequence[Row], console: Console, left: int = 0) -> None:
+    """Print the requests of one trace, in the order in which they began: each to scale, and what is to be said of it.
+
+    Args:
+        rows: its requests.
+        console: where.
+        left: how many requests it has besides.
+    """
+    rows = sorted(rows, key=lambda row: (not row.timed, row.start))
+    timed = [row for row in rows if row.timed]
+    took = f" in {seconds(max(row.end for row in timed) - timed[0].start)}" if timed else ""
+    services = ", ".join(dict.fromkeys(printable(row.source.service) for row in rows if row.source.service))
+    heading = f"trace {printable(rows[0].trace_id)}: {count(len(rows), 'request')}{took}"
+    console.print(Text(_hung(f"{heading}, from {services}" if services else heading, console.width), style="bold"))
+    for number, row in enumerate(rows, 1):
+        after = f", {seconds(row.start - timed[0].start)} after the first" if row.timed and number > 1 else ""
+        console.print()
+        console.print(Rule(Text(f"request {number} of {len(rows)}{after}"), align="left", style="dim"))
+        console.print(waterfall(row, console.width))
+        for said in row.sentences:
+            console.print(_beside(Text("  *", style="bold yellow"), Text(printable(said))))
+    if left > 0:
+        console.print(Text(f"\nand {count(left, 'request')} more", style="dim"))
+
+
+def summarize(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
     """Print *report* without single requests."""
     console.print(_heading(report, console.width))
+    if since:
+        console.print(Text(_hung(printable(since), console.width)))
     for problem in (*report.problems, *filter(None, [report.unsent])):
         console.print(_beside(Text("!", style="bold red"), Text(printable(problem))))
     if report.failures:
         console.print(Text(_hung(printable(report.failures), console.width), style="bold red"))
     console.print()
+    if len(report.findings) > 1:
+        console.print(_in_short(report.findings, console.width))
+        console.print()
     console.print(_findings(report.findings, report, console.width))
-    for origin in report.origins[:_MAX_ORIGINS]:
+    if look and any(finding.evidence for finding in report.findings):
+        # To be copied: a path is not broken, however long it is.
+        told = _hung(f"to see a trace: {printable(look)}", console.width, first=3, rest=5, whole=True)
+        console.print(Text(told, style="dim"), soft_wrap=True)
+    full, rest = _told_in_full(report, everything=everything)
+    for origin in full:
         console.print()
         console.print(_origin(origin, console.width))
-    if len(report.origins) > _MAX_ORIGINS:
+    if rest:
         console.print()
-        console.print(Text(f"and {len(report.origins) - _MAX_ORIGINS:,} origins more, with fewer requests"))
+        console.print(_others(rest, console.width, more=bool(full)))
+    for server in report.servers if everything else report.servers[:_MAX_SERVERS]:
+        console.print()
+        console.print(_server(server, console.width))
+    if not everything and len(report.servers) > _MAX_SERVERS:
+        console.print(Text(f"and {count(len(report.servers) - _MAX_SERVERS, 'server')} more: --all", style="dim"))
 
 
-def _hung(text: str, width: int, first: int = 0, rest: int = 2) -> str:
+def _told_in_full(report: Report, *, everything: bool) -> tuple[list[Origin], list[Origin]]:
+    """The origins that are shown with all their figures, those that findings are about first; and the others."""
+    about = {name for finding in report.findings for name in (finding.origin, *(one.origin for one in finding.origins))}
+    origins = sorted(report.origins, key=lambda origin: origin.name not in about)
+    if everything or len(origins) <= _FEW_ORIGINS:
+        return origins, []
+    full = min(sum(origin.name in about for origin in origins), _MAX_ORIGINS)
+    return origins[:full], origins[full:]
+
+
+def _in_short(findings: tuple[Finding, ...], width: int) -> Group:
+    parts = []
+    for number, finding in enumerate(findings[:_MAX_IN_SHORT], 1):
+        word, style = _SEVERITY[finding.severity]
+        where = f", at {printable(finding.line)}" if finding.line else f", {printable(finding.origin)}".rstrip(", ")
+        told = f"  {word}, {count(finding.requests, 'request')}{where}"
+        parts.append(Text.assemble((f"{number}. ", "bold"), (finding.verdict, style), told))
+        advice = textwrap.shorten(printable(finding.advice), max(20, width - 6), placeholder=" ...")
+        parts.append(Text.assemble("   ", ("=> ", "bold green"), advice))
+    if len(findings) > _MAX_IN_SHORT:
+        parts.append(Text(f"and {len(findings) - _MAX_IN_SHORT} more"))
+    return Group(*parts)
+
+
+def _others(origins: list[Origin], width: int, *, more: bool) -> RenderableType:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("other origins" if more else "origins", overflow="fold")
+    figures: list[tuple[str, int, Callable[[Origin], str]]] = [
+        ("requests", 0, lambda origin: f"{origin.requests:,}"),
+        ("failed", 0, lambda origin: f"{origin.failed:,}" if origin.failed else ""),
+        ("opened", 64, lambda origin: f"{origin.opened:,}"),
+        ("reuse", 64, _reuse),
+        ("p50", 80, lambda origin: _total(origin, 0.5)),
+        ("p99", 52, lambda origin: _total(origin, 0.99)),
+    ]
+    shown = [(title, show) for title, needed, show in figures if width >= needed]
+    for title, _ in shown:
+        table.add_column(title, justify="right", no_wrap=True)
+    for origin in origins[:_MAX_LINES]:
+        table.add_row(Text(printable(origin.name or "origin unknown")), *(show(origin) for _, show in shown))
+    left = len(origins) - _MAX_LINES
+    hint = f"and {left:,} origins more; " if left > 0 else ""
+    return Group(table, Text(_hung(f"{hint}all figures of each: --all", width), style="dim"))
+
+
+def _reuse(origin: Origin) -> str:
+    return "" if origin.reuse is None else share(origin.reused, origin.opened + origin.reused)
+
+
+def _total(origin: Origin, part: float) -> str:
+    times = origin.phases.get("total")
+    return seconds(times.at(part)) if times is not None else ""
+
+
+def _hung(text: str, width: int, first: int = 0, rest: int = 2, *, whole: bool = False) -> str:
     # What goes on in a further line is indented: else it looks like something new.
-    return textwrap.fill(text, width, initial_indent=" " * first, subsequent_indent=" " * rest, break_on_hyphens=False)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=" " * first,
+        subsequent_indent=" " * rest,
+        break_on_hyphens=False,
+        break_long_words=not whole,
+    )
 
 
 def _beside(sign: Text, text: Text) -> Table:
@@ -111,7 +216,11 @@ def _examples(report: Report) -> Iterator[tuple[str, Row]]:
 
 def _heading(report: Report, width: int) -> Text:
     if not report.requests:
-        return Text(f"no requests in {count(report.spans, 'span')}")
+        if not report.served:
+            return Text(f"no requests in {count(report.spans, 'span')}")
+        servers = ", ".join(printable(server.name) for server in report.servers[:3])
+        more = f" and {len(report.servers) - 3} more" if len(report.servers) > 3 else ""
+        return Text(_hung(f"{count(report.served, 'request')} seen by servers: {servers}{more}", width), style="bold")
     origins = count(len(report.origins), "origin")
     took = f" in {seconds(report.ended - report.started)}" if report.started else ""
     parts = [f"{count(report.requests, 'request')} to {origins}{took}"]
@@ -135,11 +244,10 @@ def _heading(report: Report, width: int) -> Text:
 
 def _findings(findings: tuple[Finding, ...], report: Report, width: int) -> RenderableType:
     if not findings:
-        nothing = (
-            "nothing found: no verdict's criterion is met"
-            if report.requests > report.unobserved
-            else "nothing to judge"
-        )
+        observed = report.requests - report.unobserved or report.served
+        nothing = f"No problems found in {count(observed, 'request')}" if observed else "nothing to judge"
+        if observed and report.failures:
+            nothing = f"Nothing else found in {count(observed, 'request')}"
         return Text(nothing, style="yellow" if report.failures else "green" if report.requests else "")
     parts: list[RenderableType] = []
     for number, finding in enumerate(findings, 1):
@@ -179,7 +287,7 @@ def _evidence(finding: Finding, width: int) -> Iterator[RenderableType]:
 
 
 def _origin(origin: Origin, width: int) -> RenderableType:
-    reuse = "" if origin.reuse is None else f"   reuse {share(origin.reused, origin.opened + origin.reused)}"
+    reuse = "" if origin.reuse is None else f"   reuse {_reuse(origin)}"
     failed = f"   failed {origin.failed:,}" if origin.failed else ""
     cancelled = f"   cancelled {origin.cancelled:,}" if origin.cancelled else ""
     how = [what for what, number in (("failed", origin.failed), ("cancelled", origin.cancelled)) if number]
@@ -213,6 +321,42 @@ def _origin(origin: Origin, width: int) -> RenderableType:
     if counts.row_count:
         parts.append(counts)
     parts.append(_phases(origin, width))
+    if len(origin.paths) > 1:
+        parts.append(_paths(origin, width))
+    return Group(*parts)
+
+
+def _server(server: Server, width: int) -> RenderableType:
+    """What a server tells of its connections, whoever its clients are."""
+    reuse = "" if server.reuse is None else f"   reuse {share(server.reused, server.opened + server.reused)}"
+    failed = f"   failed {server.failed:,}" if server.failed else ""
+    figures = f"requests {server.requests:,}   connections opened {server.opened:,}{reuse}{failed}"
+    parts: list[RenderableType] = [
+        Rule(Text(f"seen by the server {printable(server.name)}", style="bold"), align="left", style="dim"),
+        Text(_hung(figures, width)),
+    ]
+    counts = Table.grid(padding=(0, 2, 0, 0))
+    peers = Counter(dict(server.peers.most_common(_MAX_PEERS)))
+    for title, counted in (
+        ("from", peers),
+        ("closed with a request", server.close_reasons),
+        ("closed while idle", server.lost),
+    ):
+        if counted:
+            counts.add_row(title, _counted(counted))
+    for title, times in (("took", server.times), ("idle before", server.idle)):
+        if times.count:
+            shown = ", ".join(
+                (f"p50 {seconds(times.at(0.5))}", f"p99 {seconds(times.at(0.99))}", f"longest {seconds(times.longest)}")
+            )
+            counts.add_row(title, Text(shown))
+    parts.append(counts)
+    if server.inferred:
+        told = (
+            f"{server.inferred:,} of them by the client's address and port: this server is not one that is known, and "
+            "does not tell why connections end"
+        )
+        parts.append(Text(_hung(told, width), style="dim"))
     return Group(*parts)
 
 
@@ -240,9 +384,32 @@ def _phases(origin: Origin, width: int) -> Table:
     for phase in (*PHASES, "total"):
         times = origin.phases.get(phase)
         if times is not None:
-            style = _PHASE_STYLE.get(phase, "bold")
+            style = COLOURS[phase].terminal if phase in COLOURS else "bold"
             table.add_row(Text(phase, style=style), *(show(times) for _, show in figures))
     return table
+
+
+#: A path's figures, and how wide a terminal has to be to show each.
+_PATH_FIGURES: Final[tuple[tuple[str, Callable[[Path], str], int], ...]] = (
+    ("p50", lambda path: seconds(path.times.at(0.5)), 0),
+    ("p95", lambda path: seconds(path.times.at(0.95)), 0),
+    ("longest", lambda path: seconds(path.times.longest), 64),
+    ("requests", lambda path: f"{path.requests:,}", 52),
+    ("failed", lambda path: f"{path.failed:,}" if path.failed else "", 80),
+)
+
+
+def _paths(origin: Origin, width: int) -> RenderableType:
+    slowest = origin.slowest_paths
+    figures = [(title, show) for title, show, needed in _PATH_FIGURES if width >= needed]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("slowest by path", overflow="fold")
+    for title, _ in figures:
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, path in slowest[:_MAX_PATHS]:
+        table.add_row(Text(printable(name)), *(show(path) for _, show in figures))
+    left = len(slowest) - _MAX_PATHS
+    return Group(table, Text(f"and {count(left, 'path')} more", style="dim")) if left > 0 else table
 
 
 # One request, to scale.
@@ -273,18 +440,40 @@ def waterfall(row: Row, width: int = 80) -> Group:
 
 
 def _title(row: Row) -> tuple[str, str]:
-    known = row.attributes
-    request = f"trace {printable(row.trace_id)} span {printable(row.span_id)}"
+    return f"trace {printable(row.trace_id)} span {printable(row.span_id)}", _connection(row.attributes)
+
+
+def _connection(known: Mapping[str, Any]) -> str:
     if names.CONN_ID not in known:
-        return request, ""
+        return ""
     how = (
         "reused" if known.get(names.CONN_REUSED) else f"new: {printable(known.get(names.CONN_OPEN_REASON, 'unknown'))}"
     )
-    return request, f"connection {printable(known[names.CONN_ID])} ({how})"
+    return f"connection {printable(known[names.CONN_ID])} ({how})"
+
+
+def _sent_before(sent: Sent) -> str:
+    known = sent.attributes
+    phase, error, close_reason = (
+        known.get(name) for name in (names.FAILED_PHASE, names.ERROR_TYPE, names.CONN_CLOSE_REASON)
+    )
+    told = [
+        f"status {sent.status}" if sent.status is not None else "",
+        f"failed in {printable(phase)}: {printable(error)}" if phase is not None and error is not None else "",
+        f"cancelled in {printable(phase)}" if phase is not None and error is None else "",
+        printable(error) if phase is None and error is not None else "",
+        _connection(known),
+        f"closed: {printable(close_reason)}" if close_reason is not None else "",
+    ]
+    return f"sent before, for {seconds(sent.duration)}: {', '.join(filter(None, told)) or 'nothing more is known'}"
 
 
 def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
     yield printable(row.name), 0.0, row.duration, "bold red" if row.failed else "white"
+    for sent in row.before:
+        yield f"  {names.SPAN_EXCHANGE}", sent.start, sent.duration, "bold red" if sent.failed else "dim"
+        for step in sent.steps:
+            yield "  " * (step.depth + 1) + step.name, step.start, step.duration, _STEP_STYLE.get(step.name, "white")
     for step in row.steps:
         yield "  " * step.depth + step.name, step.start, step.duration, _STEP_STYLE.get(step.name, "white")
     if any(step.name in (names.SPAN_WAIT, names.SPAN_RECEIVE) for step in row.steps):
@@ -297,15 +486,51 @@ def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
     if names.BODY_OUTCOME in row.attributes:
         ended = max(0.0, row.duration - receive)
     if "wait" in row.phases:
-        yield "  wait", max(0.0, ended - wait), wait, _PHASE_STYLE["wait"]
+        yield "  wait", max(0.0, ended - wait), wait, COLOURS["wait"].terminal
     if "receive" in row.phases:
-        yield "  receive", ended, receive, _PHASE_STYLE["receive"]
+        yield "  receive", ended, receive, COLOURS["receive"].terminal
+
+
+#: A connection's end in plain words, where the reason alone leaves open whose it is.
+_CLOSED: Final = {
+    "body_not_read": "its connection could not be reused: the response was closed unread ({})",
+    # On the span of the request that had it: a finaliser closed the response.
+    "response_leaked": "its connection was closed by the garbage collector; your code dropped the response ({})",
+}
+
+
+def _there(other: Other) -> Iterator[str]:
+    """What the server says of it."""
+    half, lost = other.half, other.lost
+    if half is not None:
+        service = f", {printable(half.source.service)}," if half.source.service else ""
+        told = [f"the server{service} took {seconds(half.seconds)}"]
+        if half.connection is not None:
+            told.append(f"its connection {half.connection}")
+        if half.requests is not None:
+            told.append(f"{half.requests:,} before on it" if half.requests else "the first on it")
+        if half.idle is not None:
+            told.append(f"idle for {seconds(half.idle)} before")
+        if half.close_reason is not None:
+            told.append(f"closed with it: {printable(half.close_reason)}")
+        if half.inferred:
+            told.append("told by the client's address and port")
+        yield ", ".join(told)
+    if other.same is not None:
+        yield (
+            "client and server see the same TCP connection: nothing stands between"
+            if other.same
+            else "something stands between: client and server do not see the same TCP connection"
+        )
+    if lost is not None:
+        yield f"the server closed the connection, idle for {seconds(lost.idle)}: {printable(lost.reason)}"
 
 
 def _remarks(row: Row) -> Iterable[str]:
     known = row.attributes
+    yield from map(_sent_before, row.before)
     if row.origin or row.status is not None:
-        yield f"{printable(row.origin)}" + (f", status {row.status}" if row.status is not None else "")
+        yield printable(row.origin + row.path) + (f", status {row.status}" if row.status is not None else "")
     failed_phase = known.get(names.FAILED_PHASE)
     if failed_phase is not None:
         error = known.get(names.ERROR_TYPE)
@@ -321,7 +546,9 @@ def _remarks(row: Row) -> Iterable[str]:
         yield f"body {printable(outcome)}{at}" + (f", by way of {printable(via)}" if via else "")
     close_reason = known.get(names.CONN_CLOSE_REASON)
     if close_reason is not None:
-        yield f"its connection was closed: {printable(close_reason)}"
+        yield _CLOSED.get(close_reason, "its connection was closed: {}").format(printable(close_reason))
+    if row.other is not None:
+        yield from _there(row.other)
     lost = row.lost_by
     if lost is not None:
         where = lost.attributes.get(names.BODY_CLOSED_AT)

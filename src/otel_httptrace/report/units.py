@@ -35,9 +35,9 @@ def count(number: int, what: str, many: str | None = None) -> str:
 
 
 def listed(counted: Mapping[Any, int], most: int = 6) -> str:
-    """``ReadError x 3, 500 x 2``: the most frequent first, and how many more there are."""
+    """``3 x ReadError, 2 x HTTP 500``: the most frequent first, and how many more there are."""
     first = sorted(counted.items(), key=lambda entry: -entry[1])
-    told = ", ".join(f"{name} x {number:,}" for name, number in first[:most])
+    told = ", ".join(f"{number:,} x {name}" for name, number in first[:most])
     rest = sum(number for _, number in first[most:])
     return f"{told} and {rest:,} more" if rest else told
 

@@ -8,23 +8,95 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..core.ledger import Connection
-from ..core.timeline import COMPLETE, POOL, SEND, WAIT, Address, Attempt, Exchange, Step
+from ..core.ledger import BLAMED, Connection, Reason, ended_by
+from ..core.timeline import BODILESS, COMPLETE, POOL, SEND, WAIT, Address, Attempt, Exchange, Origin, Step, body_size
 from . import evidence, names
-from .units import NOTEWORTHY, SECOND
+from .proxies import set_by
+from .units import NOTEWORTHY, SECOND, STEPS, Seconds, readable_seconds
 from .units import seconds as _seconds
 
-__all__ = ["NOTEWORTHY", "Attributes", "body", "body_size", "connect", "getconn", "proxy", "request", "tls"]
+__all__ = [
+    "NOTEWORTHY",
+    "Attributes",
+    "body",
+    "body_size",
+    "connect",
+    "getconn",
+    "plain",
+    "proxy",
+    "request",
+    "tls",
+    "usual",
+]
 
 Attributes = dict[str, Any]
 
-#: Responses without a body, whatever Content-Length says (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
-_BODILESS: Final = frozenset({204, 304})
+
+def plain(exchange: Exchange) -> bool:
+    """Whether it is what nearly every request is: on a connection that was there, read to its end, and kept."""
+    return (
+        exchange.outcome is COMPLETE
+        and exchange.dial is None
+        and exchange.close_reason is None
+        and (exchange.carried_before is not None or exchange.conn is None or not exchange.conn.inherited)
+        and exchange.acquired_at - exchange.started < NOTEWORTHY
+        and (exchange.evidence is None or not exchange.evidence.tells)
+    )
+
+
+def usual(exchange: Exchange) -> Attributes | None:
+    """What `request` answers for what nearly every request is, at a third of the price; None for any other.
+
+    Such a one is `plain`, has all of these ten attributes, and no other.
+    """
+    conn = exchange.conn
+    # No call in here: this is for every request.
+    if (
+        exchange.outcome is not COMPLETE
+        or not exchange.reused
+        or exchange.evidence is not None
+        or exchange.close_reason is not None
+        or exchange.dial is not None
+        or conn is None
+        or conn.multiplexed
+    ):
+        return None
+    peer, carried, idle, headers_at = conn.peer, exchange.carried_before, exchange.idle, exchange.headers_at
+    send_at, wait_at, status = exchange.send_at, exchange.wait_at, exchange.status
+    received = exchange.over_at - headers_at
+    if (
+        peer is None
+        or peer.port is None
+        or carried is None
+        or idle is None
+        or not send_at
+        or not wait_at
+        or exchange.acquired_at - exchange.started >= NOTEWORTHY
+        or wait_at - send_at >= NOTEWORTHY
+        or received >= NOTEWORTHY
+        or exchange.method == b"HEAD"
+        or status in BODILESS
+        or status < 200
+    ):
+        return None
+    return {
+        names.CONN_REUSED: True,
+        names.CONN_ID: conn.id,
+        names.CONN_REQUESTS: carried,
+        names.CONN_IDLE: idle * STEPS // SECOND / STEPS,
+        names.NETWORK_PEER_ADDRESS: peer.host,
+        names.NETWORK_PEER_PORT: peer.port,
+        names.TIME_WAIT: (headers_at - wait_at) * STEPS // SECOND / STEPS,
+        names.TIME_RECEIVE: received * STEPS // SECOND / STEPS,
+        names.BODY_OUTCOME: COMPLETE,
+        names.HTTP_RESPONSE_BODY_SIZE: exchange.bytes_read,
+    }
 
 
 def request(exchange: Exchange) -> Attributes:
     """The attributes of the request span."""
     conn = exchange.conn
+    seconds = _seconds if plain(exchange) else readable_seconds
     attributes: Attributes = {}
     if conn is not None and exchange.send_at:
         attributes[names.CONN_REUSED] = exchange.reused
@@ -37,11 +109,11 @@ def request(exchange: Exchange) -> Attributes:
             if conn.multiplexed:
                 attributes[names.CONN_WAS_IDLE] = exchange.was_idle
             if exchange.idle is not None:
-                attributes[names.CONN_IDLE] = _seconds(exchange.idle)
+                attributes[names.CONN_IDLE] = seconds(exchange.idle)
         else:
             _opened(conn, exchange, attributes)
         if exchange.close_reason is not None:
-            attributes[names.CONN_CLOSE_REASON] = exchange.close_reason
+            _closed(exchange, exchange.close_reason, attributes)
     peer = conn.peer if conn is not None else None
     if exchange.dial is not None:
         _dial(exchange, attributes)
@@ -55,15 +127,15 @@ def request(exchange: Exchange) -> Attributes:
     if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase == POOL:
         _pool(exchange, attributes)
     if exchange.send_at:
-        _sent(exchange, attributes)
+        _sent(exchange, attributes, seconds)
     if exchange.failed_phase is not None:
         _failed(exchange, attributes)
     elif exchange.outcome is not None:
         received = exchange.over_at - exchange.headers_at
-        attributes[names.TIME_RECEIVE] = _seconds(received)
+        attributes[names.TIME_RECEIVE] = seconds(received)
         attributes[names.BODY_OUTCOME] = exchange.outcome
         if received >= NOTEWORTHY:
-            _waited(exchange, received, attributes)
+            _waited(exchange, received, attributes, seconds)
         if exchange.outcome is not COMPLETE:
             _left(exchange, attributes)
         size = body_size(exchange)
@@ -80,23 +152,30 @@ def _adopted(conn: Connection, attributes: Attributes) -> None:
 
 
 def _opened(conn: Connection, exchange: Exchange, attributes: Attributes) -> None:
-    if conn.open_reason is not None and exchange.dial is not None:
-        attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
+    reason = conn.open_reason
+    if reason is None or exchange.dial is None:
+        return
+    attributes[names.CONN_OPEN_REASON] = reason.value
+    loss = conn.explained_by
+    if loss is not None and loss.closed_at is not None and reason in BLAMED:
+        attributes[names.CONN_LOST_AT] = loss.closed_at
+    if reason is Reason.NEW_CLIENT and exchange.ledger.made_at is not None:
+        attributes[names.CLIENT_MADE_AT] = exchange.ledger.made_at
 
 
-def _waited(exchange: Exchange, received: int, attributes: Attributes) -> None:
-    attributes[names.BODY_READ_WAIT] = _seconds(min(exchange.read_wait, received))
+def _waited(exchange: Exchange, received: int, attributes: Attributes, seconds: Seconds) -> None:
+    attributes[names.BODY_READ_WAIT] = seconds(min(exchange.read_wait, received))
     if received >= SECOND:
-        attributes[names.BODY_MAX_GAP] = _seconds(min(exchange.longest_wait, received))
+        attributes[names.BODY_MAX_GAP] = seconds(min(exchange.longest_wait, received))
 
 
-def _sent(exchange: Exchange, attributes: Attributes) -> None:
+def _sent(exchange: Exchange, attributes: Attributes, seconds: Seconds) -> None:
     received = exchange.headers_at or exchange.over_at
     written = exchange.wait_at or received
     if written - exchange.send_at >= NOTEWORTHY or exchange.failed_phase == SEND:
-        attributes[names.TIME_SEND] = _seconds(written - exchange.send_at)
+        attributes[names.TIME_SEND] = seconds(written - exchange.send_at)
     if exchange.wait_at:
-        attributes[names.TIME_WAIT] = _seconds(received - written)
+        attributes[names.TIME_WAIT] = seconds(received - written)
 
 
 def _dial(exchange: Exchange, attributes: Attributes) -> None:
@@ -110,7 +189,10 @@ def _dial(exchange: Exchange, attributes: Attributes) -> None:
         (names.TIME_TLS, dial.tls),
     ):
         if duration is not None:
-            attributes[name] = _seconds(duration)
+            attributes[name] = readable_seconds(duration)
+    local = dial.local
+    if local is not None and local.port is not None and exchange.send_at and not exchange.reused:
+        attributes[names.NETWORK_LOCAL_PORT] = local.port
 
 
 def _pool(exchange: Exchange, attributes: Attributes) -> None:
@@ -118,7 +200,7 @@ def _pool(exchange: Exchange, attributes: Attributes) -> None:
     # Most of the time before it was acquired may have gone into an attempt before.
     if waited < NOTEWORTHY and exchange.failed_phase != POOL:
         return
-    attributes[names.TIME_POOL] = _seconds(waited)
+    attributes[names.TIME_POOL] = readable_seconds(waited)
     if exchange.pool is not None:
         connections, idle, waiting = exchange.pool
         attributes[names.POOL_CONNECTIONS] = connections
@@ -150,31 +232,21 @@ def _left(exchange: Exchange, attributes: Attributes) -> None:
 def body(exchange: Exchange) -> Attributes:
     """The ``httptrace.body.*`` attributes, for ``http.receive`` or where the request span is over already."""
     waited = min(exchange.read_wait, exchange.over_at - exchange.headers_at)
-    attributes: Attributes = {names.BODY_OUTCOME: exchange.outcome, names.BODY_READ_WAIT: _seconds(waited)}
+    seconds = _seconds if plain(exchange) else readable_seconds
+    attributes: Attributes = {names.BODY_OUTCOME: exchange.outcome, names.BODY_READ_WAIT: seconds(waited)}
     if exchange.outcome != COMPLETE:
         _left(exchange, attributes)
     return attributes
 
 
-def body_size(exchange: Exchange) -> int | None:
-    """Bytes of a complete body, else what Content-Length announced; None where neither is known or there is no body."""
-    if exchange.method == b"HEAD" or exchange.status in _BODILESS or exchange.status < 200:
-        return None
-    if exchange.outcome == COMPLETE:
-        return exchange.bytes_read
-    announced = None
-    for name, value in exchange.response_headers:
-        field = name.lower()
-        if field == b"transfer-encoding":
-            # It overrides Content-Length (RFC 9112, section 6.3).
-            return None
-        # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
-        if field == b"content-length" and value.isdigit() and len(value) < 19:
-            announced = int(value)
-    return announced
+def _closed(exchange: Exchange, reason: str, attributes: Attributes) -> None:
+    attributes[names.CONN_CLOSE_REASON] = reason
+    ended = ended_by(exchange) if reason == Reason.CONNECTION_CLOSE.value else None
+    if ended is not None:
+        attributes[names.CONN_ENDED_BY] = ended.value
 
 
-def connect(attempt: Attempt) -> Attributes:
+def connect(attempt: Attempt, target: Origin | None) -> Attributes:
     """The attributes of ``http.connect``."""
     attributes: Attributes = {names.SERVER_ADDRESS: attempt.host, names.NETWORK_TRANSPORT: attempt.transport}
     if attempt.port is not None:
@@ -183,6 +255,11 @@ def connect(attempt: Attempt) -> Attributes:
     _end(attempt.local, names.NETWORK_LOCAL_ADDRESS, names.NETWORK_LOCAL_PORT, attributes)
     if attempt.transport == "tcp" and attempt.peer is not None:
         attributes[names.NETWORK_TYPE] = "ipv6" if ":" in attempt.peer.host else "ipv4"
+    proxy = set_by(target, attempt.host, attempt.port) if attempt.transport == "tcp" else None
+    if proxy is not None:
+        attributes[names.PROXY_SET_BY] = proxy
+    if attempt.resent is not None:
+        attributes[names.CONNECT_RESENT] = attempt.resent
     return attributes
 
 
@@ -231,6 +308,8 @@ def getconn(exchange: Exchange) -> Attributes:
         attributes[names.CONN_REUSED] = exchange.reused
         attributes[names.CONN_WAS_IDLE] = exchange.reused and exchange.was_idle
         attributes[names.CONN_ID] = conn.id
+        if conn.open_reason is not None and exchange.dial is not None and not exchange.reused:
+            attributes[names.CONN_OPEN_REASON] = conn.open_reason.value
     origin = exchange.origin
     if origin is not None:
         attributes[names.SERVER_ADDRESS] = origin.host

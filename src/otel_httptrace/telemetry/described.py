@@ -33,9 +33,26 @@ REQUEST: Final = (
     Attribute(names.CONN_IDLE, "double, s", "reused, and it was idle", "how long since its last use"),
     Attribute(names.CONN_OPEN_REASON, "string", "this request opened it", "why no connection could be reused"),
     Attribute(names.CONN_CLOSE_REASON, "string", "it closed with this request", "why it was closed"),
+    Attribute(
+        names.CONN_ENDED_BY,
+        "string",
+        "closed for `connection_close`; httpx",
+        "whose it was: `client` (its request said `Connection: close`), `server` (the answer did), `http_1_0`, or "
+        "`no_length` (its body ended with the connection)",
+    ),
+    Attribute(
+        names.CONN_LOST_AT,
+        "string",
+        "opened because of a loss with a known line",
+        "the application's line that lost the connection before: what the link says, on this span",
+    ),
+    Attribute(
+        names.CLIENT_MADE_AT, "string", "opened because `new_client`", "the application's line that made the client"
+    ),
     Attribute(names.NETWORK_PEER_ADDRESS, "string", "connected", "the real remote address, or the Unix socket's path"),
     Attribute(names.NETWORK_PEER_PORT, "int", "connected over TCP", "the remote port"),
     Attribute(names.NETWORK_TRANSPORT, "string", "not TCP", "`unix`"),
+    Attribute(names.NETWORK_LOCAL_PORT, "int", "this request opened it, over TCP", "our end's port"),
     Attribute(names.TIME_POOL, "double, s", "1 ms or more", "waiting for the pool: a slot, or another request's dial"),
     Attribute(names.TIME_DNS, "double, s", "looked up", "name resolution"),
     Attribute(names.TIME_CONNECT, "double, s", "dialled", "TCP or Unix socket connect, all addresses tried"),
@@ -74,6 +91,13 @@ REQUEST: Final = (
     Attribute(names.POOL_IDLE, "int", f"`{names.TIME_POOL}` is there", "those that nobody used"),
     Attribute(names.POOL_WAITING, "int", f"`{names.TIME_POOL}` is there", "other requests that waited"),
     Attribute(names.POOL_LIMIT, "int", f"`{names.TIME_POOL}` is there, and a limit", "`max_connections`"),
+    Attribute(
+        names.POOL_HELD_AT,
+        "string",
+        "`PoolTimeout`, and the line is known",
+        "the application's line that made the oldest request that holds a connection of the pool",
+    ),
+    Attribute(names.POOL_HELD_FOR, "double, s", "`PoolTimeout`", "for how long that one had held its connection"),
     Attribute(names.ERROR_TYPE, "string", "it failed", "the exception's class"),
     Attribute(
         names.FAILED_CAUSE,
@@ -146,23 +170,51 @@ REQUEST: Final = (
 OTHERS: Final = (
     Attribute(names.DNS_QUESTION_NAME, "string", "always", "the name that was looked up"),
     Attribute(names.DNS_ANSWERS, "string[]", "answered", "addresses, in the resolver's order"),
+    Attribute(
+        names.DNS_QUEUED,
+        "double, s",
+        "asyncio's own loops, 100 ms or more",
+        "how much of the lookup it waited for a thread of the event loop's executor: the resolver was not asked yet",
+    ),
+    Attribute(
+        names.CONNECT_RESENT,
+        "int",
+        "a connect that took 1 s or longer; Linux",
+        "how often the kernel had to send its SYN again, first after 1 s: 0 means that the first was answered",
+    ),
+    Attribute(
+        names.PROXY_SET_BY,
+        "string",
+        "a proxy was dialled",
+        "the variable of the environment that names this proxy, such as `HTTPS_PROXY`; `program` if none does",
+    ),
     Attribute(names.SERVER_ADDRESS, "string", "known", "the host; on `http.connect` what was dialled"),
     Attribute(names.SERVER_PORT, "int", "known", "the port"),
     Attribute(names.NETWORK_LOCAL_ADDRESS, "string", "connected", "our end"),
-    Attribute(names.NETWORK_LOCAL_PORT, "int", "connected over TCP", "our end's port"),
     Attribute(names.NETWORK_TYPE, "string", "connected over TCP", "`ipv4` or `ipv6`"),
     Attribute(names.TLS_PROTOCOL_NAME, "string", "shaken hands", "`tls`"),
     Attribute(names.TLS_PROTOCOL_VERSION, "string", "shaken hands", "as `1.3`"),
     Attribute(names.TLS_CIPHER, "string", "shaken hands", "the cipher's name"),
     Attribute(names.TLS_NEXT_PROTOCOL, "string", "negotiated", "by ALPN: `h2` or `http/1.1`"),
     Attribute(names.TLS_RESUMED, "boolean", "shaken hands", "whether a session was resumed"),
+    Attribute(names.HTTP_RESPONSE_STATUS_CODE, "int", "answered", "the status; on request spans it is upstream's"),
     Attribute(names.URL_SCHEME, "string", "always", "`http` or `https`"),
     Attribute(names.HTTP_CONNECTION_STATE, "string", "always", "`active` or `idle`"),
     Attribute(names.LINK, "string", "on links", "what the link is about"),
     Attribute(names.EXCEPTION_TYPE, "string", "on the event", "the exception's class, with its module"),
+    Attribute(names.MESSAGE, "string", "on the event", "a sentence, in English"),
 )
 
-EVENTS: Final = (Described(names.EVENT_EXCEPTION, "reading the body failed", "that moment", (names.EXCEPTION_TYPE,)),)
+EVENTS: Final = (
+    Described(names.EVENT_EXCEPTION, "reading the body failed", "that moment", (names.EXCEPTION_TYPE,)),
+    Described(
+        names.EVENT_DIAGNOSIS,
+        "it lost or replaced a connection, was never closed, waited for the pool in vain or for 200 ms, failed, "
+        'was cancelled, a step of its dial took 200 ms, or its body a second; not with `spans="none"`',
+        "what happened at that moment, in a sentence with the line: see below",
+        (names.MESSAGE,),
+    ),
+)
 
 LINKS: Final = (
     Described(
@@ -185,10 +237,16 @@ LINKS: Final = (
     ),
 )
 
-_CONN = (names.CONN_REUSED, names.CONN_WAS_IDLE, names.CONN_ID)
+_CONN = (names.CONN_REUSED, names.CONN_WAS_IDLE, names.CONN_ID, names.CONN_OPEN_REASON)
 _SERVER = (names.SERVER_ADDRESS, names.SERVER_PORT)
 
 SPANS: Final = (
+    Described(
+        names.SPAN_EXCHANGE,
+        "sent before, within one request span: a redirect, a retry, an auth round",
+        "one request sent, with the attributes of a request span",
+        (names.HTTP_RESPONSE_STATUS_CODE, names.ERROR_TYPE),
+    ),
     Described(
         names.SPAN_GETCONN,
         'a connection was opened or waited for, or getting one failed; always with `spans="all"`',
@@ -199,7 +257,7 @@ SPANS: Final = (
         names.SPAN_DNS,
         "looked up",
         "a lookup",
-        (names.DNS_QUESTION_NAME, names.DNS_ANSWERS, names.ERROR_TYPE),
+        (names.DNS_QUESTION_NAME, names.DNS_ANSWERS, names.DNS_QUEUED, names.ERROR_TYPE),
     ),
     Described(
         names.SPAN_CONNECT,
@@ -212,6 +270,8 @@ SPANS: Final = (
             names.NETWORK_LOCAL_PORT,
             names.NETWORK_TRANSPORT,
             names.NETWORK_TYPE,
+            names.CONNECT_RESENT,
+            names.PROXY_SET_BY,
             *_SERVER,
             names.ERROR_TYPE,
         ),

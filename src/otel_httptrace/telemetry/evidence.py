@@ -10,7 +10,7 @@ from ..core.evidence import STALL, Evidence
 from ..core.ledger import Reason
 from ..core.timeline import WAIT, Exchange
 from . import names
-from .units import seconds
+from .units import readable_seconds as seconds
 
 
 def add(exchange: Exchange, evidence: Evidence, attributes: dict[str, Any]) -> None:
@@ -28,6 +28,10 @@ def add(exchange: Exchange, evidence: Evidence, attributes: dict[str, Any]) -> N
         attributes[names.CONN_CLOSED_AT] = evidence.conn_closed_at
         if evidence.conn_closed_via is not None:
             attributes[names.CONN_CLOSED_VIA] = evidence.conn_closed_via
+    if evidence.held_for is not None:
+        attributes[names.POOL_HELD_FOR] = seconds(evidence.held_for)
+        if evidence.held_at is not None:
+            attributes[names.POOL_HELD_AT] = evidence.held_at
     if evidence.resends:
         attributes[names.HTTP_REQUEST_RESEND_COUNT] = evidence.resends
     _socket(evidence, attributes)
@@ -51,10 +55,9 @@ def _streams(exchange: Exchange, evidence: Evidence, attributes: dict[str, Any])
     if waited is None:
         return
     attributes[names.TIME_STREAM] = seconds(waited)
-    if evidence.streams is not None:
-        attributes[names.CONN_STREAMS] = evidence.streams
     if evidence.stream_limit is not None:
-        attributes[names.CONN_STREAM_LIMIT] = evidence.stream_limit
+        # As many as may be were open: that is what it waited for.
+        attributes[names.CONN_STREAMS] = attributes[names.CONN_STREAM_LIMIT] = evidence.stream_limit
 
 
 def add_failed(exchange: Exchange, attributes: dict[str, Any]) -> None:
@@ -65,6 +68,8 @@ def add_failed(exchange: Exchange, attributes: dict[str, Any]) -> None:
     if conn.multiplexed:
         # Upstream writes it only with a response.
         attributes[names.NETWORK_PROTOCOL_VERSION] = "2"
+    if exchange.received < 0:
+        return
     if exchange.failed_phase == WAIT and not (conn.multiplexed and exchange.error == "LocalProtocolError"):
         # On HTTP/2, headers that had come would have been an answer; but what h2 cannot read may be of any stream.
         attributes[names.RESPONSE_BYTES_RECEIVED] = 0 if conn.multiplexed else exchange.received

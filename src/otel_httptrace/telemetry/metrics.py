@@ -43,10 +43,16 @@ _Said = tuple[tuple[str, Any], ...]
 
 _Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
-# Made once: these are counted for every request.
-_REQUESTS: Final[dict[bool, _Key]] = {reused: ("request", reused) for reused in (False, True)}
-_BODIES: Final[dict[str, _Key]] = {
-    outcome: ("body", outcome) for outcome in (COMPLETE, CLOSED_EARLY, NEVER_CLOSED, FAILED, CANCELLED)
+#: A plain dict: one that is a class written in Python is told of each number by a call.
+_Counts = dict[_Key, int]
+
+# Made once: one of these is counted for every request, and read as one of each of its halves.
+_SENT: Final[dict[bool, dict[str | None, _Key]]] = {
+    reused: {
+        outcome: ("sent", (reused, outcome))
+        for outcome in (None, COMPLETE, CLOSED_EARLY, NEVER_CLOSED, FAILED, CANCELLED)
+    }
+    for reused in (False, True)
 }
 
 
@@ -165,32 +171,35 @@ class Metrics:
             self._lasting = _all_lasting()
         self._process = process
         self._lock = threading.RLock()
-        self._counts: OrderedDict[Origin | None, Counter[_Key]] = OrderedDict()
-        self._others: Counter[_Key] = Counter()
+        self._counts: OrderedDict[Origin | None, _Counts] = OrderedDict()
+        self._others: _Counts = {}
         #: The most recently used, for the next request is usually for the same.
-        self._latest: tuple[object, Counter[_Key]] = (_NONE, Counter())
+        self._latest: tuple[object, _Counts] = (_NONE, {})
         self._names = _Capped(self._max_origins)
         self._hosts = _Capped(self._max_origins)
         self._causes = _Capped(_MAX_CAUSES)
 
     # What happens.
 
-    def _add(self, origin: Origin | None, *keys: _Key) -> None:
+    def _add(self, origin: Origin | None, key: _Key) -> None:
         with self._lock:
             latest, counts = self._latest
             if origin is not latest:
                 counts = self._use(origin)
                 self._latest = origin, counts
-            for key in keys:
+            if key in counts:
                 counts[key] += 1
+            else:
+                counts[key] = 1
 
-    def _use(self, origin: Origin | None) -> Counter[_Key]:
+    def _use(self, origin: Origin | None) -> _Counts:
         counts = self._counts.get(origin)
         if counts is None:
-            counts = self._counts[origin] = Counter()
+            counts = self._counts[origin] = {}
             if len(self._counts) > self._max_origins:
                 _, oldest = self._counts.popitem(last=False)
-                self._others.update(oldest)
+                for key, number in oldest.items():
+                    self._others[key] = self._others.get(key, 0) + number
         else:
             self._counts.move_to_end(origin)
         return counts
@@ -200,10 +209,8 @@ class Metrics:
         conn = exchange.conn
         if conn is None or not exchange.send_at:
             self._add(exchange.origin, ("request", exchange.failed_phase or ""))
-        elif exchange.outcome is None:
-            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused])
         else:
-            self._add(exchange.target or conn.origin, _REQUESTS[exchange.reused], _BODIES[exchange.outcome])
+            self._add(exchange.target or conn.origin, _SENT[exchange.reused][exchange.outcome])
         if exchange.acquired_at - exchange.started >= NOTEWORTHY or exchange.failed_phase is POOL:
             waited = exchange.time_pool or 0
             if waited >= NOTEWORTHY:
@@ -269,7 +276,7 @@ class Metrics:
                     where = (
                         {names.SERVER_ADDRESS: _OTHER} if isinstance(origin, str) else _address(origin, scheme=False)
                     )
-                    for (counted, value), number in list(counts.items()):
+                    for (counted, value), number in _halved(counts):
                         if counted != kind:
                             continue
                         described = dict(where)
@@ -291,7 +298,8 @@ class Metrics:
         totals: Counter[tuple[_Said, _Said]] = Counter()
         for ledger in list(self._process.ledgers):
             for conn in list(ledger.live):
-                if conn.state in (State.OPEN, State.LOST):
+                # Opened under suppression, as an exporter's own are, it has not been counted as opened either.
+                if conn.state in (State.OPEN, State.LOST) and (conn.counted or not conn.opened_at):
                     more: dict[str, Any] = {names.HTTP_CONNECTION_STATE: "idle" if conn.idle else "active"}
                     if conn.protocol is not None:
                         more[names.NETWORK_PROTOCOL_VERSION] = conn.protocol
@@ -323,6 +331,18 @@ class Metrics:
         for key, exchange in self._unread():
             oldest[key] = max(oldest.get(key, 0.0), (now - exchange.headers_at) / 1e9)
         return self._with_zeros(names.METRIC_RESPONSES_OPEN_MAX_AGE, oldest)
+
+
+def _halved(counts: _Counts) -> Iterator[tuple[_Key, int]]:
+    """What was counted, of requests that were sent each half by itself."""
+    for (kind, value), number in list(counts.items()):
+        if kind != "sent":
+            yield (kind, value), number
+            continue
+        reused, outcome = value
+        yield ("request", reused), number
+        if outcome is not None:
+            yield ("body", outcome), number
 
 
 def _how(phase: str | None, error: str, cause: str) -> Iterator[tuple[str, str]]:

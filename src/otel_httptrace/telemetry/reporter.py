@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from opentelemetry import context as context_api
-from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY
+from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, Context
 
 from ..core.ledger import Connection, Process
 from ..core.timeline import Exchange, Lookup
 from .metrics import Metrics
-from .spans import Spans
+from .spans import ALL, CURRENT_SPAN, Spans, unsampled
 
-# The last is what instrumentations used before there was an API for it.
-_SUPPRESSED: Final = (_SUPPRESS_INSTRUMENTATION_KEY, _SUPPRESS_HTTP_INSTRUMENTATION_KEY, "suppress_instrumentation")
+_SUPPRESSED: Final = (*ALL, _SUPPRESS_HTTP_INSTRUMENTATION_KEY)
 
 
 def suppressed() -> bool:
@@ -21,6 +20,14 @@ def suppressed() -> bool:
     context = context_api.get_current()
     # Read as a mapping: get_value would fetch the current context for each key.
     return bool(context) and any(map(context.get, _SUPPRESSED))
+
+
+def _upstreams_own(exchange: Exchange, context: Context) -> bool:
+    """Whether it was upstream that has suppressed instrumentation in *context*, below the span that it made."""
+    if exchange.below is None:
+        return False
+    ask = context.get
+    return ask(CURRENT_SPAN) is exchange.below and not (ask(ALL[0]) or ask(ALL[1]))
 
 
 class Reporter:
@@ -39,9 +46,10 @@ class Reporter:
 
     def claim(self, exchange: Exchange) -> None:
         """See `Sink`."""
-        # Under suppression upstream would not have made a span to claim.
+        # Under suppression upstream would not have made a span to claim. But some suppress it below their own.
         if not self._spans.claim(exchange) and suppressed():
-            exchange.silent = True
+            exchange.below = unsampled()
+            exchange.silent = not _upstreams_own(exchange, context_api.get_current())
 
     def suppressed(self) -> bool:
         """See `Sink`."""
@@ -64,14 +72,19 @@ class Reporter:
 
     def failed(self, exchange: Exchange) -> None:
         """See `Sink`."""
-        if not exchange.silent and not suppressed():
+        if not exchange.silent and (not suppressed() or _upstreams_own(exchange, context_api.get_current())):
             self._metrics.failed(exchange)
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """See `Sink`."""
-        # Written out, for this is for every request: see `suppressed`.
+        # Written out, for this is for every request: see `suppressed` and `_upstreams_own`.
         context = context_api.get_current()
-        if exchange.silent or (context and any(map(context.get, _SUPPRESSED))):
+        if exchange.silent:
+            return
+        if context and (exchange.below is None or context.get(CURRENT_SPAN) is not exchange.below):
+            if any(map(context.get, _SUPPRESSED)):
+                return
+        elif context.get(ALL[0]) or context.get(ALL[1]):
             return
         self._metrics.finished(exchange)
         if exchange.span is not None:

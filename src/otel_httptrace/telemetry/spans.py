@@ -18,14 +18,18 @@ from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
+from ..clients import pool_timeouts, scopes
 from ..config import Config
-from ..core.ledger import BLAMED
-from ..core.timeline import COMPLETE, FAILED, NEVER_CLOSED, POOL, Exchange, Step
+from ..core.diagnosis import diagnoses, slow_body
+from ..core.evidence import Evidence
+from ..core.ledger import BLAMED, Loss
+from ..core.timeline import FAILED, NEVER_CLOSED, POOL, Exchange, Step
 from ..guard import Guard
-from . import attributes, names
+from . import attributes, names, sentences
+from .units import readable_seconds
 
 _logger = logging.getLogger("otel_httptrace")
 
@@ -35,11 +39,61 @@ _CLIENT: Final = SpanKind.CLIENT
 # Where the API keeps the current span, by its own word. Its get_current_span()
 # also asks whether that is an instance of an abstract class, which costs as much
 # as two attributes; what is asked of the span here says more.
-_CURRENT_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+CURRENT_SPAN: Final = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+
+#: The instrumentation scopes of the spans that we annotate, one for each request sent; and those whose spans may be of
+#: several, one after the other. Those may have scopes of their own for parts of what they instrument.
+_SCOPES_OF_ONE: Final = frozenset(scopes(several=False))
+_SCOPES_OF_SEVERAL: Final = frozenset(scopes(several=True))
+_PARTS: Final = tuple(f"{scope}." for scope in _SCOPES_OF_SEVERAL)
+
+#: What the exceptions are called that tell that the pool had no connection to give in time.
+_POOL_TIMEOUTS: Final = pool_timeouts()
+
+#: What suppresses all instrumentation. The last is what instrumentations used before there was an API for it.
+ALL: Final = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
 
 #: Set on a span that an exchange has claimed: the next one is another exchange's.
 _CLAIMED: Final = "_otel_httptrace_claimed"
 _MAX_HOLDERS: Final = 8
+
+#: Spans of these kinds are of no request to somebody else.
+_NO_REQUEST: Final = (SpanKind.INTERNAL, SpanKind.SERVER)
+
+
+def unsampled() -> Any:
+    """The current span, if it belongs to a trace that is not recorded; else None.
+
+    Such a one does not say who made it. Whoever suppresses HTTP instrumentation there need not be upstream: then a
+    request is counted that was not to be.
+    """
+    span: Any = context_api.get_current().get(CURRENT_SPAN)
+    try:
+        return span if span.get_span_context().is_valid and not span.is_recording() else None
+    except AttributeError:
+        return None
+
+
+#: Nanoseconds that a thread may take to begin, on a busy machine.
+_QUEUED: Final = 100_000_000
+
+
+class Several:
+    """Of a request span that one exchange after the other may claim: the newest tells on it, those before on children.
+
+    Which is the newest is known only when upstream ends the span. So until then nothing is said on it.
+    """
+
+    __slots__ = ("error", "exchange", "over", "sent", "upstream_ended")
+
+    def __init__(self, exchange: Exchange) -> None:
+        #: The newest, and how many before it had been sent.
+        self.exchange = exchange
+        self.sent = 0
+        #: It is over, by this error if it failed, and is yet to be described.
+        self.over = False
+        self.error: BaseException | None = None
+        self.upstream_ended: int | None = None
 
 
 class Spans:
@@ -61,10 +115,15 @@ class Spans:
 
     def claim(self, exchange: Exchange) -> bool:
         """Take the request span that is current for *exchange*; False if there is none."""
-        span: Any = context_api.get_current().get(_CURRENT_SPAN)
+        context = context_api.get_current()
+        span: Any = context.get(CURRENT_SPAN)
         # Only upstream's own, never any other that happens to be current.
         try:
-            if span.instrumentation_scope.name != names.UPSTREAM_SCOPE or span.kind is not _CLIENT:
+            scope = span.instrumentation_scope.name
+            if scope not in _SCOPES_OF_ONE:
+                several = scope in _SCOPES_OF_SEVERAL or scope.startswith(_PARTS)
+                return several and self._claim_one_of_several(exchange, span, context)
+            if span.kind is not _CLIENT:
                 return False
         except AttributeError:
             return False
@@ -78,10 +137,94 @@ class Spans:
             exchange.context = span.get_span_context()
         return True
 
+    def _claim_one_of_several(self, exchange: Exchange, span: Any, context: Context) -> bool:
+        if span.kind in _NO_REQUEST:
+            return False
+        exchange.below = span
+        # Those that make such spans suppress others below them, which is not meant for us.
+        exchange.silent = bool(context.get(ALL[0]) or context.get(ALL[1]))
+        if not span.is_recording():
+            return True
+        several: Several | None = getattr(span, _CLAIMED, None)
+        if several is None:
+            several = Several(exchange)
+            try:
+                setattr(span, _CLAIMED, several)
+                span.end = partial(self._upstream_ends, span, several)
+            except AttributeError:
+                # No instance attributes: then it is said as soon as the exchange is over.
+                exchange.ends_early = True
+        else:
+            self._take_over(several, exchange, span)
+        exchange.span = span
+        exchange.context = span.get_span_context()
+        return True
+
+    def _take_over(self, several: Several, exchange: Exchange, span: Any) -> None:
+        before, several.exchange = several.exchange, exchange
+        over, several.over = several.over, False
+        error, several.error = several.error, None
+        several.sent += bool(before.send_at)
+        if several.sent:
+            exchange.evidence = exchange.evidence or Evidence()
+            exchange.evidence.resends += several.sent
+        if over:
+            self._describe_earlier(before, error, span)
+
+    def _upstream_ends(self, span: Any, several: Several, end_time: int | None = None) -> None:
+        try:
+            several.upstream_ended = end_time if end_time is not None else time.time_ns()
+            if several.exchange.finished:
+                self._end_of_several(span, several)
+        except BaseException:
+            if span.is_recording() and several.exchange.finished:
+                span.__dict__.pop("end", None)
+                span.end(end_time)
+            self._guard.contain("end", critical=True)
+
+    def _end_of_several(self, span: Any, several: Several) -> None:
+        exchange = several.exchange
+        exchange.upstream_ended = several.upstream_ended
+        if several.over:
+            several.over = False
+            error, several.error = several.error, None
+            exchange.span = span
+            try:
+                self._describe(exchange, error)
+            except BaseException:
+                self._guard.contain("describe")
+            finally:
+                exchange.span = None
+        self._end(span, exchange)
+
+    def _describe_earlier(self, exchange: Exchange, error: BaseException | None, span: Any) -> None:
+        # On a span of its own, within the request span.
+        if not self._children:
+            return
+        described = attributes.request(exchange)
+        if exchange.status:
+            described[names.HTTP_RESPONSE_STATUS_CODE] = exchange.status
+        started = exchange.wall + exchange.started
+        child = self._tracer.start_span(
+            names.SPAN_EXCHANGE,
+            context=trace.set_span_in_context(span),
+            kind=SpanKind.INTERNAL,
+            attributes=described,
+            start_time=started,
+        )
+        exchange.span = child
+        try:
+            if exchange.error is not None:
+                child.set_status(Status(StatusCode.ERROR))
+            self._say_more(exchange, child, error)
+        finally:
+            exchange.span = None
+            child.end(max(started, exchange.wall + exchange.over_at))
+
     def awaits_body(self, exchange: Exchange) -> None:
         """Keep the request span open until `end`."""
         span = exchange.span
-        if span is None:
+        if span is None or exchange.below is not None:
             return
 
         def end(end_time: int | None = None) -> None:
@@ -115,23 +258,28 @@ class Spans:
         span = exchange.span
         if span is None:
             return True
+        if exchange.below is not None:
+            several: Several | None = getattr(span, _CLAIMED, None)
+            if several is not None and several.exchange is exchange and several.upstream_ended is not None:
+                self._end_of_several(span, several)
+            return True
         if exchange.upstream_ended is not None:
             self._end(span, exchange)
             return True
         return "end" not in getattr(span, "__dict__", ())
 
     def _end(self, span: Any, exchange: Exchange) -> None:
-        # Whoever takes the attribute away ends the span: once, in any order.
-        try:
-            del span.end
-        except AttributeError:
-            return
         at = exchange.upstream_ended
         if not self._at_headers and exchange.over_at:
             over = exchange.wall + exchange.over_at
             # Not before upstream: a transport within its span may have read this body, and sent again.
             if at is None or over > at or exchange.outcome is NEVER_CLOSED:
                 at = over
+        # The one that takes the attribute away ends the span: once, in any order. Nothing is to come in between.
+        try:
+            del span.end
+        except AttributeError:
+            return
         try:
             span.end(at)
         except BaseException:
@@ -144,21 +292,32 @@ class Spans:
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """Say everything on the request span, and make its children."""
+        if exchange.below is not None and not exchange.ends_early:
+            several: Several = getattr(exchange.span, _CLAIMED)
+            if several.exchange is exchange:
+                several.over, several.error = True, error
+            else:
+                self._describe_earlier(exchange, error, exchange.span)
+            return
+        self._describe(exchange, error)
+
+    def _describe(self, exchange: Exchange, error: BaseException | None) -> None:
         span: Span = exchange.span
-        if exchange.ends_early:
+        if exchange.ends_early and exchange.below is None:
             if not exchange.failed_phase:
                 self._child(
                     exchange, names.SPAN_RECEIVE, exchange.headers_at, exchange.over_at, attributes.body(exchange)
                 )
             return
+        told = attributes.usual(exchange)
+        if told is not None:
+            span.set_attributes(told)
+            if self._all:
+                self._say_more(exchange, span, error)
+            return
         span.set_attributes(attributes.request(exchange))
-        if (
-            exchange.outcome is COMPLETE
-            and exchange.dial is None
-            and not self._all
-            and exchange.acquired_at - exchange.started < attributes.NOTEWORTHY
-        ):
-            # What nearly every request is: there is nothing else to say.
+        if not self._all and attributes.plain(exchange) and not slow_body(exchange):
+            # There is nothing else to say.
             return
         self._say_more(exchange, span, error)
 
@@ -171,9 +330,11 @@ class Spans:
             span.set_attribute(names.ERROR_TYPE, name)
             at = exchange.wall + exchange.over_at
             span.add_event(names.EVENT_EXCEPTION, {names.EXCEPTION_TYPE: f"{type(error).__module__}.{name}"}, at)
-        if exchange.dial is not None or exchange.failed_phase == POOL or self._all:
+        if exchange.dial is not None or exchange.failed_phase == POOL or exchange.lost_by is not None or self._all:
             self._link(exchange, span)
         if self._children:
+            for one in diagnoses(exchange):
+                span.add_event(names.EVENT_DIAGNOSIS, {names.MESSAGE: sentences.say(one)}, exchange.wall + one.at)
             self._make_children(exchange)
 
     # Links.
@@ -186,17 +347,26 @@ class Spans:
         conn = exchange.conn
         if conn is not None and exchange.send_at:
             loss = conn.explained_by
-            if exchange.reused:
+            if exchange.lost_by is not None:
+                yield from self._lost_by(exchange.lost_by)
+            elif exchange.reused:
                 if self._all and conn.opened_by is not None:
                     yield conn.opened_by, {names.LINK: names.LINK_CONNECTION_OPENED_BY}
-            elif loss is not None and conn.open_reason in BLAMED and loss.context is not None:
-                described = {names.LINK: names.LINK_CONNECTION_LOST_BY, names.CONN_CLOSE_REASON: loss.reason.value}
-                if loss.closed_at is not None:
-                    described[names.BODY_CLOSED_AT] = loss.closed_at
-                yield loss.context, described
-        if exchange.failed_phase == POOL and exchange.error == "PoolTimeout":
-            for context in exchange.ledger.holders()[:_MAX_HOLDERS]:
+            elif loss is not None and conn.open_reason in BLAMED:
+                yield from self._lost_by(loss)
+        if exchange.failed_phase == POOL and exchange.error in _POOL_TIMEOUTS:
+            holders = exchange.evidence.holders if exchange.evidence is not None else []
+            contexts = [holder.context for holder in holders if holder.context is not None]
+            for context in contexts[:_MAX_HOLDERS]:
                 yield context, {names.LINK: names.LINK_POOL_HELD_BY}
+
+    @staticmethod
+    def _lost_by(loss: Loss) -> Iterator[tuple[SpanContext, dict[str, Any]]]:
+        if loss.context is not None:
+            described = {names.LINK: names.LINK_CONNECTION_LOST_BY, names.CONN_CLOSE_REASON: loss.reason.value}
+            if loss.closed_at is not None:
+                described[names.BODY_CLOSED_AT] = loss.closed_at
+            yield loss.context, described
 
     # Child spans.
 
@@ -239,9 +409,11 @@ class Spans:
                 described: dict[str, Any] = {names.DNS_QUESTION_NAME: lookup.name}
                 if lookup.answers:
                     described[names.DNS_ANSWERS] = lookup.answers
+                if lookup.queued >= _QUEUED:
+                    described[names.DNS_QUEUED] = readable_seconds(min(lookup.queued, lookup.ended - lookup.started))
                 self._child(exchange, names.SPAN_DNS, lookup.started, lookup.ended, described, lookup.error, parent)
             if not attempt.resolving:
-                described = attributes.connect(attempt)
+                described = attributes.connect(attempt, exchange.origin)
                 started = attempt.connect_started
                 self._child(exchange, names.SPAN_CONNECT, started, attempt.ended, described, attempt.error, parent)
         if dial.proxy is not None:
@@ -283,13 +455,10 @@ class Spans:
             if error is not None:
                 made[0].set_status(Status(StatusCode.ERROR))
             within = trace.set_span_in_context(made[0])
+            made[0].end(over)
         finally:
+            # Whatever came in between, this included: nobody else will.
             for span in made:
-                try:
+                if span.is_recording():
                     span.end(over)
-                except BaseException:  # noqa: PERF203 - of one
-                    # Unless it was its processor that failed, once more: nobody else will.
-                    if span.is_recording():
-                        span.end(over)
-                    raise
         return within

@@ -7,37 +7,39 @@ answered with an error, so that they are looked at; and as many have no story at
 import asyncio
 import gc
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import httpx
 
 times, url = int(sys.argv[1]), sys.argv[2]
 
 
-def closed_early(client):
+def closed_early(client: httpx.Client) -> None:
     with client.stream("GET", f"{url}/big"):
         pass
 
 
-def leaked(client):
+def leaked(client: httpx.Client) -> None:
     client.send(client.build_request("GET", f"{url}/big"), stream=True)
     gc.collect()
 
 
-def failed(client):
+def failed(client: httpx.Client) -> None:
     try:
         client.get(f"{url}/half-reset-now")
     except httpx.ReadError:
         pass
 
 
-def unanswered(client):
+def unanswered(client: httpx.Client) -> None:
     try:
         client.get(f"{url}/no-answer")
     except httpx.RemoteProtocolError:
         pass
 
 
-async def cancelled(doing, begun):
+async def cancelled(doing: Coroutine[Any, Any, object], begun: asyncio.Event) -> None:
     task = asyncio.create_task(doing)
     await begun.wait()
     task.cancel()
@@ -47,28 +49,28 @@ async def cancelled(doing, begun):
         pass
 
 
-async def cancelled_in_wait(client):
+async def cancelled_in_wait(client: httpx.AsyncClient) -> None:
     begun = asyncio.Event()
 
-    async def trace(event, info):
+    async def trace(event: str, info: dict[str, Any]) -> None:
         if event == "http11.receive_response_headers.started":
             begun.set()
 
     await cancelled(client.get(f"{url}/held", extensions={"trace": trace}), begun)
 
 
-async def cancelled_in_body(client):
+async def cancelled_in_body(client: httpx.AsyncClient) -> None:
     begun = asyncio.Event()
     response = await client.send(client.build_request("GET", f"{url}/half"), stream=True)
 
-    async def read():
+    async def read() -> None:
         async for _ in response.aiter_raw():
             begun.set()
 
     await cancelled(read(), begun)
 
 
-async def main():
+async def main() -> None:
     with httpx.Client() as client:
         client.get(f"{url}/")
         for culprit in (closed_early, leaked, failed, unanswered):
@@ -77,12 +79,12 @@ async def main():
                 client.get(f"{url}/error")
         for _ in range(times * 6):
             client.get(f"{url}/")
-    async with httpx.AsyncClient() as client:
-        await client.get(f"{url}/")
-        for culprit in (cancelled_in_wait, cancelled_in_body):
+    async with httpx.AsyncClient() as asynchronous:
+        await asynchronous.get(f"{url}/")
+        for cancel in (cancelled_in_wait, cancelled_in_body):
             for _ in range(times):
-                await culprit(client)
-                await client.get(f"{url}/error")
+                await cancel(asynchronous)
+                await asynchronous.get(f"{url}/error")
 
 
 asyncio.run(main())

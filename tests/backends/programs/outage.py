@@ -7,31 +7,34 @@ request its result and how long it took. ``flush`` is to hand over all telemetry
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import httpx
 from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
 
 url = sys.argv[1]
 
 
-def read(client):
+def read(client: httpx.Client) -> httpx.Response:
     return client.get(f"{url}/chunked")
 
 
-def missing(client):
+def missing(client: httpx.Client) -> httpx.Response:
     return client.get(f"{url}/missing")
 
 
-def closed_early(client):
+def closed_early(client: httpx.Client) -> httpx.Response:
     with client.stream("GET", f"{url}/big") as response:
         return response
 
 
-def unanswered(client):
+def unanswered(client: httpx.Client) -> httpx.Response:
     return client.get(f"{url}/no-answer")
 
 
-def result(call, client):
+def result(call: Callable[[httpx.Client], httpx.Response], client: httpx.Client) -> tuple[str, float]:
     begun = time.perf_counter()
     try:
         response = call(client)
@@ -47,6 +50,7 @@ with httpx.Client() as client:
         if line == "flush\n":
             # What one of them tells about the other is handed over last.
             for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
+                assert isinstance(provider, (TracerProvider, MeterProvider))
                 provider.force_flush()
             print("flushed", flush=True)
         else:

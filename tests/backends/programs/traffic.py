@@ -7,7 +7,9 @@ HTTP and HTTPS are origins of tests/kit/server.py, DEAD is one that nobody liste
 import asyncio
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 
@@ -15,32 +17,32 @@ seconds, http, https, dead = float(sys.argv[1]), *sys.argv[2:]
 port = httpx.URL(http).port
 
 
-def tried(call, *arguments, **options):
+def tried(call: Callable[..., object], *arguments: str, **options: Any) -> None:
     try:
         call(*arguments, **options)
-    except httpx.HTTPError as error:
-        return type(error).__name__
+    except httpx.HTTPError:
+        pass
 
 
-def broken():
+def broken() -> Iterator[bytes]:
     yield b"first"
     raise httpx.WriteError("the rest could not be read")
 
 
-def well(client):
+def well(client: httpx.Client) -> None:
     for _ in range(5):
         client.get(f"{http}/")
     client.get(f"{https}/")
 
 
-def closed_early(client):
+def closed_early(client: httpx.Client) -> None:
     with client.stream("GET", f"{http}/big"):
         pass
     with client.stream("GET", f"{https}/big"):
         pass
 
 
-def badly(client):
+def badly(client: httpx.Client) -> None:
     client.post(f"{http}/error")
     tried(client.get, f"{http}/half-closed")
     tried(client.get, f"{http}/no-answer")
@@ -52,17 +54,17 @@ def badly(client):
     tried(client.get, f"https://127.0.0.1:{port}/", timeout=0.1)
 
 
-def one_too_many(client):
+def one_too_many(client: httpx.Client) -> None:
     with client.stream("GET", f"{http}/"):
         tried(client.get, f"{http}/", timeout=httpx.Timeout(1, pool=0.12))
 
 
-def at_once(client):
+def at_once(client: httpx.Client) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(client.get, [f"{http}/slow"] * 3))
 
 
-def one_after_another(client):
+def one_after_another(client: httpx.Client) -> None:
     with ThreadPoolExecutor(1) as pool:
         with client.stream("GET", f"{http}/big"):
             other = pool.submit(client.get, f"{http}/")
@@ -71,7 +73,7 @@ def one_after_another(client):
         other.result()
 
 
-async def cancelled(client):
+async def cancelled(client: httpx.AsyncClient) -> None:
     response = await client.send(client.build_request("GET", f"{http}/half"), stream=True)
     try:
         await asyncio.wait_for(response.aread(), 0.02)
@@ -79,9 +81,9 @@ async def cancelled(client):
         pass
 
 
-async def main():
+async def main() -> None:
     end = time.monotonic() + seconds
-    kept = []
+    kept: list[httpx.Response] = []
     with httpx.Client(verify=False) as client, httpx.Client(limits=httpx.Limits(max_connections=1)) as narrow:
         async with httpx.AsyncClient() as cancelling:
             while time.monotonic() < end:

@@ -8,6 +8,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -17,11 +18,11 @@ right = threading.Event()
 if "--right" in sys.argv:
     right.set()
 over = threading.Event()
-troubles = []
+troubles: list[threading.Thread] = []
 
 
-def trouble(function):
-    def again():
+def trouble(function: Callable[[httpx.Client], None]) -> None:
+    def again() -> None:
         # Alike in everything but what is wrong.
         with httpx.Client(verify=False, base_url=f"http://{function.__name__}.test:{port}") as client:
             while not over.is_set():
@@ -31,20 +32,20 @@ def trouble(function):
     troubles.append(threading.Thread(target=again))
 
 
-def narrow(**timeout):
+def narrow(*, pool: float) -> httpx.Client:
     limits = httpx.Limits(max_connections=1)
-    return httpx.Client(verify=False, limits=limits, timeout=httpx.Timeout(5, **timeout))
+    return httpx.Client(verify=False, limits=limits, timeout=httpx.Timeout(5, pool=pool))
 
 
 @trouble
-def unread(client):
+def unread(client: httpx.Client) -> None:
     with client.stream("GET", "/big") as response:  # <- closed here
         if right.is_set():
             response.read()
 
 
 @trouble
-def clients(client):
+def clients(client: httpx.Client) -> None:
     if right.is_set():
         client.get("/")
     else:
@@ -56,19 +57,19 @@ few = httpx.Client(verify=False, limits=httpx.Limits(max_keepalive_connections=1
 
 
 @trouble
-def keepalive(client):
+def keepalive(client: httpx.Client) -> None:
     one = client if right.is_set() else few
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(one.get, [client.base_url.join("/slow")] * 3))
 
 
 @trouble
-def idle(client):
+def idle(client: httpx.Client) -> None:
     client.get("/" if right.is_set() else "/leaving")
 
 
 @trouble
-def stale(client):
+def stale(client: httpx.Client) -> None:
     for _ in range(3):
         client.get("/")
     try:
@@ -78,7 +79,7 @@ def stale(client):
 
 
 @trouble
-def refused(client):
+def refused(client: httpx.Client) -> None:
     try:
         client.get("/" if right.is_set() else f"http://{client.base_url.host}:{dead}/")
     except httpx.ConnectError:
@@ -89,7 +90,7 @@ impatient = narrow(pool=0.02)
 
 
 @trouble
-def timeouts(client):
+def timeouts(client: httpx.Client) -> None:
     url = client.base_url.join("/")
     with impatient.stream("GET", url) as response:
         if not right.is_set():
@@ -104,17 +105,17 @@ patient = narrow(pool=5)
 
 
 @trouble
-def waits(client):
+def waits(client: httpx.Client) -> None:
     one = client if right.is_set() else patient
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(one.get, [client.base_url.join("/slower")] * 4))
 
 
-held = []
+held: list[httpx.Response] = []
 
 
 @trouble
-def leaked(client):
+def leaked(client: httpx.Client) -> None:
     if not right.is_set() and not held:
         held.append(client.send(client.build_request("GET", "/big"), stream=True))
     elif right.is_set() and held:
@@ -122,7 +123,7 @@ def leaked(client):
 
 
 @trouble
-def broken(client):
+def broken(client: httpx.Client) -> None:
     try:
         client.get("/" if right.is_set() else "/half-closed")
     except httpx.RemoteProtocolError:
@@ -130,15 +131,15 @@ def broken(client):
 
 
 @trouble
-def lookups(client):
+def lookups(client: httpx.Client) -> None:
     client.get("/", headers={} if right.is_set() else {"Connection": "close"})
 
 
-async def cancelling():
+async def cancelling() -> None:
     url = f"http://cancelled.test:{port}"
     async with httpx.AsyncClient(verify=False) as client:
 
-        async def one():
+        async def one() -> None:
             try:
                 await asyncio.wait_for(client.get(f"{url}/slower"), 5 if right.is_set() else 0.1)
             except asyncio.TimeoutError:

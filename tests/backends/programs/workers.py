@@ -6,7 +6,7 @@ import sys
 import httpx
 
 
-def work(url, number):
+def work(url: str, number: int) -> None:
     with httpx.Client() as client:
         for _ in range(number):
             client.get(url)

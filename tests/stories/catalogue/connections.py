@@ -20,7 +20,7 @@ CONNECTIONS = (
         1,
         "Thousands of lookups a second, and the DNS server at its limit",
         '{ span.httptrace.conn.open_reason = "body_not_read" }',
-        "`httptrace.body.closed_at` on the linked span",
+        "`httptrace.conn.lost_at`: the line; the linked span is the request that lost it",
         "Read the body before closing, or ask for less (HEAD, Range).",
         (
             Case(
@@ -31,6 +31,7 @@ CONNECTIONS = (
                 Found("body_not_read", 20, "closed here", {"lost": 20, "opened": 20, "anew": 15, "lookups": 15}),
                 runs=ALL,
                 finds=15,
+                says=r"^Opened a new connection because of warm_up(_async)?\.py:\d+ in touch, ",
             ),
         ),
         (
@@ -57,9 +58,9 @@ CONNECTIONS = (
             ),
             Search("httptrace.conn.open_reason=body_not_read"),
             (opened("body_not_read"), lines('httptrace_conn_close_reason="body_not_read"')),
-            "Requests that had to open a connection, and what that cost each: `httptrace.time.dns`, `.connect`, `.tls`. The link "
-            "`connection_lost_by` leads to the request that lost the connection before: `httptrace.body.closed_at` there is the "
-            "line, `httptrace.body.bytes_read` of `http.response.body.size` is how far it had read.",
+            "Requests that had to open a connection, and what that cost each: `httptrace.time.dns`, `.connect`, `.tls`. "
+            "`httptrace.conn.lost_at` is the line that lost the connection before. The link `connection_lost_by` leads to the request "
+            "that did: `httptrace.body.closed_at` there is the same line, `httptrace.body.bytes_read` of `http.response.body.size` is how far it had read.",
             "An HTTP/1.1 connection can carry another request only once the response has been read to its end. Closed before "
             "(`response.close()`, leaving `with client.stream(...)`, an exception in it), it is closed with its response, and the "
             "next request pays for a lookup, a connect and a TLS handshake.",
@@ -74,7 +75,7 @@ CONNECTIONS = (
         2,
         "Calls to a language model take 300 ms more each, without an error",
         '{ span.httptrace.conn.open_reason = "body_not_read" }',
-        "`httptrace.body.closed_at` on the linked span, whose response is `text/event-stream`",
+        "`httptrace.conn.lost_at`: the line; the response of the linked span is `text/event-stream`",
         "Read on after `[DONE]`: the end of the body is still to come.",
         (
             Case(
@@ -85,6 +86,7 @@ CONNECTIONS = (
                 Found("body_not_read", 4, "closed here", {"lost": 4, "opened": 4, "anew": 3, "lookups": 0}),
                 runs=SOME,
                 finds=3,
+                says=r"^Opened a new connection because of chat(_async)?\.py:\d+ in ",
             ),
             Case(
                 "The end of the body came in the same packet as `[DONE]`, but nobody read on.",
@@ -93,6 +95,7 @@ CONNECTIONS = (
                 _ANSWERS,
                 Found("body_not_read", 4, "closed here", {"lost": 4, "opened": 4, "anew": 3, "lookups": 0}),
                 finds=3,
+                says=r"^Opened a new connection because of chat(_async)?\.py:\d+ in ",
             ),
         ),
         (
@@ -137,6 +140,7 @@ CONNECTIONS = (
                 thresholds=scaled(pool_wait=0.5),
                 runs=SOME,
                 finds=30,
+                says=r"^It took 1\.\d s until the pool had a connection for this request; as the wait began the pool had 10 of at most 10",
             ),
             Case(
                 "The same, and nobody waits longer than a second: PoolTimeout, but all responses are closed in the end.",
@@ -147,6 +151,7 @@ CONNECTIONS = (
                 arguments=("10", "1"),
                 finds=30,
                 search=Search("httptrace.failed_phase=pool"),
+                says=r"^The pool had no connection within 1\.\d s; fan_out(_async)?\.py:\d+ in price made the oldest .+: PoolTimeout",
             ),
             Case(
                 "The same with 1.2 s for all, and each answer ends its connection: who waited opens one.",
@@ -160,6 +165,7 @@ CONNECTIONS = (
                 runs=SOME,
                 finds=30,
                 search=Search("http.conn.reused=false", "http.getconn", "pool_wait"),
+                says=r"^It took [123]\.\d s until the pool had a connection",
             ),
         ),
         (
@@ -193,7 +199,7 @@ CONNECTIONS = (
         4,
         "After a day every call is a PoolTimeout, and a restart cures it",
         '{ span.httptrace.failed_phase = "pool" }',
-        "the links `pool_held_by`, and `httptrace.body.closed_at` there",
+        "`httptrace.pool.held_at`, `httptrace.pool.held_for`; the links `pool_held_by` lead to all who hold it",
         "Close every response: `with client.stream(...)`, or `close()` in a `finally`.",
         (
             Case(
@@ -204,6 +210,7 @@ CONNECTIONS = (
                 Found("responses_never_closed", 3, "opened here", {"responses": 5, "pool_timeouts": 3}),
                 runs=ALL,
                 finds=3,
+                says=r"^The pool had no connection within .+; poll(_async)?\.py:\d+ in news made the oldest request that holds one: PoolTimeout",
             ),
             Case(
                 "The same, and the program still has the responses when it ends.",
@@ -214,17 +221,25 @@ CONNECTIONS = (
                 arguments=("--keep",),
                 runs=SOME,
                 finds=3,
+                says=r"^The pool had no connection within .+; poll(_async)?\.py:\d+ in news made the oldest request that holds one: PoolTimeout",
             ),
             Case(
-                "The same, but the program is killed: of the responses that hold the pool there are no spans.",
+                "The same, but the program is killed: the responses that hold the pool have no spans.",
                 "poll",
                 partial(worlds.serving, _SEEN),
                 "nothing new\n" * 5 + "PoolTimeout\n" * 3,
-                Found("responses_never_closed", 3, numbers={"responses": 5, "pool_timeouts": 3}, sure=Sure.POSSIBLE),
+                Found(
+                    "responses_never_closed",
+                    3,
+                    "opened here",
+                    {"responses": 5, "pool_timeouts": 3},
+                    Sure.POSSIBLE,
+                ),
                 arguments=("--keep", "--killed"),
                 unseen=5,
                 environ=(("OTEL_BSP_SCHEDULE_DELAY", "200"),),
                 finds=3,
+                says=r"^The pool had no connection within .+; poll\.py:\d+ in news made the oldest request that holds one: PoolTimeout",
             ),
         ),
         (
@@ -247,13 +262,15 @@ CONNECTIONS = (
                 'sum by (server_address) (rate(httptrace_requests_total{job="$service", httptrace_failed_phase="pool"}[5m]))',
                 lines('httptrace_body_outcome="never_closed"'),
             ),
+            "`httptrace.pool.held_at` is the line that made the oldest request that holds the pool, `httptrace.pool.held_for` for how "
+            "long; the first is absent where the client's own `get()` or `request()` made it, which closes by itself. "
             "The links `pool_held_by` lead to the requests that hold the pool, at most 8, oldest first. The span of such a request "
             "is sent only when its response is over: collected as garbage, or at the end of the process. Then it has "
             "`httptrace.body.outcome` = `never_closed`, and `httptrace.body.closed_at` is the line that made the request. "
             "Until then only metrics know: `httptrace_responses_open`, and `httptrace_responses_open_max_age_seconds`, "
             "which grows with the clock.",
             "A response that was asked for with `stream=True` is never closed on some path: an early return, an exception, a cache "
-            "hit. It keeps its connection; when all are kept, every request waits in vain.",
+            "hit. It keeps its connection; when all are kept, no request gets one any more.",
             "Restarting helps until the pool is full again. All open, none old, and `PoolTimeout`: then it is story 3.",
             fired=('max by (server_address) (httptrace_responses_open_max_age_seconds{job="$service"})',),
             kept=True,
@@ -268,13 +285,14 @@ CONNECTIONS = (
         "connections against it, too.",
         (
             Case(
-                "Six workers, of whose connections five may be kept alive; the answers to all six come together.",
+                "Six workers, and a pool that keeps five connections alive; the answers to all six come together.",
                 "crawl",
                 partial(worlds.serving, worlds.in_rounds(6, 16, answer())),
                 "100 pages\n",
                 Found("keepalive_limit_too_low", None),
                 runs=("httpx sync", "httpx trio"),
                 finds=None,
+                says=r"the one before had been dropped, as the pool keeps only so many \(max_keepalive_connections, 5\)",
             ),
         ),
         (
@@ -303,7 +321,7 @@ CONNECTIONS = (
         9,
         "Each call takes 25 to 100 ms more than the server says",
         '{ span.httptrace.conn.open_reason = "new_client" }',
-        "how many per minute, and where the client is made",
+        "`httptrace.client.made_at`: where the client is made; and how many per minute",
         "Share one client.",
         (
             Case(
@@ -311,9 +329,10 @@ CONNECTIONS = (
                 "notify",
                 partial(worlds.several, 1),
                 "[200, 200, 200, 200]\n",
-                Found("client_per_request", 4, numbers={"clients": 4, "within_a_minute": 4}),
+                Found("client_per_request", 4, "made here", {"clients": 4, "within_a_minute": 4}),
                 runs=SOME,
                 finds=3,
+                says=r"^Opened a new connection because of the client made at notify(_async)?\.py:\d+ in notify, ",
             ),
         ),
         (
@@ -348,7 +367,7 @@ CONNECTIONS = (
             Search("httptrace.conn.open_reason=new_client"),
             (opened("new_client"),),
             "Requests that opened a connection in a new pool, while another client of the same process had already connected to "
-            "that server. `httptrace.time.connect` and `.tls` is what each paid; building a client costs some 25 ms of CPU "
+            "that server. `httptrace.client.made_at` is the line that made the client. `httptrace.time.connect` and `.tls` is what each paid; building a client costs some 25 ms of CPU "
             "for certificates on top, which no span shows.",
             "A client for each call: `httpx.get(...)`, or `with httpx.Client()` inside the function that is called.",
             "One `httpx.Client` for the process, or one `AsyncClient` for the event loop, made at start and handed around.",
@@ -371,6 +390,7 @@ CONNECTIONS = (
                 Found("server_closes_idle", 3, numbers={"opened": 4, "because": 3, "gap": AtLeast(0.2)}),
                 runs=SOME,
                 finds=3,
+                says=r"the server had closed the one before while it was idle",
             ),
         ),
         (

@@ -33,6 +33,7 @@ EXCHANGES = (
                 thresholds=_HELD_UP,
                 runs=ALL,
                 finds=1,
+                says=r"^No response could be read from connection 1 .+ had been idle for \d+ ms, after 2 requests",
             ),
             Case(
                 "The same, and it resets the connection: that is a ReadError.",
@@ -45,6 +46,7 @@ EXCHANGES = (
                 runs=("httpx sync", "httpx2 sync"),
                 finds=1,
                 search=Search("http.conn.reused=true httptrace.failed_phase=wait error.type=ReadError"),
+                says=r"ReadError \(ECONNRESET\).* had been idle for \d+ ms, after 2 requests",
             ),
         ),
         (
@@ -118,25 +120,27 @@ EXCHANGES = (
         "Ask who was waited for: the server's body, our own code, or the first byte.",
         (
             Case(
-                "The body trickles for 0.6 s.",
+                "The body trickles for 1.2 s.",
                 "download",
-                partial(worlds.serving, worlds.trickle(0.6, 6)),
+                partial(worlds.serving, worlds.trickle(1.2, 6)),
                 "all 600 bytes\n",
-                Found("body_slow_server", 1, numbers={"read_wait": AtLeast(0.3)}, sure=Sure.POSSIBLE),
-                thresholds=scaled(receive=0.3, wait=0.5),
+                Found("body_slow_server", 1, numbers={"read_wait": AtLeast(0.6)}, sure=Sure.LIKELY),
+                thresholds=scaled(receive=0.3, wait=0.5, gap=0.1),
                 runs=SOME,
                 finds=1,
+                says=r"The body took 1\.\d s from the headers to its end, 600 bytes; [1-9].* s of that were spent waiting",
             ),
             Case(
-                "The body is there at once, and our code takes 0.1 s for each part.",
+                "The body is there at once, and our code takes 0.2 s for each part.",
                 "download",
                 partial(worlds.serving, answer(worlds.MUCH[:400_000])),
                 "all 400000 bytes\n",
                 Found("body_slow_consumer", 1, numbers={"longest": AtLeast(0.6)}),
-                arguments=("0.1",),
+                arguments=("0.2",),
                 thresholds=scaled(receive=0.3, wait=0.5),
                 runs=SOME,
                 finds=1,
+                says=r"The body took \d\.\d s from the headers to its end, .+ (?:ms|µs) of that were spent waiting for bytes",
             ),
         ),
         (
@@ -192,6 +196,7 @@ EXCHANGES = (
                 arguments=("--leaves-late",),
                 runs=ASYNC,
                 finds=1,
+                says=r"^Cancelled in the body, after 500 bytes of 1000 bytes, .+; connection 1 was lost with it",
             ),
             Case(
                 "The user leaves before there is an answer.",
@@ -204,6 +209,7 @@ EXCHANGES = (
                 query="{ span.httptrace.failed_phase != nil && status != error }",
                 finds=1,
                 search=Search("httptrace.conn.close_reason=request_cancelled"),
+                says=r"^Cancelled while it waited for the response, for .+; connection 1 was lost with it",
             ),
         ),
         (
@@ -269,6 +275,7 @@ EXCHANGES = (
                 Found("body_failed", 1, numbers={"error": "RemoteProtocolError", "bytes_read": 500, "size": 1000}),
                 runs=SOME,
                 finds=1,
+                says=r"^The body broke off after 500 bytes of 1000 bytes, .+: RemoteProtocolError",
             ),
             Case(
                 "The connection is reset after half of the body.",
@@ -278,6 +285,7 @@ EXCHANGES = (
                 Found("body_failed", 1, numbers={"error": "ReadError", "bytes_read": 500, "size": 1000}),
                 runs=SOME,
                 finds=1,
+                says=r"^The body broke off after 500 bytes of 1000 bytes, .+: ReadError \(ECONNRESET\)",
             ),
         ),
         (

@@ -46,6 +46,7 @@ PROCESS = (
                 runs=SYNC,
                 environ=AT_THE_END,
                 finds=4,
+                says=r"which another process opened, before a fork",
             ),
         ),
         (
@@ -66,8 +67,8 @@ PROCESS = (
             ),
             Search("httptrace.conn.inherited=true"),
             (),
-            "`httptrace.conn.inherited`: the connection was opened by the process before the fork, and this one uses it. Of two "
-            "processes that use one connection each may read what the other asked for.",
+            "`httptrace.conn.inherited`: the connection was opened by the process before the fork, and this one uses it. Two "
+            "processes that share a connection may each read what the other asked for.",
             "The client is made, and has sent a request, when the application is loaded; then the server forks its workers: "
             "gunicorn with `--preload`, Celery's prefork, `multiprocessing` with `fork`. The socket is the same in all of them.",
             "With gunicorn in `post_fork`, with `multiprocessing` in the pool's `initializer`, or with the method `spawn`. What "
@@ -92,6 +93,7 @@ PROCESS = (
                 runs=SOME,
                 finds=3,
                 environ=AT_THE_END,
+                says=r"^Connecting to .+ failed after .+: ConnectError \(EMFILE\)",
             ),
         ),
         (
@@ -123,7 +125,7 @@ PROCESS = (
     ),
     Story(
         26,
-        "Requests fail, and it is none of the known stories",
+        "Requests fail, and no other story fits",
         '{ span.error.type =~ "[A-Za-z_].*" }',
         "`error.type`, `httptrace.failed_phase` and `httptrace.failed_cause`, by server",
         "Look at the cause: a certificate, a port, a name, a header, the server's own log.",
@@ -138,6 +140,7 @@ PROCESS = (
                 ),
                 runs=SOME,
                 finds=4,
+                says=r"^The TLS handshake with .+: ConnectError \(CERTIFICATE_VERIFY_FAILED\)",
             ),
             Case(
                 "Nobody listens on the port.",
@@ -147,6 +150,7 @@ PROCESS = (
                 Found("failed", 4, numbers={"phase": "connect", "cause": "ECONNREFUSED", "error": "ConnectError"}),
                 runs=SOME,
                 finds=4,
+                says=r"^Connecting to .+: ConnectError \(ECONNREFUSED\)",
             ),
             Case(
                 "There is no such name.",
@@ -156,6 +160,7 @@ PROCESS = (
                 Found("failed", 4, numbers={"phase": "dns", "cause": "EAI_NONAME", "error": "ConnectError"}),
                 runs=SOME,
                 finds=4,
+                says=r"^Looking up orders\.test failed .+\(EAI_NONAME\)",
             ),
             Case(
                 "The token was read with the end of its line, which no header may have.",
@@ -166,6 +171,7 @@ PROCESS = (
                 arguments=("secret\n",),
                 runs=SOME,
                 finds=4,
+                says=r"^Sending the request on connection \d+ failed .+: LocalProtocolError",
             ),
             Case(
                 "The server answers, and with 500.",
@@ -214,7 +220,7 @@ PROCESS = (
             "`error.type` is the exception that the program saw; an answer of 400 or more has its status instead. `httptrace.failed_phase` says how far the request had "
             "come, `httptrace.failed_cause` what is behind the exception, in the words of the operating system (`ECONNREFUSED`), of "
             "`ssl` (`CERTIFICATE_VERIFY_FAILED`), of the resolver (`EAI_NONAME`) or of HTTP/2.",
-            "Whatever it is, the report has a line for it: how many of how many requests, to which server, in which phase, with "
+            "The report has a line for each such cause: how many of how many requests, to which server, in which phase, with "
             "which cause.",
             "A certificate: `openssl s_client -connect HOST:PORT -servername HOST`. Refused: is it running, is it that port? A name: "
             "`getent hosts NAME`. An illegal header: a value read from a file with the end of its line. Statuses: the server's log.",
@@ -237,6 +243,7 @@ PROCESS = (
                 Found("connection_of_other_loop", 1),
                 runs=ASYNCIO,
                 finds=1,
+                says=r"the connection was opened in another event loop",
             ),
         ),
         (
@@ -288,6 +295,7 @@ PROCESS = (
                 runs=IN_A_LOOP,
                 finds=4,
                 also_searched=2,
+                says=r"^It took .+ until connection 1 had a stream for this request; the server allows 2, and 2 were open",
             ),
         ),
         (
@@ -335,11 +343,12 @@ PROCESS = (
                 also=("server_slow",),
                 runs=SOME,
                 finds=1,
+                says=r"^No response could be read from connection 1 within 1\.\d s: ReadTimeout",
             ),
         ),
         (
             Case(
-                "Three calls, one after the other, each of which is answered.",
+                "Three calls, one after the other, and each is answered.",
                 "complete",
                 partial(worlds.serving, answer()),
                 "200\n200\n200\n",
@@ -351,7 +360,7 @@ PROCESS = (
                 "complete",
                 partial(worlds.serving, answer(status="503 Service Unavailable")),
                 "503\n503\n503\n",
-                Found("error_statuses", 3, numbers={"statuses": {"503": 3}}),
+                Found("error_statuses", 3, numbers={"statuses": {"503": 3}}, sure=Sure.LIKELY),
                 arguments=("--others",),
                 runs=SOME,
                 finds=3,
@@ -395,6 +404,7 @@ PROCESS = (
                 thresholds=scaled(receive=0.8, gap=0.7),
                 runs=SOME,
                 finds=1,
+                says=r"The body took 1\.\d s .*, 1\.\d s at most at a time, and the rest in this program",
             ),
         ),
         (
@@ -447,6 +457,7 @@ PROCESS = (
                 arguments=("0.5",),
                 runs=SOME,
                 finds=1,
+                says=r"^Connecting to 127\.0\.0\.1:\d+ failed after .+: ConnectTimeout",
             ),
             Case(
                 "The same, and nobody listens there any more.",
@@ -458,6 +469,7 @@ PROCESS = (
                 runs=SOME,
                 finds=1,
                 search=Search("httptrace.failed_phase=connect error.type=ConnectError"),
+                says=r"^Connecting to .+\(ECONNREFUSED\)",
             ),
         ),
         (
@@ -519,6 +531,7 @@ PROCESS = (
                 arguments=("0.5",),
                 runs=SOME,
                 finds=1,
+                says=r"^No response could be read from connection 1 within 8\d\d ms: RemoteProtocolError",
             ),
             Case(
                 "The same, and the connection is reset.",
@@ -530,6 +543,7 @@ PROCESS = (
                 runs=SYNC,
                 finds=1,
                 search=Search("httptrace.failed_phase=wait error.type=ReadError"),
+                says=r"^No response could be read from connection 1 within 8\d\d ms: ReadError \(ECONNRESET\)",
             ),
         ),
         (
@@ -558,7 +572,7 @@ PROCESS = (
             "an answer came (`httptrace.response.bytes_received` = 0).",
             "Something ended what worked on it: gunicorn's `--timeout` (30 s), the kernel as memory ran out, a deployment, a crash; "
             "or a proxy's own limit.",
-            "Is the time always the same, then it is somebody's limit. The request may have been done: look before it is repeated.",
+            "If the time is always the same, it is a limit that somebody set. The request may have been done: look before it is repeated.",
             "Jaeger and PromQL cannot compare `httptrace.time.wait`. Near 0 it is story 6: the close crossed the request.",
             kept=True,
         ),

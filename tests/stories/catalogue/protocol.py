@@ -43,6 +43,7 @@ PROTOCOL = (
                 Found("http2_stream_reset", 2, numbers={"codes": ["INTERNAL_ERROR"]}),
                 runs=SOME,
                 finds=2,
+                says=r"RemoteProtocolError \(INTERNAL_ERROR\)",
             ),
         ),
         (
@@ -97,6 +98,7 @@ PROTOCOL = (
                 arguments=("0.5",),
                 runs=SOME,
                 finds=1,
+                says=r"RemoteProtocolError; 42 bytes of a response had come",
             ),
             Case(
                 "What answers is no HTTP server: it sends the line of another protocol, and closes.",
@@ -106,6 +108,7 @@ PROTOCOL = (
                 Found("malformed_response", 1, numbers={"bytes_received": 21}, sure=Sure.LIKELY),
                 arguments=("0.5",),
                 finds=1,
+                says=r"RemoteProtocolError; \d+ bytes of a response had come",
             ),
         ),
         (
@@ -156,6 +159,7 @@ PROTOCOL = (
                 runs=SOME,
                 thresholds=scaled(stall=1.0, stale_idle=0.6),
                 finds=2,
+                says=r"ReadTimeout; the timeout was 2\.0 s; 0 bytes of a response had come; .*had been idle for",
             ),
         ),
         (
@@ -215,6 +219,7 @@ PROTOCOL = (
                 thresholds=_PATIENT,
                 finds=3,
                 stalls=True,
+                says=r"this process did not get to run it for \d\.\d s",
             ),
         ),
         (
@@ -271,6 +276,7 @@ PROTOCOL = (
                 Found("application_failed", 3, "the loop", {"error": "DecodingError"}),
                 runs=SOME,
                 finds=3,
+                says=r"^Connection 1 was lost at digest(_async)?\.py:\d+ in digest: .+ as DecodingError passed through",
             ),
             Case(
                 "The program raises an error in its loop over the body.",
@@ -281,6 +287,7 @@ PROTOCOL = (
                 arguments=("1000",),
                 search=Search("httptrace.body.closed_by=ValueError"),
                 finds=3,
+                says=r"lost at digest(_async)?\.py:\d+ in digest: .+, as ValueError passed through",
             ),
             Case(
                 "The same with asyncio and trio, where the block is what closes the response.",
@@ -292,6 +299,7 @@ PROTOCOL = (
                 search=Search("httptrace.body.closed_by=ValueError"),
                 runs=("httpx2 asyncio",),
                 finds=3,
+                says=r"lost at digest_async\.py:\d+ in digest: .+, as ValueError passed through",
             ),
         ),
         (
@@ -345,6 +353,7 @@ PROTOCOL = (
                 Found("client_closed_in_use", 2, "closed here"),
                 runs=_LOOP,
                 finds=2,
+                says=r"the client was closed under it, at shutdown_async\.py:\d+ in stop",
             ),
         ),
         (
@@ -390,9 +399,10 @@ PROTOCOL = (
                 runs=SOME,
                 thresholds=scaled(stall=1.0, wait=1.0),
                 finds=1,
+                says=r"^Sending the request on connection 1 failed after .+: WriteTimeout",
             ),
             Case(
-                "All of it is in the kernel, of which the other end reads nothing: the read timeout strikes.",
+                "All of it is in the kernel, and the other end reads nothing: the read timeout strikes.",
                 "upload",
                 partial(wp.reading),
                 "ReadTimeout\n",
@@ -403,6 +413,7 @@ PROTOCOL = (
                 query='{ span.httptrace.failed_phase = "wait" && span.httptrace.tcp.unacked > 0 }',
                 search=Search("httptrace.failed_phase=wait error.type=ReadTimeout"),
                 finds=1,
+                says=r"KiB written had not been acknowledged",
             ),
             Case(
                 "The other end begins to read after 2 s, and the upload goes well in the end.",
@@ -463,16 +474,18 @@ PROTOCOL = (
                 arguments=("0.2",),
                 runs=SOME,
                 finds=3,
+                says=r"had not been used for keepalive_expiry \(200 ms\) or longer",
             ),
             Case(
                 "Each answer says `Connection: close`.",
                 "bursts",
                 partial(worlds.serving, worlds.LAST, host="localhost"),
                 _BURSTS,
-                Found("connection_close", 11, numbers={"opened": 12, "because": 11}),
+                Found("connection_close", 11, numbers={"opened": 12, "because": 11, "ended_by": {"server": 12}}),
                 runs=SOME,
                 search=Search("httptrace.conn.open_reason=connection_close"),
                 finds=11,
+                says=r"the one before could not be kept \(Connection: close on either side",
             ),
         ),
         (

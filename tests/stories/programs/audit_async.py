@@ -21,4 +21,4 @@ async def main(url: str, longest: str, *patience: str) -> None:
                 print(f"{type(error).__name__}: {error}")
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

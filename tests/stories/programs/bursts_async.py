@@ -16,4 +16,4 @@ async def main(url: str, *expiry: str) -> None:
             print([response.status_code for response in responses])
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

@@ -37,4 +37,4 @@ async def main(url: str, *how: str) -> None:
                 print(await complete(client, "Once upon a time"))
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

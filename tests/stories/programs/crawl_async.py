@@ -7,7 +7,7 @@ import anyio
 import httpx
 
 pages = iter(range(100))
-found = []
+found: list[int] = []
 
 
 async def crawl(client: httpx.AsyncClient) -> None:

@@ -49,4 +49,4 @@ async def main(url: str, seconds: str, *elsewhere: str) -> None:
         tasks.start_soon(board.chart, float(seconds))
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

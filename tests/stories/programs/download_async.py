@@ -20,4 +20,4 @@ async def main(url: str, work: str = "0", patience: str = "5") -> None:
             print(f"{type(error).__name__} after {got} bytes")
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

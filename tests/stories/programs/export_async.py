@@ -35,4 +35,4 @@ async def main(url: str, user: str = "--stays") -> None:
             tasks.cancel_scope.cancel()
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

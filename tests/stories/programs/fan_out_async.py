@@ -6,7 +6,7 @@ import sys
 import anyio
 import httpx
 
-prices = []
+prices: list[int] = []
 
 
 async def price(client: httpx.AsyncClient, article: int) -> None:
@@ -26,4 +26,4 @@ async def main(url: str, limit: str, patience: str = "5") -> None:
     print(prices.count(200), "prices")
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

@@ -1,6 +1,7 @@
 """Does two things wrong, of those below: `mixed.py URL OTHER_URL DEAD_URL FIRST SECOND`."""
 
 import sys
+from collections.abc import Callable
 
 import httpx
 
@@ -8,69 +9,69 @@ url, other, dead, *wrongs = sys.argv[1:]
 client = httpx.Client(timeout=20)
 
 
-def tried(call, *arguments, **options):
+def tried(call: Callable[..., object], url: str) -> None:
     try:
-        call(*arguments, **options)
+        call(url)
     except httpx.HTTPError as error:
         print(type(error).__name__)
 
 
-def left_unread():
+def left_unread() -> None:
     for _ in range(6):
         with client.stream("GET", f"{url}/large"):
             pass  # <- left unread
 
 
-def left_unread_elsewhere():
+def left_unread_elsewhere() -> None:
     for _ in range(6):
         with client.stream("GET", f"{other}/large"):
             pass  # <- left unread elsewhere
 
 
-def slow_answers():
+def slow_answers() -> None:
     for _ in range(2):
         client.get(f"{url}/slow")
 
 
-def no_shared_client():
+def no_shared_client() -> None:
     for _ in range(5):
         httpx.get(f"{other}/quick", timeout=20)  # <- not shared
 
 
-def refused():
+def refused() -> None:
     tried(client.get, dead)
 
 
-def held_for_ever():
+def held_for_ever() -> None:
     with httpx.Client(limits=httpx.Limits(max_connections=1), timeout=httpx.Timeout(20, pool=0.3)) as narrow:
         kept = narrow.send(narrow.build_request("GET", f"{other}/large"), stream=True)  # <- held
         tried(narrow.get, f"{other}/quick")
         del kept
 
 
-def undecodable():
+def undecodable() -> None:
     tried(client.get, f"{url}/odd")  # <- undecodable
 
 
-def busy():
+def busy() -> None:
     for _ in range(5):
         client.get(f"{url}/busy")
 
 
-def trickling():
+def trickling() -> None:
     client.get(f"{url}/trickle")
 
 
-def broken_off():
+def broken_off() -> None:
     tried(client.get, f"{url}/half")
 
 
-def each_its_last():
+def each_its_last() -> None:
     for _ in range(5):
         client.get(f"{other}/last")
 
 
-def malformed():
+def malformed() -> None:
     tried(client.get, f"{url}/malformed")
 
 

@@ -7,7 +7,7 @@ import httpx
 
 def notify(url: str) -> int:
     # A client for each call: its pool dies with it.
-    with httpx.Client() as client:
+    with httpx.Client() as client:  # <- made here
         return client.post(url, json={"event": "paid"}).status_code
 
 

@@ -9,7 +9,7 @@ import httpx
 
 async def notify(url: str) -> int:
     # A client for each call: its pool dies with it.
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient() as client:  # <- made here
         response = await client.post(url, json={"event": "paid"})
         return response.status_code
 
@@ -18,4 +18,4 @@ async def main(*urls: str) -> None:
     print([await notify(url) for url in urls * 4])
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

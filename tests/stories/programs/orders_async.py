@@ -18,4 +18,4 @@ async def main(url: str, *token: str) -> None:
                 print(type(error).__name__)
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

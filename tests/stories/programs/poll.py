@@ -6,7 +6,7 @@ import time
 
 import httpx
 
-seen = []
+seen: list[httpx.Response] = []
 limits = httpx.Limits(max_connections=5)
 client = httpx.Client(base_url=sys.argv[1], limits=limits, timeout=httpx.Timeout(5, pool=0.25))
 

@@ -6,7 +6,7 @@ import sys
 import anyio
 import httpx
 
-seen = []
+seen: list[httpx.Response] = []
 
 
 async def news(client: httpx.AsyncClient) -> str:

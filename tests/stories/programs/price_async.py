@@ -20,4 +20,4 @@ async def main(url: str, timeout: str, *ca: str) -> None:
                 break
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

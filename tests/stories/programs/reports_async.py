@@ -20,4 +20,4 @@ async def main(url: str, ca: str) -> None:
             await anyio.sleep(0.3)
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

@@ -52,4 +52,4 @@ async def main(url: str, *waits: str) -> None:
         await stop(service.client)
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

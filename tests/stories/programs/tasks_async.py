@@ -23,4 +23,4 @@ async def task(url: str, *how: str) -> None:
 
 
 for _ in range(2):
-    anyio.run(task, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+    anyio.run(lambda: task(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

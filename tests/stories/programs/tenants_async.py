@@ -28,4 +28,4 @@ async def main(url: str, *how: str) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

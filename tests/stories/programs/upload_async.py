@@ -16,4 +16,4 @@ async def main(url: str, size: str, patience: str = "20") -> None:
             print(type(error).__name__)
 
 
-anyio.run(main, *sys.argv[1:], backend=os.environ.get("BACKEND", "asyncio"))
+anyio.run(lambda: main(*sys.argv[1:]), backend=os.environ.get("BACKEND", "asyncio"))

@@ -26,7 +26,12 @@ def python(subject: Subject) -> Iterator[Result]:
 
 def ours(subject: Subject) -> Iterator[Result]:
     """Our own package, and what it needs."""
-    upstream = dict.fromkeys(client.upstream.distribution for client in CLIENTS)
+    # What instruments the others is an extra.
+    upstream = dict.fromkeys(
+        client.upstream.distribution
+        for client in CLIENTS
+        if not client.upstream.several or subject.versions.get(client.upstream.distribution) is not None
+    )
     for name, advice in (
         ("otel-httptrace", "'otel-httptrace[cli]'"),
         ("opentelemetry-sdk", "opentelemetry-distro"),
@@ -53,7 +58,7 @@ def clients(subject: Subject) -> Iterator[Result]:
     some = False
     for client in CLIENTS:
         core, version = subject.versions[client.core], subject.versions[client.name]
-        if core is None and version is None:
+        if version is None and (core is None or client.upstream.several):
             continue
         some = True
         if core is None:
@@ -67,7 +72,10 @@ def clients(subject: Subject) -> Iterator[Result]:
                 f"{subject.pip} -U '{client.core}{client.supported}'",
             )
         else:
-            seen = f"{version or 'not installed'}, {client.core} {core}: supported ({client.supported})"
+            found = f"{version or 'not installed'}, {client.core} {core}" if client.name != client.core else core
+            seen = f"{found}: supported ({client.supported})"
+            if version is not None and client.upstream.several and not subject.versions[client.upstream.distribution]:
+                seen += f"; metrics only, without {client.upstream.distribution}"
             yield Result(State.OK, client.name, seen)
     if not some:
         names = ", ".join(client.name for client in CLIENTS)
@@ -84,8 +92,8 @@ def entry_points(subject: Subject) -> Iterator[Result]:
     found = set(subject.facts["entry_points"])
     wanted = {"httptrace": "otel-httptrace"} if versions["otel-httptrace"] is not None or "httptrace" in found else {}
     for client in CLIENTS:
-        if versions[client.name] is not None:
-            upstream = client.upstream
+        upstream = client.upstream
+        if versions[client.name] is not None and (not upstream.several or versions[upstream.distribution] is not None):
             wanted[upstream.entry_point] = f"{upstream.distribution}{upstream.minimum}"
     for name, distribution in wanted.items():
         if name in found:

@@ -52,7 +52,12 @@ def request(subject: Subject) -> Iterator[Result]:
         prepared = prepare(
             clean, receiver.endpoint, [python], token=receiver.token, propagators=_propagators(subject)
         ).environ
-        names = [client.name for client in CLIENTS]
+        # Those that make their spans, and whose classes a program makes by itself.
+        names = [
+            f"{client.name}:{client.classes[0]}"
+            for client in CLIENTS
+            if client.module == client.name and subject.versions.get(client.upstream.distribution) is not None
+        ]
         url = f"http://127.0.0.1:{server.server_port}/"
         answer = inspect(python, "requested", url, *names, environ=prepared, under=script)
         server.shutdown()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from ... import clients
 from ...report.summary import Report
@@ -12,7 +12,9 @@ from .result import State, Subject
 from .variables import EXCLUDING
 
 
-def why_nothing(report: Report, status: int, program: str, environ: Mapping[str, str]) -> str:
+def why_nothing(
+    report: Report, status: int, program: str, environ: Mapping[str, str], imported: Collection[str] = ()
+) -> str:
     """Why *program*, run with *environ*, had no request in its *report*.
 
     Args:
@@ -20,17 +22,26 @@ def why_nothing(report: Report, status: int, program: str, environ: Mapping[str,
         status: its exit status; ``-n`` if it died of signal *n*.
         program: its path.
         environ: the environment that it ran in.
+        imported: modules that make HTTP requests, and that it was seen to use.
     """
     if not report.spans and status < 0:
         return f"no span came: the program was killed by signal {-status}, and may have had no time to send any."
     why = _why(program, environ)
     names = clients.named("or")
     if report.spans:
-        return f"{report.spans} spans came, none of them of a request made with {names}" + (
+        return f"{report.spans} spans came, none of them from a request made with {names}" + (
             f": {why}" if why else f". To see whether these are instrumented: httptrace doctor -- {program}"
         )
     if why:
         return f"no span came: {why}"
+    others = sorted(set(imported) - {client.name for client in clients.CLIENTS})
+    if others:
+        known = [told for told in map(clients.OTHERS.get, others) if told]
+        return (
+            f"no span came: the program made no request with {names}, but it uses {', '.join(others)}, which "
+            "otel-httptrace does not observe"
+            + (f". For one span a request, without what happens inside: {', '.join(known)}" if known else "")
+        )
     return (
         f"no span came: either it made no request with {names}, or it ended in a way that sends "
         "nothing (os._exit, or a signal right after its last request). To check its installation: "

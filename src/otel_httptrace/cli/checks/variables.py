@@ -79,7 +79,7 @@ def _timeout(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, 
 
 
 def _config_file(name: str, value: str, environ: Mapping[str, str]) -> tuple[State, str]:
-    return (State.WARNING, "what this file says counts, and not these variables") if _word(value) else _OK
+    return (State.WARNING, "this file is used instead of these variables") if _word(value) else _OK
 
 
 #: Upstream's own attributes of a request, generously.
@@ -95,7 +95,7 @@ _LIMITS: Final = {
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": (len(described.REQUEST) + _UPSTREAMS, _FEW),
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": (_LINE, _SHORT),
     "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": (_LINE, _SHORT),
-    "OTEL_SPAN_LINK_COUNT_LIMIT": (8, "links are dropped, as to the request that lost a connection"),
+    "OTEL_SPAN_LINK_COUNT_LIMIT": (8, "links are dropped, such as that to the request that lost a connection"),
     "OTEL_LINK_ATTRIBUTE_COUNT_LIMIT": (3, "links do not say what they are (httptrace.link)"),
     "OTEL_SPAN_EVENT_COUNT_LIMIT": (0, ""),
     "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT": (0, ""),
@@ -191,7 +191,7 @@ _BARELY: Final = {
     "OTEL_PYTHON_CONTEXT": "the default is used, after a traceback in the log",
     "OTEL_PYTHON_TRACER_PROVIDER": "code that asks for a tracer before the SDK is set up fails",
     "OTEL_PYTHON_DISTRO": "no distro is used: spans are sent only if OTEL_TRACES_EXPORTER is set",
-    "OTEL_TRACES_SAMPLER": "the default is used, which records all that a parent does not forbid",
+    "OTEL_TRACES_SAMPLER": "the default is used: all traces are recorded, but for those whose parent is not",
 }
 
 

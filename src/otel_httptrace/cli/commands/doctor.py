@@ -30,7 +30,7 @@ _MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), Sta
 def command(*, width: int | None, program: tuple[str, ...]) -> int:
     """Check what is installed, what the settings say, and that a request yields a span.
 
-    With PROGRAM it is the Python of that program which is checked; PROGRAM is not run.
+    With PROGRAM, the Python of that program is checked. PROGRAM is not run.
 
     \b
       httptrace doctor

@@ -58,6 +58,8 @@ def command(
 ) -> int:
     """Send a few requests to URL with httpx: where the time goes, and what the server does to connections.
 
+    Without a scheme, as in example.com:8443, https is taken.
+
     \b
       httptrace probe https://example.com/
       httptrace probe -n 50 -c 10 --early-close https://example.com/
@@ -77,6 +79,7 @@ def command(
         timeout=timeout,
         headers=tuple(map(_header, headers)),
         idle=max_idle if idle else None,
+        guessed="://" not in url,
     )
     # What the user has set for services is not meant for this.
     for name in [name for name in os.environ if name.startswith("OTEL_")]:

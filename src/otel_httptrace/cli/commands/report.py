@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import click
@@ -12,7 +14,7 @@ import click
 from ... import clients
 from ...report.analysis import Analysis
 from ...report.printable import printable
-from ...report.rows import Assembler
+from ...report.rows import Assembler, Row, Served
 from ...report.sources import SourceError, SpanSource
 from ...report.summary import Report
 from ...report.terminal import console
@@ -38,6 +40,12 @@ _STEP = 1000
 @click.option("--tenant", metavar="ID", help="Read the traces of this Tempo tenant: sent as X-Scope-OrgID.")
 @click.option("--lookback", metavar="TIME", default="1h", show_default=True, help="How far back to look.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Read at most so many traces.")
+@click.option(
+    "--trace",
+    metavar="ID",
+    callback=lambda ctx, parameter, value: None if value is None else _trace(value),
+    help="Tell of this trace alone, request by request; the beginning of its id is enough.",
+)
 @options
 @click.argument("source", required=False, metavar="[FILE]")
 def command(
@@ -51,12 +59,14 @@ def command(
     tenant: str | None,
     lookback: str,
     limit: int | None,
+    trace: str | None,
 ) -> int:
     """Report what was collected before: FILE has OTLP JSON lines, as the collector's file exporter writes; - is stdin.
 
     \b
       httptrace report traces.jsonl
       zstd -dc traces.jsonl.zst | httptrace report -
+      httptrace report traces.jsonl --trace 4c7ae5ac
       httptrace report --jaeger http://localhost:16686 --service shop --lookback 2h
       httptrace report --tempo http://localhost:3200 --query '{ span.httptrace.conn.open_reason = "body_not_read" }'
     """
@@ -77,16 +87,20 @@ def command(
                 lookback=lookback,
                 limit=limit,
             )
-        report, failure = read(spans, output)
+        report, failure, rows = read(spans, output, trace)
     except SourceError as error:
         raise Problem(str(error)) from error
+    if trace is not None:
+        _check_one(rows, trace, given[0], report, failure)
+    elif source not in (None, "-"):
+        output = replace(output, look=f"httptrace report {shlex.quote(str(source))} --trace ID")
     problems = [*spans.problems, *([failure] if failure else []), *report.problems]
     lines = [*problems, *foreign(report)]
     if report.spans:
         to_stdout = "-" in (output.html, output.json)
         output = replace(output, quiet=output.quiet or to_stdout)
         # What could not be read is part of the report, too: a page may be all that is kept of it.
-        output.write(replace(report, problems=tuple(map(printable, problems))), sys.stdout, told=True)
+        output.write(replace(report, problems=tuple(map(printable, problems))), sys.stdout, told=True, trace=rows)
         sys.stdout.flush()
     elif not lines:
         lines = [f"{given[0]}: there is no span in it"]
@@ -94,10 +108,27 @@ def command(
         say(line)
     if lines:
         return 2
-    failing = output.failing(report)
-    if failing:
-        say(f"found {', '.join(failing)}")
-    return 1 if failing else 0
+    return output.fails(report)
+
+
+#: Requests of a trace that are told one by one.
+_MOST = 1000
+
+
+def _trace(value: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{1,32}", value.strip()):
+        raise click.BadParameter(f"{value!r} is not the id of a trace, nor the beginning of one: hexadecimal digits.")
+    return value.strip().lower()
+
+
+def _check_one(rows: list[Row], trace: str, where: str, report: Report, failure: str) -> None:
+    ids = list(dict.fromkeys(row.trace_id for row in rows))
+    if not ids:
+        what = f"none of its {report.spans:,} spans is a request" if report.spans else "no trace has an id like that"
+        raise Problem(f"--trace {trace}: {failure or what}, in {where}")
+    if len(ids) > 1:
+        more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
+        raise Problem(f"--trace {trace}: {len(ids):,} traces begin so: {', '.join(ids[:3])}{more}")
 
 
 def _file(path: str) -> SpanSource:
@@ -131,39 +162,55 @@ def _backend(
     return TempoSource(tempo or "", service, query, lookback, limit=limit, tenant=tenant)
 
 
-def read(spans: SpanSource, output: Output) -> tuple[Report, str]:
-    """The report of *spans*, and what ended reading before its time; empty if nothing did.
+def read(spans: SpanSource, output: Output, trace: str | None = None) -> tuple[Report, str, list[Row]]:
+    """The report of *spans*, what ended reading before its time (empty if nothing did), and the requests of *trace*.
+
+    Args:
+        spans: what is read.
+        output: has the thresholds.
+        trace: the beginning of a trace's id, in small letters: nothing else is reported then.
 
     Raises:
         SourceError: nothing could be read.
     """
     assembler, analysis, number, failure = Assembler(), Analysis(output.thresholds), 0, ""
+    chosen: list[Row] = []
+    others = 0
+
+    def take(rows: Iterable[Row]) -> None:
+        for row in rows:
+            analysis.add(row)
+            if trace is not None and not isinstance(row, Served) and len(chosen) < _MOST:
+                chosen.append(row)
+
     with _progress(spans) as advance:
         try:
             for number, span in enumerate(spans, 1):
-                for row in assembler.add(span):
-                    analysis.add(row)
+                if trace is None or span.trace_id.startswith(trace):
+                    take(assembler.add(span))
+                else:
+                    others += 1
                 if number % _STEP == 0:
                     advance(number)
         except SourceError as error:
             if not number:
                 raise
             failure = str(error)
-    for row in assembler.finish():
-        analysis.add(row)
-    return analysis.report(spans=number, foreign=assembler.foreign), failure
+    take(assembler.finish())
+    analysis.join(chosen)
+    return analysis.report(spans=number - others, foreign=assembler.foreign), failure, chosen
 
 
 def foreign(report: Report) -> Iterator[str]:
     """Why there is nothing to say of what was read."""
-    if report.spans and not report.requests:
+    if report.spans and not report.requests and not report.served:
         yield (
-            f"none of the {report.spans:,} spans is of a request made with {clients.named('or')} "
+            f"none of the {report.spans:,} spans is from a request made with {clients.named('or')} "
             f"({', '.join(dict.fromkeys(client.upstream.distribution for client in clients.CLIENTS))})"
         )
     elif report.requests and report.unobserved == report.requests:
         yield (
-            f"none of the {report.requests:,} requests has what otel-httptrace says of one: is it installed where they "
+            f"none of the {report.requests:,} requests has an attribute of otel-httptrace: is it installed where they "
             "were made? See httptrace doctor"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     "run",
     context_settings={"allow_interspersed_args": False},
     short_help="Run a program and report what its requests did.",
-    epilog="The report goes to stderr when the program has ended, so that its stdout stays its own. "
-    "The exit status is the program's. Signals are passed on.",
+    epilog="The report goes to stderr when the program has ended, so that stdout has only what the program prints. "
+    "The exit status is the program's; if that is 0, --fail-on may make it 1 or 2. Signals are passed on.",
 )
 @click.option("--otlp", metavar="FILE", help="Keep the spans received: OTLP JSON lines, for httptrace report.")
 @click.option("--forward", metavar="ENDPOINT", help="Send traces, metrics and logs on to this OTLP/HTTP endpoint, too.")
@@ -62,8 +63,18 @@ def command(
       httptrace run --html page.html -- gunicorn -w 4 shop:app
       httptrace run --every 30s -- uvicorn shop:app
       httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
+      httptrace run --fail-on failed,waste --baseline before.json -- pytest
     """
     path = find(program[0])
+    output = replace(
+        output,
+        look=f"httptrace report {shlex.quote(otlp)} --trace ID"
+        if otlp is not None
+        else "keep the spans with --otlp FILE, then httptrace report FILE --trace ID"
+        # Who sends them on has a backend to look into.
+        if forward is None
+        else "",
+    )
     if otlp is not None:
         output.check_others(otlp=otlp)
         check_writable(otlp)
@@ -91,12 +102,12 @@ def command(
             # What a shell says of a file that is there and does not run.
             raise Problem(f"{path}: {error.strerror}", 126) from error
         process.release_signals()
-        intake.unsent = lent.unsent()
+        intake.unsent, others = lent.unsent(), lent.imported()
     report = intake.report()
-    if not report.requests and not (output.quiet and output.text is None):
+    if not report.requests and not report.served and not (output.quiet and output.text is None):
         from ..checks.unseen import why_nothing  # noqa: PLC0415 - this is rare
 
-        say(why_nothing(report, status, path, environ))
+        say(why_nothing(report, status, path, environ, others))
     try:
         shown = replace(output, quiet=True) if not (report.spans or report.problems or report.unsent) else output
         shown.write(report, sys.stderr)
@@ -108,10 +119,9 @@ def command(
         say(describe(error))
         status = status or 2
     if status == 0:
-        failing = output.failing(report)
-        if failing:
-            say(f"found {', '.join(failing)}")
-            return 1
+        failed = output.fails(report)
+        if failed:
+            return failed
     return process.die_like(status)
 
 

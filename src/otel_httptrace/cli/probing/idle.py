@@ -26,7 +26,7 @@ async def idle(plan: Plan, recorder: Recorder) -> str:
             if failure is not None or not rows:
                 return (
                     f"idle: a request after {seconds(wait)} failed ({type(failure).__name__}): the server, or what is "
-                    "in between, drops connections without a word"
+                    "in between, drops connections without closing them"
                 )
             if not rows[-1].attributes.get(names.CONN_REUSED):
                 why = rows[-1].attributes.get(names.CONN_OPEN_REASON, "unknown")

@@ -17,6 +17,7 @@ class Plan:
         timeout: seconds for each step of a request, and for its body.
         verify: whether certificates are checked.
         idle: seconds for which a connection is left idle at most; None not to try.
+        guessed: whether the URL was given without a scheme, so that https was taken.
     """
 
     url: httpx.URL
@@ -29,6 +30,7 @@ class Plan:
     timeout: float
     headers: tuple[tuple[str, str], ...]
     idle: float | None
+    guessed: bool = False
 
     @property
     def shown(self) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ...report.colours import COLOURS
 from ...report.printable import printable
 from ...report.rows import PHASES, Row
 from ...report.summary import Quantiles
@@ -18,16 +19,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_STYLES: Final = {
-    "pool": "yellow",
-    "dns": "cyan",
-    "connect": "blue",
-    "proxy": "magenta",
-    "tls": "bright_magenta",
-    "send": "white",
-    "wait": "green",
-    "receive": "bright_green",
-}
 #: Where a proxy is in between, what fails before it has been asked is its own fault.
 _PROXY_FAILED: Final = {
     "dns": "the name of {proxy} could not be resolved",
@@ -45,6 +36,36 @@ _FAILED: Final = {
     "receive": "its response broke off",
 }
 
+_NO_TLS: Final = "what answers there does not speak TLS"
+_HUNG_UP: Final = "the other side ended the connection within it"
+#: What OpenSSL's messages come down to, in small letters; the first that fits.
+_TLS: Final = (
+    ("wrong_version_number", _NO_TLS),
+    ("wrong version number", _NO_TLS),
+    ("record_layer_failure", _NO_TLS),
+    ("record layer failure", _NO_TLS),
+    ("http request", _NO_TLS),
+    ("mismatch", "the certificate is for another name"),
+    ("has expired", "the certificate has expired"),
+    ("not yet valid", "the certificate is not valid yet"),
+    ("self-signed certificate in certificate chain", "nobody vouches here for who signed the certificate"),
+    ("self signed certificate in certificate chain", "nobody vouches here for who signed the certificate"),
+    ("self-signed", "the certificate is signed by itself alone"),
+    ("self signed", "the certificate is signed by itself alone"),
+    ("unable to get local issuer", "nobody vouches here for who signed the certificate"),
+    ("certificate_required", "the server wants a certificate of the client's"),
+    ("certificate required", "the server wants a certificate of the client's"),
+    ("protocol_version", "there is no version of TLS that both speak"),
+    ("unsupported_protocol", "there is no version of TLS that both speak"),
+    ("protocol version", "there is no version of TLS that both speak"),
+    ("handshake_failure", "the two have no cipher in common, or the server wants a certificate of the client's"),
+    ("handshake failure", "the two have no cipher in common, or the server wants a certificate of the client's"),
+    ("unrecognized name", "the server has no certificate for that name"),
+    ("unrecognized_name", "the server has no certificate for that name"),
+    ("eof", _HUNG_UP),
+    ("reset by peer", _HUNG_UP),
+)
+
 
 def print_line(console: Console, line: str) -> None:
     """A sentence, indented."""
@@ -61,7 +82,20 @@ def unreachable(plan: Plan, rows: Sequence[Row], failure: Exception, proxy: str)
     why = _FAILED.get(str(phase), "the request failed")
     if proxy:
         why = _PROXY_FAILED.get(str(phase), why + ", by way of {proxy}").format(proxy=proxy)
-    hint = "; --insecure skips the check" if phase == "tls" and plan.verify and "CERTIFICATE" in str(failure) else ""
+    hint = ""
+    if phase == "tls":
+        because = next((said for mark, said in _TLS if mark in str(failure).lower()), "")
+        why += f", for {because}" if because else ""
+        if plan.verify and "CERTIFICATE" in str(failure):
+            hint = "; --insecure skips the check"
+        elif because in (_NO_TLS, _HUNG_UP):
+            plain = plan.url.copy_with(
+                scheme="http", port=plan.url.port or 443, userinfo=b"", query=None, fragment=None
+            )
+            taken = "no scheme was given, and https taken: " if plan.guessed else ""
+            hint = f"; {taken}is it {plain} that is meant?"
+    if plan.guessed and not hint:
+        hint = "; no scheme was given, and https taken"
     detail = str(failure) or type(failure).__name__
     # Messages of httpx about a URL would have it whole.
     detail = detail.replace(str(plan.url), plan.shown)
@@ -113,7 +147,7 @@ def phases(rows: Sequence[Row], width: int) -> Iterator[Text]:
         before = min(room - 1, round(began / scale * room))
         length = max(1, min(room - before, round(medians[phase] / scale * room)))
         line = Text(f"  {phase:<9}{_numbers(quantiles[phase], several)}   {' ' * before}")
-        line.append("█" * length, style=_STYLES[phase])
+        line.append("█" * length, style=COLOURS[phase].terminal)
         yield line
         began += medians[phase]
     yield Text(f"  {'total':<9}{_numbers(quantiles['total'], several)}", style="bold")

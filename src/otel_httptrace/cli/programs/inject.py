@@ -28,6 +28,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from ... import __file__ as _package
+from ... import clients
 from ..errors import Problem
 from . import inside, pythons
 
@@ -150,6 +151,8 @@ class Lent:
         self.folder = tempfile.mkdtemp(prefix="httptrace-")
         Path(self.folder, inside.PROCESSES).mkdir()
         Path(self.folder, inside.PACKAGES).mkdir()
+        Path(self.folder, inside.IMPORTED).mkdir()
+        Path(self.folder, inside.OTHERS).write_text(json.dumps(list(clients.OTHERS)), encoding="utf-8")
         Path(self.folder, inside.PYTHONS).write_text("{}", encoding="utf-8")
         Path(self.folder, "inside.py").write_text(Path(inside.__file__).read_text(encoding="utf-8"), encoding="utf-8")
         Path(self.folder, "sitecustomize.py").write_text(_SITECUSTOMIZE, encoding="utf-8")
@@ -170,6 +173,11 @@ class Lent:
         """*environ* with the folder on the PYTHONPATH."""
         path = environ.get("PYTHONPATH")
         return {**environ, "PYTHONPATH": f"{self.folder}{os.pathsep}{path}" if path else self.folder}
+
+    def imported(self) -> set[str]:
+        """Which modules that make HTTP requests the processes use that have ended: of `inside.OTHERS`."""
+        texts = (path.read_text(encoding="utf-8") for path in Path(self.folder, inside.IMPORTED).iterdir())
+        return {name for text in texts for name in text.splitlines()}
 
     def unsent(self) -> tuple[int, int]:
         """How many processes have ended before they had sent all their spans, and how many spans that were."""

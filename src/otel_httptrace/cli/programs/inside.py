@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import struct
@@ -18,6 +19,8 @@ from typing import Any
 
 #: Where the missing distributions are, and the counts of processes; as `inject` says.
 PACKAGES, PROCESSES, PYTHONS = "site-packages", "processes", "pythons.json"
+#: Which modules make HTTP requests and are perhaps not observed; and where each process that ends says which it uses.
+OTHERS, IMPORTED = "others.json", "imported"
 #: Of spans, how many ended and how many were taken by the receiver: 64 bits each.
 COUNTS = struct.Struct("=QQ")
 #: Milliseconds that a child waits at its end for the receiver.
@@ -61,12 +64,36 @@ def start(folder: str) -> None:
 
         initialize()
         _look_after(str(Path(folder, PROCESSES)))
+        others = json.loads(Path(folder, OTHERS).read_text(encoding="utf-8"))
+        atexit.register(_say_imported, str(Path(folder, IMPORTED)), others, frozenset(sys.modules))
     except Exception:
         import logging  # noqa: PLC0415
 
         logging.getLogger("otel_httptrace").exception("httptrace run could not instrument this process")
     finally:
         os.environ["PYTHONPATH"] = path
+
+
+def _say_imported(folder: str, others: list[str], before: frozenset[str]) -> None:
+    found = [name for name in others if name in sys.modules and (name not in before or _used(name, others, before))]
+    try:
+        Path(folder, str(os.getpid())).write_text("\n".join(found), encoding="utf-8")
+    except OSError:
+        # The command is gone.
+        pass
+
+
+def _used(name: str, others: list[str], before: frozenset[str]) -> bool:
+    # The exporters have imported it: so it has to be named by a module that the program has imported since.
+    own = ("opentelemetry", "otel_httptrace", *(other.partition(".")[0] for other in others))
+    for user, module in list(sys.modules.items()):
+        if user != "__main__" and (user in before or user.partition(".")[0] in own):
+            continue
+        for value in list(getattr(module, "__dict__", {}).values()):
+            where = value.__name__ if isinstance(value, type(sys)) else getattr(value, "__module__", None)
+            if isinstance(where, str) and (where == name or where.startswith(f"{name}.")):
+                return True
+    return False
 
 
 def _there(name: str) -> bool:

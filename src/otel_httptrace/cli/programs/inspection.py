@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import platform
@@ -99,26 +100,32 @@ def requested(url: str, *names: str) -> dict[str, object]:
 
     Args:
         url: what to request.
-        *names: the clients to try, by module.
+        *names: the clients to try, as ``module:class``.
     """
     from otel_httptrace import HTTPTraceInstrumentor  # noqa: PLC0415
 
     errors: dict[str, str] = {}
     clients: list[str] = []
-    for name in names:
+    for asked in names:
+        name, _, kind = asked.partition(":")
         try:
             library = __import__(name)
         except ImportError:
             continue
         clients.append(name)
         try:
-            with library.Client(trust_env=False, timeout=10) as client:
+            cls = getattr(library, kind)
+            # Not by the machine's proxies, as each of them has it.
+            environment = "trust_env" in inspect.signature(cls).parameters
+            with cls(trust_env=False, timeout=10) if environment else cls() as client:
+                if not environment:
+                    client.trust_env = False
                 for _ in range(2):
-                    client.get(url)
+                    client.request("GET", url)
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {error}"
     instrumentor = HTTPTraceInstrumentor()
-    patches = getattr(instrumentor, "_patches", None)
+    patches = getattr(getattr(instrumentor, "_lifetime", None), "patches", None)
     hooks = sorted({f"{_name(owner)}.{name}" for owner, name in (patches.replaced() if patches is not None else ())})
     return {
         "instrumented": bool(instrumentor.is_instrumented_by_opentelemetry),

@@ -187,7 +187,7 @@ if sys.platform == "linux":
                 return set()
             return {number for number in self._held if bits >> (number - 1) & 1}
 
-else:
+else:  # pragma: no cover - where signals cannot be waited for: Windows, macOS
     _CAN_WAIT = False
 
     def hold_signals() -> None:
@@ -250,7 +250,7 @@ def die_like(status: int) -> int:
     number = -status
     sys.stdout.flush()
     sys.stderr.flush()
-    try:
+    try:  # pragma: no cover - ends this process, and what measures it
         import resource  # noqa: PLC0415 - not on Windows
 
         # The program has dumped its core already.

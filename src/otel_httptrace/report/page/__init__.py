@@ -14,7 +14,6 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.resources import files
@@ -24,14 +23,18 @@ import jinja2
 from markupsafe import Markup
 
 from ...version import __version__
+from ..colours import COLOURS
 from ..findings import Finding, Severity, Sure
 from ..rows import PHASES
-from ..summary import Origin, Report
+from ..summary import Origin, Report, Server
 from ..units import count, seconds, share
-from .data import CLOSED, OPENED, OUTCOMES, Requests, clean, method, micros, phases, whole
+from .bundle import bundle
+from .data import CLOSED, ENDED, OPENED, OUTCOMES, Requests, clean, method, micros, phases, whole
 
 #: Origins that get their tables; the rest get a line each.
 _IN_FULL: Final = 12
+_PATHS: Final = 15
+_PEERS: Final = 15
 
 _SURE: Final = {
     Sure.CERTAIN: "the client saw it happen",
@@ -43,12 +46,12 @@ _SURE: Final = {
 def render(report: Report) -> str:
     """One HTML page that shows *report*, to be written to a file in UTF-8.
 
-    It needs nothing but a browser: no network, and no other file. Of a URL it shows the origin alone,
-    of attributes those that `telemetry.names` lists.
+    It needs nothing but a browser: no network, and no other file. Of a URL it shows the origin and what
+    `report.paths` leaves of the path, of attributes those that `telemetry.names` lists.
     """
     requests = Requests(report)
     data = requests.embed()
-    style, theme, script = _asset("page.css"), _asset("theme.js"), _script()
+    style, theme, script = _style(), _asset("theme.js"), _script()
     return _template().render(
         report=report,
         version=__version__,
@@ -63,8 +66,10 @@ def render(report: Report) -> str:
         summary=_summary(report),
         origins=[_origin(origin) for origin in report.origins[:_IN_FULL]],
         others=[_origin(origin) for origin in report.origins[_IN_FULL:]],
+        servers=[_server(server) for server in report.servers[:_IN_FULL]],
+        judged=report.requests or report.served,
         examples=list(_examples(report, requests)),
-        thresholds=[(field.name, getattr(report.thresholds, field.name)) for field in fields(report.thresholds)],
+        thresholds=list(report.thresholds.told(servers=report.both_ends).items()),
         when=_when(report),
     )
 
@@ -88,15 +93,21 @@ def _finalize(value: object) -> object:
     return value if isinstance(value, Markup) else clean(value, 4000)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
+def _style() -> str:
+    colours = " ".join(f"--{phase}: light-dark({one.light}, {one.dark});" for phase, one in COLOURS.items())
+    return _asset("page.css").replace("/* phases */", colours)
+
+
+@lru_cache(maxsize=1)
 def _script() -> str:
-    parts = "\n".join(_asset(name) for name in ("model.js", "waterfall.js", "timeline.js", "page.js"))
-    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+    script = bundle("page", lambda name: _asset(f"script/{name}.js"))
+    return f'(() => {{\n"use strict";\n{script}}})();\n'
 
 
 def _policy(style: str, *scripts: str) -> str:
@@ -225,7 +236,14 @@ def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
         note = f"mostly {longest}, {seconds(known[longest])}" if longest is not None else "no phases seen"
         duration = micros(row.duration) / 1e6
         yield _Example(
-            label, found, duration, method(row), whole(row.status), row.origin, note, list(_stacked(duration, known))
+            label,
+            found,
+            duration,
+            method(row),
+            whole(row.status),
+            row.origin + row.path,
+            note,
+            list(_stacked(duration, known)),
         )
 
 
@@ -259,14 +277,25 @@ class _Bar(NamedTuple):
     bad: bool
 
 
+class _Path(NamedTuple):
+    name: str
+    requests: int
+    failed: int
+    times: list[float]
+
+
 class _Origin(NamedTuple):
     origin: Origin
+    paths: list[_Path]
+    more_paths: int
     phases: list[_Phase]
     reuse: str
     counters: list[tuple[str, list[_Bar]]]
 
 
 _GOOD: Final = frozenset({"complete", "first_connection", "all_busy", "client_closed", "upgraded", "unknown"})
+#: Of a server's, which are as they should be.
+_AGREED: Final = frozenset({"client_closed", "keepalive_timeout", "max_requests", "shutdown", "upgraded", "unknown"})
 
 
 def _origin(origin: Origin) -> _Origin:
@@ -274,8 +303,14 @@ def _origin(origin: Origin) -> _Origin:
     found = [(name, times.count, [times.at(part) for part in (0.5, 0.95, 0.99)]) for name, times in known]
     longest = max((times[-1] for _, _, times in found), default=0.0) or 1.0
     got = origin.opened + origin.reused
+    paths = origin.slowest_paths if len(origin.paths) > 1 else []
     return _Origin(
         origin,
+        [
+            _Path(name, path.requests, path.failed, [path.times.at(part) for part in (0.5, 0.95, 0.99)])
+            for name, path in paths[:_PATHS]
+        ],
+        max(0, len(paths) - _PATHS),
         [
             _Phase(name, number, times, [round(value / longest * 1000, 1) for value in times])
             for name, number, times in found
@@ -294,10 +329,40 @@ def _origin(origin: Origin) -> _Origin:
     )
 
 
-def _bars(counter: Counter[str], what: dict[str, str]) -> list[_Bar]:
+class _Server(NamedTuple):
+    server: Server
+    reuse: str
+    times: list[tuple[str, int, list[float]]]
+    counters: list[tuple[str, list[_Bar]]]
+
+
+def _server(server: Server) -> _Server:
+    known = server.opened + server.reused
+    peers = Counter(dict(server.peers.most_common(_PEERS)))
+    return _Server(
+        server,
+        share(server.reused, known) if known else "—",
+        [
+            (name, times.count, [times.at(part) for part in (0.5, 0.95, 0.99)])
+            for name, times in (("took", server.times), ("idle before", server.idle))
+            if times.count
+        ],
+        [
+            (title, _bars(counter, what, good))
+            for title, counter, what, good in (
+                ("Connections ended with a request because", server.close_reasons, ENDED, _AGREED),
+                ("Connections ended between requests because", server.lost, ENDED, _AGREED),
+                ("Requests came from", peers, {}, frozenset(peers)),
+            )
+            if counter
+        ],
+    )
+
+
+def _bars(counter: Counter[str], what: dict[str, str], good: frozenset[str] = _GOOD) -> list[_Bar]:
     total = sum(counter.values())
     return [
-        _Bar(name, number, share(number, total), round(number / total * 1000, 1), what.get(name, ""), name not in _GOOD)
+        _Bar(name, number, share(number, total), round(number / total * 1000, 1), what.get(name, ""), name not in good)
         for name, number in counter.most_common()
     ]
 

@@ -1,6 +1,7 @@
 # What leaves this module is all that a page can show. Spans come from anywhere,
 # so there are three rules. An attribute that is not in the list below stays out:
-# a URL, with its path, its query and its credentials, is not in it. Every string
+# a URL, with its path, its query and its credentials, is not in it, and of its path
+# there is what `report/paths.py` leaves. Every string
 # is cleaned of what would change how others are read: control characters, and
 # those that reverse the direction of text. And no value's type is taken for granted.
 #
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 from ...telemetry import names
 from ..printable import printable
-from ..rows import PHASES, STEPS, Row
+from ..rows import PHASES, STEPS, Row, Step
 from ..summary import Report
 
 #: Attributes of a request that are shown, besides those that have a column of their own.
@@ -61,6 +62,14 @@ SHOWN_ON_STEPS: Final = (
     names.TLS_NEXT_PROTOCOL,
     names.TLS_RESUMED,
     names.ERROR_TYPE,
+    # Of what was sent before, within one request.
+    names.HTTP_RESPONSE_STATUS_CODE,
+    names.CONN_OPEN_REASON,
+    names.CONN_CLOSE_REASON,
+    names.FAILED_PHASE,
+    names.FAILED_CAUSE,
+    names.BODY_OUTCOME,
+    names.BODY_CLOSED_AT,
 )
 
 #: A connection was opened because ...
@@ -71,7 +80,7 @@ OPENED: Final = {
     "body_not_read": "the one it would have used was closed with a response that had not been read to the end",
     "response_leaked": "the one it would have used was held by a response that nobody closed",
     "keepalive_expired": "the one it would have used had been idle for longer than keepalive_expiry",
-    "keepalive_limit": "the one it would have used had been dropped over max_keepalive_connections",
+    "keepalive_limit": "the one it would have used had been dropped, as the pool keeps only so many idle ones",
     "pool_full": "the one it would have used had been dropped to make room for another origin",
     "server_closed": "the server had closed the one it would have used while that was idle",
     "connection_close": "the one it would have used could not be kept: Connection: close, or HTTP/1.0",
@@ -80,7 +89,7 @@ OPENED: Final = {
     "goaway": "the server had retired the one it would have used",
     "upgraded": "the one it would have used had been handed over",
     "client_closed": "the client had been closed and was used again",
-    "unknown": "of something that was not seen",
+    "unknown": "the cause was not seen",
 }
 
 #: A connection was closed because ...
@@ -88,7 +97,7 @@ CLOSED: Final = {
     "body_not_read": "its response was closed before the body had been read to the end",
     "response_leaked": "it was held by a response that nobody closed",
     "keepalive_expired": "it had been idle for longer than keepalive_expiry",
-    "keepalive_limit": "there were more connections than max_keepalive_connections",
+    "keepalive_limit": "the pool keeps only so many idle ones",
     "pool_full": "it was idle, and the pool needed its slot for another origin",
     "server_closed": "the server closed it while it was idle",
     "connection_close": "one side sent Connection: close, or spoke HTTP/1.0",
@@ -97,7 +106,22 @@ CLOSED: Final = {
     "goaway": "the server sent GOAWAY, or the stream ids were used up",
     "upgraded": "it left the pool: 101 or CONNECT",
     "client_closed": "the client was closed",
-    "unknown": "of something that was not seen",
+    "unknown": "the cause was not seen",
+}
+
+#: A server's connection ended because ...
+ENDED: Final = {
+    "keepalive_timeout": "it had been idle for as long as the server's keep-alive timeout",
+    "client_closed": "the client closed it between two requests",
+    "client_left": "the client closed it while a request was under way",
+    "connection_close": "one side sent Connection: close, or spoke HTTP/1.0, or the server keeps none",
+    "worker_sync": "gunicorn's sync worker keeps none",
+    "max_requests": "the worker, or the connection, had carried as many requests as it may",
+    "shutdown": "the server, or the worker, was told to stop",
+    "goaway": "the client sent GOAWAY",
+    "upgraded": "it became a WebSocket",
+    "error": "the application failed, or what came was no HTTP",
+    "unknown": "the cause was not seen",
 }
 
 #: Response bodies, by how they ended.
@@ -188,6 +212,8 @@ class Requests:
                 self._numbers.setdefault(key, len(self.rows))
                 self.rows.append(row)
         self.drawn = len(report.timeline)
+        #: Whether servers tell of any of them.
+        self.halves = any(row.other is not None for row in self.rows)
         self.connections = 0
 
     def find(self, trace_id: str, span_id: str) -> int | None:
@@ -221,6 +247,7 @@ class Requests:
                 "lane": lane,
                 "source": source,
                 "origin": origin,
+                "path": strings(clean(row.path)),
                 "connection": whole(known.get(names.CONN_ID)),
                 "method": strings(method(row)),
                 "status": whole(row.status),
@@ -244,6 +271,7 @@ class Requests:
                 ids += bytes(24)
                 odd[index] = [clean(row.trace_id), clean(row.span_id)]
         self.connections = sum(number > 0 for _, number, *_ in lanes.values)
+        halves = self._halves(strings, sources)
         return {
             "begin": begin,
             "drawn": self.drawn,
@@ -260,6 +288,7 @@ class Requests:
             "phases": list(PHASES),
             "shown": [*SHOWN, *SHOWN_ON_STEPS],
             "because": {"opened": OPENED, "closed": CLOSED, "outcome": OUTCOMES},
+            **({"halves": halves} if halves else {}),
         }
 
     @staticmethod
@@ -274,7 +303,7 @@ class Requests:
         found = {}
         for index, row in enumerate(self.rows):
             flat: list[int] = []
-            for step in row.steps:
+            for step in _all_steps(row):
                 if step.name not in STEPS:
                     continue
                 start = number(step.start) or 0.0
@@ -282,6 +311,30 @@ class Requests:
                 flat += (strings(step.name), round(start * 1e6), micros(step.duration), step.depth, shown)
             if flat:
                 found[index] = flat
+        return found
+
+    def _halves(self, strings: _Table, sources: _Table) -> dict[int, dict[str, Any]]:
+        """What the server says of each request of which it says anything."""
+        found: dict[int, dict[str, Any]] = {}
+        for index, row in enumerate(self.rows):
+            other = row.other
+            if other is None:
+                continue
+            half, lost = other.half, other.lost
+            told: dict[str, Any] = {} if other.same is None else {"same": other.same}
+            if half is not None:
+                told |= {
+                    "source": sources((clean(half.source.service), clean(half.source.instance))),
+                    "took": micros(half.seconds),
+                    "connection": whole(half.connection),
+                    "inferred": half.inferred,
+                    **({} if half.requests is None else {"before": whole(half.requests)}),
+                    **({} if half.idle is None else {"idle": micros(half.idle)}),
+                    **({} if half.close_reason is None else {"closed": strings(clean(half.close_reason))}),
+                }
+            if lost is not None:
+                told |= {"lost": strings(clean(lost.reason)), "lost_idle": micros(lost.idle)}
+            found[index] = told
         return found
 
     def _links(self, strings: _Table) -> dict[int, list[list[Any]]]:
@@ -305,12 +358,28 @@ class Requests:
         return found
 
 
+def _all_steps(row: Row) -> list[Step]:
+    if not row.before:
+        return row.steps
+    # What was sent before, each with its steps, and the steps of what was sent last, in the order in which they began.
+    groups: list[list[Step]] = []
+    for sent in row.before:
+        own = [Step(step.name, step.start, step.duration, step.attributes, step.depth + 1) for step in sent.steps]
+        groups.append([Step(names.SPAN_EXCHANGE, sent.start, sent.duration, sent.attributes, 1), *own])
+    for step in row.steps:
+        if step.depth <= 1 or not groups:
+            groups.append([])
+        groups[-1].append(step)
+    return [step for group in sorted(groups, key=lambda group: group[0].start) for step in group]
+
+
 _COLUMNS: Final = (
     "start",
     "duration",
     "lane",
     "source",
     "origin",
+    "path",
     "connection",
     "method",
     "status",

@@ -118,7 +118,7 @@ class API:
         except (httpx.TransportError, EOFError, zlib.error) as error:
             raise self._error(f"broke off: {one_line(error) or type(error).__name__}") from error
         except (httpx.InvalidURL, UnicodeError, ValueError):
-            raise self._error("cannot be asked: the URL is not one that can be sent") from None
+            raise self._error("cannot be asked: the URL cannot be sent") from None
         if answer.status == 404 and missing:
             return None
         if answer.status != 200:
@@ -227,7 +227,7 @@ def _refusal(answer: _Answer) -> str:
         return f"answered {status}, which leads elsewhere: is there a login in front of it?"
     if answer.status == 401 and "no org id" in text.lower():
         # Tempo with multitenancy_enabled; dskit's user.ErrNoOrgID.
-        return f"answered {status}: it has tenants, of which --tenant names one"
+        return f"answered {status}: it has tenants: name one with --tenant"
     if answer.status in (401, 403):
         return f"answered {status}: an Authorization header can be set in {AUTHORIZATION}"
     # Jaeger: {"errors": [{"msg": ...}]}, Tempo: plain text.

@@ -13,6 +13,7 @@ import gc
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections import Counter
@@ -47,6 +48,9 @@ _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _BOM: Final = b"\xef\xbb\xbf"
 _BUFFER: Final = 1024 * 1024
+#: How report/schema.py begins, also where it has been made shorter or longer since.
+_REPORT: Final = re.compile(rb'\s*\{\s*"version"\s*:\s*\d+\s*,\s*"spans"\s*:')
+_HEAD: Final = 64
 
 
 class FileSource:
@@ -202,12 +206,17 @@ def _opened(raw: BinaryIO, name: str) -> BinaryIO | gzip.GzipFile:
     if head.startswith(_GZIP):
         # It has a buffer of its own, and of damaged data hands out all that comes before.
         packed = gzip.GzipFile(fileobj=raw)
-        head = packed.peek(8)[:8]
+        head = packed.peek(_HEAD)[:_HEAD]
         file: BinaryIO | gzip.GzipFile = packed
     else:
         file = raw
     if head.startswith(_ZSTD):
         raise SourceError(f"{name} is compressed with zstd: unpack it first, zstd -dc FILE | httptrace report -")
+    if _REPORT.match(head):
+        raise SourceError(
+            f"{name} is a report that --json wrote, for --baseline and for programs: what is read here are spans, as "
+            "httptrace run --otlp keeps them"
+        )
     # A length in four bytes, and then a message whose first field, number 1, is made of bytes.
     if len(head) >= 5 and head[0] == 0 and (head[4:5] == b"\n" or head[4:8] == _ZSTD):
         raise SourceError(f"{name} is in the collector's binary format: only OTLP JSON is read, its `format: json`")
@@ -216,4 +225,4 @@ def _opened(raw: BinaryIO, name: str) -> BinaryIO | gzip.GzipFile:
 
 def _peek(raw: BinaryIO) -> bytes:
     assert isinstance(raw, io.BufferedReader)  # noqa: S101 - so are files opened and the standard input
-    return raw.peek(8)[:8]
+    return raw.peek(_HEAD)[:_HEAD]

@@ -49,7 +49,7 @@ class JaegerSource:
     """Spans of one service, of the traces that a Jaeger has of it, in the order in which they began.
 
     Spans of other services in these traces are left out: of those services, they would be a sample that is anything
-    but random.
+    but random. Only servers' spans are taken, as the other ends of requests.
 
     Args:
         url: of the query service: ``http://localhost:16686``, with its base path if it has one.
@@ -156,16 +156,22 @@ class JaegerSource:
             for warning in trace.get("warnings") or ():
                 self._warn(trace, warning)
             senders = {
-                key: _sender(process)
+                key: (_sender(process), process.get("serviceName") == self._service)
                 for key, process in (trace.get("processes") or {}).items()
-                if process.get("serviceName") == self._service
+                if "serviceName" in process
             }
             for data in trace.get("spans") or ():
-                sender = senders.get(data.get("processID"))
-                if sender is not None:
+                sender, asked = senders.get(data.get("processID"), (None, False))
+                if sender is None:
+                    continue
+                if asked:
                     for warning in data.get("warnings") or ():
                         self._warn(trace, warning)
                     yield span(data, sender)
+                elif {"key": "span.kind", "type": "string", "value": "server"} in (data.get("tags") or ()):
+                    found = span(data, sender)
+                    found.half = True
+                    yield found
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             self.problems.add(
                 f"trace {one_line(trace['traceID'])} is not what Jaeger's look like: {type(error).__name__}"
@@ -219,7 +225,17 @@ def span(data: dict[str, Any], sender: Source) -> Span:
         source=sender,
         attributes=attributes,
         links=tuple(links),
+        sentences=tuple(_sentences(data.get("logs") or ())),
+        server=kind == "server",
     )
+
+
+def _sentences(logs: Any) -> Iterator[tuple[int, str]]:
+    for log in logs:
+        fields = _tags(log.get("fields") or ())
+        said = fields.get(names.MESSAGE)
+        if fields.get("event") == names.EVENT_DIAGNOSIS and isinstance(said, str):
+            yield _microseconds(log["timestamp"]), said
 
 
 def _began(trace: dict[str, Any]) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from ...server import names as served
 from ..otlp import FormatError, from_json
 from ..printable import one_line
 from ..spans import Span
@@ -44,7 +45,8 @@ class TempoSource:
 
     Args:
         url: of Tempo: ``http://localhost:3200``, with its base path if it has one.
-        service: its name; spans of other services in the traces that are found are left out.
+        service: its name; of other services in the traces that are found only servers' spans are taken, as the other
+            ends of its requests.
         query: TraceQL, instead of a service or beside it; None finds what HTTP clients of the service sent.
         lookback: how far back, ``1h``, from ``end``.
         end: seconds since the epoch; None is now.
@@ -154,6 +156,9 @@ class TempoSource:
             for span in spans:
                 if self._service is None or span.source.service == self._service:
                     yield span
+                elif span.server and span.parent_id:
+                    span.half = True
+                    yield span
 
     def _trace(self, trace_id: str) -> Any:
         """The answer, or the `TooLargeError` that it is: the others are read all the same."""
@@ -183,9 +188,13 @@ class TempoSource:
         return answer.get("trace") or {}
 
 
+#: What clients sent, and what our half of a server tells of.
+_TOLD: Final = f"kind = client || span.{served.CONN_ID} > 0"
+
+
 def _query(service: str | None) -> str:
     # `kind` without its scope: versions before 2.6 do not know `span:kind`.
     if service is None:
-        return "{ kind = client }"
+        return f"{{ {_TOLD} }}"
     quoted = service.replace("\\", "\\\\").replace('"', '\\"')
-    return f'{{ resource.service.name = "{quoted}" && kind = client }}'
+    return f'{{ resource.service.name = "{quoted}" && ({_TOLD}) }}'

@@ -20,16 +20,22 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from ...telemetry import names
-from ..facts import answered_badly, broke, phase_of
+from ..ends import Ends
+from ..facts import answered_badly, broke, phase_of, status_raised
 from ..findings import Finding, Severity, Sure, Thresholds
-from ..rows import Row
+from ..rows import Row, Served
+from .closes import ConnectionClose
 from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, Reopened, ServerClosesIdle
 from .dialling import AddressFallback, DnsSlow, TlsSlow
 from .failures import Failures
 from .kind import DEFINITIONS
-from .pool import Pool, StreamLimit
+from .pool import WAITING, Pool, StreamLimit
 from .reasons import COUNTED
+from .redirects import Redirects
+from .refusals import RequestsRefused
 from .responses import BodySlowConsumer, BodySlowServer, CallRepeated, Cancelled, ErrorStatuses
+from .retrying import ConnectSlow, ProxySlow, WaitedToRetry
+from .serving import Serving
 from .tally import DIAL
 
 VERDICTS: Final = tuple(DEFINITIONS)
@@ -48,12 +54,15 @@ class Verdicts:
 
     Args:
         thresholds: from where on something is a finding.
+        ends: tells what servers say of requests; without it nothing is known of that.
     """
 
-    def __init__(self, thresholds: Thresholds) -> None:
+    def __init__(self, thresholds: Thresholds, ends: Ends | None = None) -> None:
         self._thresholds = thresholds
+        self._ends = Ends() if ends is None else ends
         self._opened: Counter[str] = Counter()
-        self._failures = Failures(thresholds)
+        self._failures = Failures(thresholds, self._ends)
+        self._serving = Serving(thresholds, self._ends)
         self._statuses = ErrorStatuses(thresholds)
         self._repeated = CallRepeated(thresholds)
         self._body_not_read = BodyNotRead(thresholds, self._opened)
@@ -67,11 +76,17 @@ class Verdicts:
         self._body = (BodySlowServer(thresholds), BodySlowConsumer(thresholds))
         self._cancelled = Cancelled(thresholds)
         self._idle = ServerClosesIdle(thresholds, self._opened)
-        self._reopened = {value: Reopened(thresholds, self._opened, value) for value in COUNTED}
+        self._reopened: dict[str, Reopened] = {value: Reopened(thresholds, self._opened, value) for value in COUNTED}
+        self._closes = self._reopened["connection_close"] = ConnectionClose(thresholds, self._opened)
+        self._redirects = Redirects(thresholds)
+        self._refused = RequestsRefused(thresholds)
+        self._retries, self._connects = WaitedToRetry(thresholds), ConnectSlow(thresholds)
+        self._proxies = ProxySlow(thresholds)
         self._all: tuple[_Finds, ...] = (
             self._failures, self._statuses, self._repeated, self._body_not_read, self._pool, self._streams,
             self._keepalive_limit, self._dns, self._clients, self._fallback, self._tls, *self._body, self._cancelled,
-            self._idle, *self._reopened.values(),
+            self._idle, *self._reopened.values(), self._redirects, self._retries,
+            self._connects, self._proxies, self._refused, self._serving,
         )  # fmt: skip
 
     def add(self, row: Row) -> None:
@@ -82,12 +97,16 @@ class Verdicts:
         self._failures.seen(row)
         self._statuses.saw(row)
         self._repeated.saw(row, failed=broken or badly)
+        self._redirects.saw(row)
+        self._refused.saw(row)
         if known.get(names.CONN_REUSED) is False:
             self._opening(row, known)
         else:
             self._clients.reused(row)
         if known.get(names.CONN_CLOSE_REASON) == "body_not_read":
             self._body_not_read.take(row)
+        if names.CONN_ENDED_BY in known:
+            self._closes.saw(row)
         outcome, failed_phase = known.get(names.BODY_OUTCOME), known.get(names.FAILED_PHASE)
         if outcome == "never_closed":
             self._pool.leaked(row)
@@ -97,10 +116,16 @@ class Verdicts:
         if names.TIME_STREAM in known:
             told = self._streams.take(row) or told
         if broken:
-            if not told or phase_of(row) not in ("pool", "wait"):
+            if self._redirects.failed(row):
+                pass
+            elif status_raised(row):
+                self._statuses.raised(row)
+            elif not told or phase_of(row) not in ("pool", "wait"):
                 self._failures.failed(row)
         else:
             self._went_on(row, known, phases)
+        if broken or badly:
+            self._cancelled.failure(row)
         if badly:
             self._statuses.take(row)
         if phases.get("receive", 0.0) >= limits.receive:
@@ -108,7 +133,13 @@ class Verdicts:
                 body.take(row)
         if "dns" in phases or "connect" in phases:
             self._dialled(row, phases, failed_phase)
+        if row.before:
+            self._retries.take(row)
         self._idle.saw(row)
+
+    def serve(self, row: Served) -> None:
+        """Take into account what a server says of a request."""
+        self._serving.add(row)
 
     def _went_on(self, row: Row, known: dict[str, Any], phases: dict[str, float]) -> None:
         # It did not fail.
@@ -116,6 +147,8 @@ class Verdicts:
             self._cancelled.take(row)
         elif names.CONN_IDLE in known or names.BODY_OUTCOME in known:
             self._failures.went_well(row)
+        if phases.get("wait", 0.0) >= self._thresholds.between:
+            self._failures.waited(row)
         if (
             phases.get("wait", 0.0) + phases.get("send", 0.0) >= self._thresholds.wait
             or names.STALLED in known
@@ -147,6 +180,12 @@ class Verdicts:
             self._dns.saw(row)
             if phases["dns"] >= self._thresholds.dns:
                 self._dns.take(row)
+        if phases.get("connect", 0.0) >= min(self._thresholds.connect, self._thresholds.backoff):
+            self._connects.take(row)
+            if not row.before:
+                self._retries.take(row)
+        if "proxy" in phases:
+            self._proxies.take(row)
         if failed_phase is None or failed_phase not in DIAL:
             self._fallback.take(row)
             if phases.get("tls", 0.0) >= self._thresholds.tls:
@@ -154,7 +193,7 @@ class Verdicts:
 
     def findings(self) -> tuple[Finding, ...]:
         """What it cost most, first."""
-        for row in self._pool.untold():
+        for row in (*self._pool.untold(), *self._statuses.untold()):
             self._failures.failed(row)
         found = [finding for verdict in self._all for finding in verdict.findings()]
         return self._ranked(self._caused(found))
@@ -193,6 +232,12 @@ def _causes_first(ranked: list[Finding]) -> Iterator[Finding]:
     # in vain, whoever makes them do so is told first.
     told: set[int] = set()
     for at, finding in enumerate(ranked):
+        if finding.verdict == "pool_saturated" and (finding.numbers or {}).get("held_by") == WAITING:
+            # Who waits for a pool that waits for a server waits for the server.
+            for cause in ranked[at + 1 :]:
+                if cause.verdict == "server_slow" and cause.severity is Severity.FAILED:
+                    told.add(id(cause))
+                    yield cause
         if finding.verdict in _DIALLING:
             for waste in ranked[at + 1 :]:
                 costs = waste.severity is Severity.WASTE and not waste.harmless and waste.seconds * 2 >= finding.seconds

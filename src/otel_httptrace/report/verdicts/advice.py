@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ..facts import BROKEN, DISCONNECTED, ERRORS, GAVE_UP, POOL_TIMEOUTS, WRITE_TIMEOUTS
+
 DOING: Final[dict[str, str]] = {
     "pool": "waiting for the pool",
     "dns": "looking up the name",
@@ -15,6 +17,12 @@ DOING: Final[dict[str, str]] = {
     "receive": "reading the response body",
 }
 
+#: Errors of the clients' own, as httpx and urllib3 name them.
+KNOWN: Final = ERRORS | {
+    "InvalidURL", "TooManyRedirects", "DecodingError", "StreamError", "ClosedResourceError", "BrokenResourceError", "RuntimeError",
+    "TimeoutError", "an error",
+}  # fmt: skip
+
 _REFUSED: Final = "nothing listens on that address and port: the server is down or restarting, or the port is wrong"
 _UNKNOWN: Final = "there is no such name: a typing error, a search domain (ndots), a service that is gone"
 _RESOLVER: Final = "the resolver could not answer: look at it (/etc/resolv.conf) and at the network to it"
@@ -25,8 +33,17 @@ _UNTRUSTED: Final = (
 _NO_ROUTE: Final = "there is no way to that address: look at the route, the network, and the address itself"
 _PLAIN: Final = "what listens there does not speak TLS: the scheme (http instead of https), the port, or a proxy's"
 _INVALID: Final = (
-    "the request itself is not valid HTTP, and was not sent: look at its headers (a line break, a blank at an end, a name that is none) and "
+    "the request itself is not valid HTTP, and was not sent: look at its headers (a line break, a space at an end, an invalid name) and "
     "at its Content-Length"
+)
+
+_IN_TLS: Final = (
+    "the other side refused in TLS, and its alert says why: a client certificate that it asks for (cert=) or does not accept, a TLS version, "
+    "a cipher, a name (SNI) that it does not know"
+)
+_HUNG_UP: Final = (
+    "the other side hung up in the handshake without a word: it wants a client certificate, does not know the name (SNI), does not speak TLS "
+    "there, or is overloaded; through a proxy, its tunnel may have ended"
 )
 
 #: By cause, as it is in `httptrace.failed_cause` or in `error.type` of the step.
@@ -44,14 +61,15 @@ _CAUSES: Final[dict[str, str]] = {
     "SSLCertVerificationError": _UNTRUSTED,
     "WRONG_VERSION_NUMBER": _PLAIN,
     "HTTP_REQUEST": _PLAIN,
+    "UNEXPECTED_EOF_WHILE_READING": _HUNG_UP,
     "SSLError": "look at what both sides offer: TLS versions, ciphers, a client certificate that is asked for",
     "ENETUNREACH": _NO_ROUTE,
     "EHOSTUNREACH": _NO_ROUTE,
     "host_unreachable": _NO_ROUTE,
     "network_unreachable": _NO_ROUTE,
-    "EADDRNOTAVAIL": "no local port is left, or the local address is none of this host's: keep connections (one client), "
+    "EADDRNOTAVAIL": "no local port is left, or this host does not have the local address: keep connections (one client), "
     "or widen net.ipv4.ip_local_port_range",
-    "address_not_available": "no local port is left, or the local address is none of this host's: keep connections (one client), "
+    "address_not_available": "no local port is left, or this host does not have the local address: keep connections (one client), "
     "or widen net.ipv4.ip_local_port_range",
     "EACCES": "the operating system forbids it: look at the firewall, the sandbox (seccomp, SELinux), the socket's permissions",
     "EPERM": "the operating system forbids it: look at the firewall, the sandbox (seccomp, SELinux), the socket's permissions",
@@ -66,16 +84,21 @@ _CAUSES: Final[dict[str, str]] = {
 #: By the exception's class.
 _ERRORS: Final[dict[str, str]] = {
     "LocalProtocolError": _INVALID,
-    "InvalidURL": "look at the URL: it is none",
+    "InvalidURL": "look at the URL: it is not valid",
     "UnsupportedProtocol": "the URL has no scheme, or one that is neither http nor https",
     "TooManyRedirects": "the server redirects in a circle: look at the Location of its answers; a cookie or a header may be missing",
-    "ProxyError": "the proxy refused: look at its log, the credentials in its URL, and what it allows",
+    GAVE_UP: "each attempt was answered by a status of errors, and the client gave up: look at why the server says so (429: too many requests "
+    "at a time; 5xx: its log); the pauses between, as Retry-After or backoff_factor say, are in the time of the request",
+    "ProxyError": "the proxy refused: look at its log, the credentials in its URL (407), what it allows (403), and whether it reaches the "
+    "server (502, 503, 504); the exception's text has the status",
     "DecodingError": "the body is not what its Content-Encoding says: look at what sends it",
-    "PoolTimeout": "no connection came free in time: look at what holds the pool, then raise max_connections or the pool timeout",
-    "WriteTimeout": "raise the write timeout, or look at the uplink and at who reads at the other end",
+    **dict.fromkeys(
+        POOL_TIMEOUTS,
+        "no connection came free in time: look at what holds the pool, then raise its limit or the pool timeout",
+    ),
+    **dict.fromkeys(WRITE_TIMEOUTS, "raise the write timeout, or look at the uplink and at who reads at the other end"),
     "RemoteProtocolError": "look at what the server sent, and at its log at that moment",
-    "ReadError": "the connection broke: look at the server's log at that moment, and at what lies between",
-    "WriteError": "the connection broke: look at the server's log at that moment, and at what lies between",
+    **dict.fromkeys(BROKEN, "the connection broke: look at the server's log at that moment, and at what lies between"),
     "UnicodeEncodeError": "a header or the URL has characters that HTTP cannot carry: encode them",
 }
 _PHASES: Final[dict[str, str]] = {
@@ -86,8 +109,34 @@ _PHASES: Final[dict[str, str]] = {
 }
 
 
+#: By phase and the exception's class, where the two say more together.
+_BOTH: Final[dict[tuple[str, str], str]] = {
+    (
+        "send",
+        "ReadTimeout",
+    ): "over HTTP/2 that is the wait for leave to send more (WINDOW_UPDATE): the server, or a proxy, does not read the "
+    "upload; with several uploads at a time on one connection httpcore can miss that leave (pydantic/httpx2#1133)",
+}
+#: At a proxy it is the proxy's end of the connection, not the server's.
+_PROXYS: Final = (
+    "the proxy closed the connection, or sent what is no HTTP: look at its log, and whether its address is that of an HTTP proxy; "
+    "the server was not reached yet"
+)
+
+
 def advice_for(phase: str, error: str, cause: str | None) -> str:
     """What to do about an *error* in a *phase*, of which *cause* may be known."""
+    if (phase, error) in _BOTH:
+        return _BOTH[phase, error]
+    if cause is not None and "ALERT" in cause:
+        return _IN_TLS
+    if phase == "proxy" and error in DISCONNECTED:
+        return _PROXYS
+    if phase == "send" and error not in KNOWN and cause not in _CAUSES:
+        return (
+            f"{error} is no error of the client's: what makes the request's body (content=, data=, files=) raised it, or a callback; the "
+            "exception's traceback has the line. The server had no part in it"
+        )
     for table, key in ((_CAUSES, cause), (_ERRORS, error), (_PHASES, phase)):
         if key in table:
             return table[key]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ..findings import Thresholds
@@ -34,6 +34,12 @@ def is_(name: str, *values: Any) -> Condition:
     """An attribute has one of these *values*."""
     words = f"{name} is {_listed(str(value) for value in values)}"
     return Condition(lambda limits: words, lambda row, limits: row.attributes.get(name) in values)
+
+
+def answered(statuses: Collection[int]) -> Condition:
+    """The response has one of these *statuses*."""
+    words = f"its status is {_listed(str(status) for status in sorted(statuses))}"
+    return Condition(lambda limits: words, lambda row, limits: row.status in statuses)
 
 
 def true(name: str) -> Condition:

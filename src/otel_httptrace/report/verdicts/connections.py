@@ -1,14 +1,13 @@
-"""Why connections had to be opened anew: stories 1, 2, 5, 9, 15 and 23."""
+"""Why new connections had to be opened: stories 1, 2, 5, 9, 15 and 23."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ...telemetry import names
-from ..evidence import CLIENT_MADE_AT, CONN_LOST_AT
 from ..facts import closing_place
 from ..findings import Finding, Sure, Thresholds
 from ..rows import Row
@@ -16,10 +15,14 @@ from ..spans import Source
 from ..units import count, seconds, share, size
 from .kind import Kind
 from .reasons import COUNTED
+from .settings import advised, called, settings
 from .tally import MAX_KEYS, MAX_SPANS, Recent, Tallies, Tally, at_line, dial_seconds, named_all
 
 #: Which line of the application, by way of which of a library.
 _Line = tuple["str | None", "str | None"]
+
+#: Seconds within which connections that are found closed may have been closed at one moment.
+AT_ONCE: Final = 1.0
 
 
 class _Opened(Kind):
@@ -64,7 +67,7 @@ class BodyNotRead(_Opened):
     """Stories 1 and 2.
 
     The request that closed its response unread says so itself, and which line it was; the request that had to dial
-    anew says what it cost, and links to the one before. A line is one cause, whatever servers it talks to.
+    again says what it cost, and links to the one before. A line is one cause, whatever servers it talks to.
     """
 
     name = "body_not_read"
@@ -92,6 +95,8 @@ class BodyNotRead(_Opened):
     def what(self, row: Row) -> str:
         known = row.attributes
         whole = known.get(names.HTTP_RESPONSE_BODY_SIZE)
+        if whole == 0:
+            return "empty body, closed before its end was read, its connection lost"
         of = f" of {size(whole)}" if whole is not None else ""
         return f"closed after {size(known.get(names.BODY_BYTES_READ, 0))}{of}, its connection lost"
 
@@ -110,10 +115,10 @@ class BodyNotRead(_Opened):
             place = self._places.get(link.span_id)
             if place is None and names.BODY_CLOSED_AT in link.attributes:
                 place = (link.attributes[names.BODY_CLOSED_AT], None)
-        if place is None and CONN_LOST_AT in row.attributes:
-            place = (row.attributes[CONN_LOST_AT], None)
+        if place is None and names.CONN_LOST_AT in row.attributes:
+            place = (row.attributes[names.CONN_LOST_AT], None)
         tally = self.replacing[place or (None, None)]
-        tally.add(row, dial_seconds(row), f"a connection opened anew in {seconds(dial_seconds(row))}")
+        tally.add(row, dial_seconds(row), f"a new connection opened in {seconds(dial_seconds(row))}")
         super().noting(row, tally)
 
     def findings(self) -> Iterator[Finding]:
@@ -165,7 +170,7 @@ class BodyNotRead(_Opened):
             f"because responses were closed before they had been read, {where}"
         )
         if anew.count:
-            sentence += f"; {count(anew.count, 'connection')} had to be opened anew"
+            sentence += f"; {count(anew.count, 'new connection')} had to be opened"
             sentence += f" and {count(lookups, 'lookup')} made" if lookups else ""
             sentence += f", {seconds(anew.seconds)} in all"
         advice = "read the body to its end before closing the response, or ask for less (HEAD, Range)"
@@ -218,18 +223,19 @@ class KeepaliveLimit(_Opened):
         return ""
 
     def what(self, row: Row) -> str:
-        return f"opened anew what had just been dropped: {seconds(dial_seconds(row))}"
+        return f"opened again what had just been dropped: {seconds(dial_seconds(row))}"
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         servers = len(tally.origins)
         raised = "the number of requests at a time"
-        if servers > 1:
+        if servers > 1 and any(one.each for one in settings(tally)):
+            raised = "the number of requests at a time to each server"
+        elif servers > 1:
             raised = f"the number of servers ({servers:,} here) times the requests at a time to each"
         return self.make(
             tally,
-            f"{self.part(tally)} were opened because the pool had dropped an idle one over max_keepalive_connections, {_paid(tally)}",
-            f"raise max_keepalive_connections (httpx.Limits; 20 unless set) above {raised}; httpx (httpcore 1.0.9) compares all "
-            "connections with it, httpx2 idle ones only",
+            f"{self.part(tally)} were opened because the pool had dropped an idle one over {called(tally, 'kept')}, {_paid(tally)}",
+            advised(tally, "keep_more", above=raised),
             numbers={"opened": self.of(tally), "because": tally.count, "servers": servers},
         )
 
@@ -249,24 +255,35 @@ class Reopened(_Opened):
         super().__init__(limits, opened)
 
     def key(self, row: Row) -> Any:
-        return row.attributes.get(CONN_LOST_AT)
+        return row.attributes.get(names.CONN_LOST_AT)
 
     def what(self, row: Row) -> str:
         return f"{self.reason.told}: {seconds(dial_seconds(row))} to connect"
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         where = f", at {key}" if key is not None else ""
+        whose, advice = self.whose(tally)
         return self.make(
             tally,
-            f"{self.part(tally)} were opened because {self.reason.told}{where}; {_paid(tally)}. This is {self.reason.whose}",
-            self.reason.advice,
+            f"{self.part(tally)} were opened because {self.reason.told}{where}; {_paid(tally)}. This is {whose}",
+            advice,
             line=key,
-            numbers={"opened": self.of(tally), "because": tally.count, "seconds": tally.seconds},
+            numbers=self.numbers(tally),
         )
+
+    def whose(self, tally: Tally) -> tuple[str, str]:
+        """Whose it is, and what to do."""
+        if self.reason.value == "pool_full":
+            return f"this client's setting: {called(tally, 'origins')}", advised(tally, "more_origins")
+        return self.reason.whose, self.reason.advice
+
+    def numbers(self, tally: Tally) -> dict[str, Any]:
+        """What the sentence says."""
+        return {"opened": self.of(tally), "because": tally.count, "seconds": tally.seconds}
 
 
 class ClientPerRequest(_Opened):
-    """Story 9. A client made anew is no fault; one made for every request is."""
+    """Story 9. A new client is no fault; one made for every request is."""
 
     name = "client_per_request"
 
@@ -283,7 +300,7 @@ class ClientPerRequest(_Opened):
 
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
-        tally.note("made_at", row.attributes.get(CLIENT_MADE_AT))
+        tally.note("made_at", row.attributes.get(names.CLIENT_MADE_AT))
 
     def first(self, row: Row) -> None:
         """A process connected to a server for the first time: the client that did is one of them."""
@@ -342,8 +359,8 @@ class ClientPerRequest(_Opened):
         return self.make(
             tally,
             f"{count(minute, 'client')} for {named_all(tally.origins)} were made within a minute by one process ({total:,} in all)"
-            f"{where}, each for at most {few}: each has to connect anew, {_paid(tally, cost)}",
-            "make one client at start-up and share it: its pool is what keeps connections",
+            f"{where}, each for at most {few}: each has to connect for itself, {_paid(tally, cost)}",
+            advised(tally, "share"),
             requests=total,
             seconds=cost,
             line=line,
@@ -391,14 +408,22 @@ class ServerClosesIdle(_Opened):
         super().noting(row, tally)
         gap = self._gap(row)
         tally.measure("gap", gap if gap > 0 else None)
+        tally.measure("found", row.start)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        gap = tally.measures.get("gap")
+        gap, found = tally.measures.get("gap"), tally.measures["found"]
+        # An idle time is up for one connection after the other, and again; who is restarted closes all of them, once.
+        once = found.most - found.least < AT_ONCE
         idle = f", after at most {seconds(gap.least)} of idleness" if gap is not None else ""
+        most = seconds(gap.least) if gap is not None else "that"
         return self.make(
             tally,
-            f"{self.part(tally)} were opened because the server had closed an idle one{idle}; {_paid(tally)}",
-            "send more often, set keepalive_expiry below the server's, or accept it: it costs the time to connect after "
-            "every pause",
+            f"{self.part(tally)} were opened because the server, or what lies between, had closed an idle one{idle}; {_paid(tally)}",
+            ("if the server, or a load balancer before it, was restarted then, nothing is wrong; else " if once else "")
+            + f"send more often, {advised(tally, 'idle', most=most)}, or accept it: it costs the time to connect after every pause",
+            sure=Sure.LIKELY if once else None,
+            because=f"but all were found closed within {seconds(AT_ONCE)}: a restart of the server closes them so, too"
+            if once
+            else None,
             numbers={"opened": self.of(tally), "because": tally.count, "gap": gap.least if gap else None},
         )

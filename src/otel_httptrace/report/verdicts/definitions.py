@@ -20,8 +20,13 @@ from typing import Final
 
 from ...telemetry import names
 from ..facts import (
+    BROKEN,
+    CONNECT_TIMEOUTS,
     DISCONNECTED,
     NO_FILES,
+    READ_TIMEOUTS,
+    UNREADABLE,
+    WRITE_TIMEOUTS,
     answered_badly,
     broke,
     cause,
@@ -52,6 +57,7 @@ from .conditions import (
     took,
     true,
 )
+from .seen_there import OUTSIDE, QUICK_NETWORK, QUICK_THERE, REACHED, SAME, SLOW_THERE, TIMED_OUT_THERE
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,8 @@ class Definition:
         otherwise: how sure it is where a rival is left.
         within: what is counted together for *number*.
         together: what is asked of several.
+        proof: what the server can say of it: then it is so, and no rival is left.
+        refuted: what the server can say of it: then it is not so. Where no server says anything neither counts.
     """
 
     name: str
@@ -109,15 +117,27 @@ class Definition:
     otherwise: Sure = Sure.LIKELY
     within: str = "of one server"
     together: Together | None = None
+    proof: Condition | None = None
+    refuted: Condition | None = None
 
     def holds(self, row: Row, limits: Thresholds) -> bool:
         """Whether *row* is a case of it: all that is asked for is so, and no rival is shown."""
-        return all(one.holds(row, limits) for one in self.asks) and not any(
+        if not all(one.holds(row, limits) for one in self.asks):
+            return False
+        if self.refuted is not None and self.refuted.holds(row, limits):
+            return False
+        return self.proven(row, limits) or not any(
             rival.shown is not None and rival.shown.holds(row, limits) for rival in self.rivals
         )
 
+    def proven(self, row: Row, limits: Thresholds) -> bool:
+        """Whether the server's word for it is there."""
+        return self.proof is not None and self.proof.holds(row, limits)
+
     def left(self, row: Row, limits: Thresholds) -> list[Rival]:
         """The rivals that *row*'s facts do not exclude."""
+        if self.proven(row, limits):
+            return []
         return [rival for rival in self.rivals if not rival.excluded.holds(row, limits)]
 
     def criterion(self, limits: Thresholds) -> str:
@@ -143,7 +163,8 @@ MANY: Final = 3
 CHANCE: Final = 20
 
 _FAILED: Final = that("the request failed, and not only by its status", broke)
-_TIMED_OUT: Final = that("error.type ends with Timeout", timed_out)
+_TIMED_OUT: Final = that("error.type is a timeout's", timed_out)
+_WRITE_TIMED_OUT: Final = both(is_(names.FAILED_PHASE, "send"), is_(names.ERROR_TYPE, *WRITE_TIMEOUTS))
 _BEFORE: Final = is_(names.FAILED_PHASE, "send", "wait")
 _HTTP2: Final = that("the protocol is HTTP/2", http2)
 _NO_FILES: Final = that(
@@ -165,7 +186,16 @@ _CODE: Final = is_(
 )  # fmt: skip
 _ACKNOWLEDGED: Final = is_(names.TCP_UNACKED, 0)
 _NOT_DELIVERED: Final = both(above(names.TCP_UNACKED, 0), above(names.TCP_RETRANSMITS, 0))
-_UPLOADING: Final = both(above(names.TCP_UNACKED, 0), is_(names.TCP_RETRANSMITS, 0))
+#: Seconds for which an acknowledgement may be put off (RFC 9293, section 3.8.6.3): until then its absence says nothing.
+_PUT_OFF: Final = 0.5
+_UPLOADING: Final = both(
+    above(names.TCP_UNACKED, 0),
+    is_(names.TCP_RETRANSMITS, 0),
+    that(
+        f"{names.TIME_SEND} and {names.TIME_WAIT} together >= {_PUT_OFF} s",
+        lambda row: row.phases.get("send", 0.0) + row.phases.get("wait", 0.0) >= _PUT_OFF,
+    ),
+)
 
 
 def _still(row: Row, limits: Thresholds) -> bool:
@@ -222,7 +252,7 @@ _TIMER: Final = Rival(STALL.cause, either(RAN, no(_TIMED_OUT)), _STOOD_STILL)
 _BY_US: Final = Rival("this program closed the client", no(_CLOSED_BY_US), _CLOSED_BY_US)
 _MALFORMED: Final = Rival(
     "an answer that cannot be parsed",
-    either(is_(names.RESPONSE_BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "ReadError", "WriteError")),
+    either(is_(names.RESPONSE_BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, *BROKEN)),
     both(above(names.RESPONSE_BYTES_RECEIVED, 0), is_(names.ERROR_TYPE, "RemoteProtocolError")),
 )
 _STREAM: Final = Rival(
@@ -239,6 +269,40 @@ _DEAD: Final = Rival(
 _UPLOAD: Final = Rival(
     "the request was still on its way up", either(_ACKNOWLEDGED, that("no body was sent", sends_no_body)), _UPLOADING
 )
+#: A part of a file, in httpx. If more was left as the last part was written, then nobody waited for that to be made.
+_PART: Final = 65_536
+SLOW_BODY: Final = Rival("what makes the body (a generator, a file) is slow", above(names.TCP_UNACKED, _PART))
+#: With TLS 1.3 a server refuses a client after the handshake, for this: it closes instead of an answer, or sends an alert.
+_ALERT: Final = that(f"{names.FAILED_CAUSE} is an alert of TLS", lambda row: "ALERT" in str(cause(row) or ""))
+REFUSED_IN_TLS: Final = Rival(
+    "the server refused in TLS, as for want of a client certificate",
+    either(
+        that("the scheme is http", lambda row: not row.origin.startswith("https:")),
+        true(names.CONN_REUSED),
+        _AT_WORK,
+    ),
+    _ALERT,
+)
+#: A server that keeps no connection, and does not say so, looks so with the second request on each.
+CLOSES_UNSAID: Final = Rival(
+    "the server closes connections after an answer, and did not say so (Connection: close)",
+    either(absent(names.CONN_IDLE), _AT_WORK, above(names.CONN_REQUESTS, 1)),
+)
+#: Seconds after which a server gives up a client that does not read, at the least.
+_PATIENCE: Final = 1.0
+SLOW_READER: Final = Rival(
+    "this program did not read for so long that the server gave up",
+    either(
+        that(
+            f"{names.BODY_READ_WAIT} is half of {names.TIME_RECEIVE} or more, or they differ by less than {_PATIENCE} s",
+            lambda row: (
+                row.phases.get("receive", 0.0) - row.attributes.get(names.BODY_READ_WAIT, 0.0)
+                < max(_PATIENCE, row.phases.get("receive", 0.0) / 2)
+            ),
+        ),
+        _TIMED_OUT,
+    ),
+)
 _EXCEPTION: Final = Rival("an exception of the application's ended it", absent(names.BODY_CLOSED_BY), _APPLICATION)
 _LEFT_WHOLE: Final = Rival(
     "the body was complete, and what it says could not be used (decoded, parsed)",
@@ -252,6 +316,11 @@ _LEFT_WHOLE: Final = Rival(
             ),
         ),
     ),
+)
+
+
+_ANSWERED_LATE: Final = either(
+    no(_FAILED), both(is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, *READ_TIMEOUTS))
 )
 
 
@@ -307,10 +376,11 @@ FAILURES: Final = (
         "the address that was dialled is the proxy's, not the server's",
         (_TIMER, _FILES),
     ),
-    _dial_timeout("dns", "ConnectTimeout"),
-    _dial_timeout("connect", "ConnectTimeout"),
-    _dial_timeout("proxy", "ConnectTimeout", "ReadTimeout"),
-    _dial_timeout("tls", "ConnectTimeout"),
+    _dial_timeout("dns", *CONNECT_TIMEOUTS),
+    _dial_timeout("connect", *CONNECT_TIMEOUTS),
+    _dial_timeout("proxy", *CONNECT_TIMEOUTS, *READ_TIMEOUTS),
+    # urllib3's read timeout is that of the handshake, too.
+    _dial_timeout("tls", *CONNECT_TIMEOUTS, *READ_TIMEOUTS),
     Definition(
         "http2_goaway", (16,), Severity.FAILED, (_FAILED, _GOAWAY),
         "the server's GOAWAY was read",
@@ -324,15 +394,17 @@ FAILURES: Final = (
     Definition(
         "malformed_response", (17,), Severity.FAILED,
         (
-            _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "RemoteProtocolError"),
-            above(names.RESPONSE_BYTES_RECEIVED, 0),
+            _FAILED, is_(names.FAILED_PHASE, "wait"),
+            either(
+                both(is_(names.ERROR_TYPE, "RemoteProtocolError"), above(names.RESPONSE_BYTES_RECEIVED, 0)),
+                is_(names.ERROR_TYPE, *UNREADABLE),
+            ),
         ),
         "bytes of an answer had come, and could not be parsed",
         (
             _BY_US, _STREAM, _RETIRED,
             # httpcore raises the same for both.
-            Rival("the connection ended in the middle of a head that was in order",
-                  that("nothing that is recorded", lambda row: False)),
+            Rival("the connection ended in the middle of a head that was in order", is_(names.ERROR_TYPE, *UNREADABLE)),
         ),
     ),
     Definition(
@@ -340,14 +412,14 @@ FAILURES: Final = (
         (
             _FAILED,
             either(
-                is_(names.ERROR_TYPE, "WriteTimeout"),
-                both(is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "ReadTimeout"), _UPLOADING),
+                _WRITE_TIMED_OUT,
+                both(is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, *READ_TIMEOUTS), _UPLOADING),
             ),
         ),
         "the kernel had bytes of the request that the other side had not acknowledged",
         (
             # The kernel goes on sending while the process does not run: what it still has the other side did not take.
-            Rival(STALL.cause, either(RAN, both(is_(names.ERROR_TYPE, "WriteTimeout"), above(names.TCP_UNACKED, 0))),
+            Rival(STALL.cause, either(RAN, both(_WRITE_TIMED_OUT, above(names.TCP_UNACKED, 0))),
                   _STOOD_STILL),
             Rival("the other side is gone, or does not read", above(names.TCP_UNACKED, 0)),
         ),
@@ -362,13 +434,14 @@ FAILURES: Final = (
             ),
             no(_FAILED),
         ),
-        "the time from the first byte of the request written to the last was measured, and this process ran then",
-        (STALL,),
+        "the time from the first byte of the request written to the last was measured, this process ran then, and the kernel had more "
+        "to send than the last part",
+        (STALL, SLOW_BODY),
     ),
     Definition(
         "connection_dead", (18,), Severity.FAILED,
         (
-            _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "ReadTimeout"),
+            _FAILED, is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, *READ_TIMEOUTS),
             no(above(names.RESPONSE_BYTES_RECEIVED, 0)),
         ),
         "the kernel sent the request again and again, and the other side acknowledged nothing",
@@ -381,9 +454,23 @@ FAILURES: Final = (
         ),
         together=Together(
             lambda limits: f"and {names.TCP_UNACKED} > 0 and {names.TCP_RETRANSMITS} > 0, or at least 2 had been idle for {limits.stale_idle} s "
-            "(stale_idle) or longer, and for longer than any that went well, of which there are more than 4 times as many as other "
+            "(stale_idle) or longer, and for longer than any that went well, and these are more than 4 times as many as other "
             f"timeouts, and so many that by chance the oldest would be those in at most 1 of {CHANCE} cases",
             lambda old, well, young: old > 1 and well > 4 * young and math.comb(old + well, old) >= CHANCE,
+        ),
+        refuted=REACHED,
+    ),
+    Definition(
+        "time_between", (46,), Severity.SLOW, (_ANSWERED_LATE, OUTSIDE, QUICK_THERE),
+        "the time from the request written to the headers received exceeds all that the server's span took",
+        (
+            STALL,
+            Rival("the network on the way, there or back", QUICK_NETWORK),
+            Rival("what stands between: a proxy, a load balancer", SAME),
+            Rival(
+                "the server, before or after its span: its accept backlog, threads or an event loop that are all busy, a middleware",
+                that("nothing that is recorded", lambda row: False),
+            ),
         ),
     ),
     Definition(
@@ -391,11 +478,11 @@ FAILURES: Final = (
         (
             either(
                 took("wait", "wait"),
-                both(is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, "ReadTimeout")),
+                both(is_(names.FAILED_PHASE, "wait"), is_(names.ERROR_TYPE, *READ_TIMEOUTS)),
             ),
         ),
         "the other side's kernel had acknowledged the whole request, and this process was there to read the answer",
-        (_DEAD, _UPLOAD, STALL),
+        (_DEAD, _UPLOAD, STALL), proof=SLOW_THERE, refuted=QUICK_THERE,
     ),
     Definition(
         "stale_keepalive", (6,), Severity.FAILED,
@@ -408,6 +495,7 @@ FAILURES: Final = (
             _BY_US,
             Rival("the server ended while it worked on the request: killed, or out of time", _CROSSED, _AT_WORK),
         ),
+        proof=TIMED_OUT_THERE, refuted=REACHED,
     ),
     Definition(
         "closed_without_answer", (32,), Severity.FAILED, (_FAILED, _BEFORE, _DISCONNECTED),
@@ -421,7 +509,10 @@ FAILURES: Final = (
                 "the server had closed the idle connection before the request came", either(absent(names.CONN_IDLE), _AT_WORK,
                 below(names.CONN_IDLE, "stale_idle")),
             ),
+            CLOSES_UNSAID,
+            REFUSED_IN_TLS,
         ),
+        proof=REACHED, refuted=TIMED_OUT_THERE,
     ),
     Definition(
         "body_failed", (14,), Severity.FAILED, (is_(names.BODY_OUTCOME, "failed"),),
@@ -431,6 +522,7 @@ FAILURES: Final = (
             _TIMER,
             Rival(_STREAM.cause, either(present(names.CONN_CLOSE_REASON), no(_HTTP2)), _STREAM.shown),
             _RETIRED,
+            SLOW_READER,
         ),
     ),
     Definition(
@@ -443,7 +535,14 @@ FAILURES: Final = (
 OTHERS: Final = (
     Definition(
         "error_statuses", (26,), Severity.FAILED, (that("the response's status is 5xx or 429", answered_badly),),
-        "the server answered so", number="statuses",
+        "the server answered so",
+        (
+            Rival(
+                "a gateway or a proxy answered in the server's place",
+                that("the status is neither 502, 503 nor 504", lambda row: row.status not in (502, 503, 504)),
+            ),
+        ),
+        number="statuses",
     ),
     Definition(
         "call_repeated", (29,), Severity.FAILED,
@@ -496,7 +595,7 @@ OTHERS: Final = (
         "dns_slow", (7,), Severity.SLOW,
         (
             took("dns", "dns"),
-            no(both(is_(names.FAILED_PHASE, "dns"), either(is_(names.ERROR_TYPE, "ConnectTimeout"), absent(names.ERROR_TYPE)))),
+            no(both(is_(names.FAILED_PHASE, "dns"), either(is_(names.ERROR_TYPE, *CONNECT_TIMEOUTS), absent(names.ERROR_TYPE)))),
         ),
         "the lookup was timed where the client made it",
         (Rival(STALL.cause, RAN, _STOOD_STILL),),

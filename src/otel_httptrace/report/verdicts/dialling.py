@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from ...telemetry import names
-from ..facts import fallback
+from ..facts import fallback, queued
 from ..findings import Finding, Thresholds
 from ..rows import Row
 from ..units import count, seconds
 from .kind import Kind
 from .tally import Tally, named, steps
+
+#: What a lookup waited for, and what to do.
+NO_THREAD: Final = "it waited for a thread of the event loop's executor, and the resolver was not asked yet"
+FREE_THREADS: Final = (
+    "look at what fills the event loop's default executor (run_in_executor(None, ...), asyncio.to_thread, sync_to_async): give that "
+    "an executor of its own, or the loop a larger one (loop.set_default_executor); else for a lack of CPU; the resolver is not to blame"
+)
+
+
+def without_thread(tally: Tally) -> bool:
+    """Whether most of the time was that wait: then it was not the resolver's."""
+    waited = tally.measures.get("queued")
+    return waited is not None and waited.total * 2 >= tally.seconds
 
 
 class DnsSlow(Kind):
@@ -41,6 +54,7 @@ class DnsSlow(Kind):
         tally.note("names", str(question or host))
         tally.measure("connect", row.phases.get("connect"))
         tally.measure("tls", row.phases.get("tls"))
+        tally.measure("queued", queued(row))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         asked = tally.noted("names")
@@ -50,11 +64,15 @@ class DnsSlow(Kind):
         connect, tls = tally.measures.get("connect"), tally.measures.get("tls")
         rest = f"the connect took {seconds(connect.most)} at most" if connect else "nothing was connected to"
         rest += f", TLS {seconds(tls.most)}" if tls else ""
+        waited = tally.measures["queued"]
+        rest += f"; for up to {seconds(waited.most)} of that {NO_THREAD}" if waited.most >= 0.01 else ""
         return self.make(
             tally,
             f"looking up {name} took up to {seconds(tally.most)} ({tally.count:,} of {count(self.lookups, 'lookup')} took "
             f"{seconds(self.limits.dns)} or longer); {rest}",
-            "look at the resolver: a name server that does not answer, search domains (ndots) that multiply lookups, "
+            FREE_THREADS
+            if without_thread(tally)
+            else "look at the resolver: a name server that does not answer, search domains (ndots) that multiply lookups, "
             "a cache that is missing; fewer connections mean fewer lookups",
             numbers={"name": asked.most_common(1)[0][0], "longest": tally.most, "lookups": self.lookups},
         )

@@ -17,17 +17,38 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from ...telemetry import names
-from ..facts import broke, cause, closing_place, error_type, failed_by, phase_of, proxy, stood_still, timed_out
+from ..ends import Ends
+from ..facts import (
+    ERRORS,
+    READ_TIMEOUTS,
+    broke,
+    cause,
+    closing_place,
+    error_type,
+    failed_by,
+    http2,
+    phase_of,
+    proxy,
+    proxy_set_by,
+    queued,
+    stood_still,
+    timed_out,
+)
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
-from ..units import count, seconds, size, spread
+from ..units import count, listed, seconds, size, spread
 from .advice import DOING, advice_for
-from .definitions import INSTANT, RAN
+from .definitions import CLOSES_UNSAID, INSTANT, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
+from .dialling import FREE_THREADS, NO_THREAD, without_thread
 from .kind import Kind
-from .tally import MAX_KEYS, Tally, at_line, named, named_all, were
+from .seen_there import outside
+from .settings import advised, called
+from .tally import MAX_KEYS, Tally, at_line, errors, named, named_all, statuses, were
 
 #: Timeouts that are looked at together; of more, each is judged alone.
 _TOGETHER: Final = 5_000
+#: Seconds until a packet that was lost is sent again while nothing is known of the way (RFC 6298, section 2.1).
+LOST_PACKET: Final = 1.0
 
 
 class _Failure(Kind):
@@ -42,10 +63,6 @@ class _Failure(Kind):
         tally.note("errors", failed_by(row))
         tally.note("phases", phase_of(row))
         tally.note("causes", cause(row))
-
-
-def _errors(tally: Tally) -> str:
-    return " or ".join(str(error) for error, _ in sorted(tally.noted("errors").most_common(4)))
 
 
 def _phases(tally: Tally) -> str:
@@ -90,7 +107,7 @@ class ConnectionOfOtherLoop(_Failure):
         return self.make(
             tally,
             f"{count(tally.count, 'request')} to {named_all(tally.origins)} used a connection that was opened in another event loop"
-            + (f" ({_errors(tally)})" if tally.noted("errors") else ""),
+            + (f" ({errors(tally)})" if tally.noted("errors") else ""),
             "make one AsyncClient for each event loop, and close it in that loop; asyncio.run() makes a new loop each time. The "
             "server may have handled the request: look before you repeat it",
         )
@@ -111,7 +128,7 @@ class ClientClosedInUse(_Failure):
         return self.make(
             tally,
             f"this program closed its client{where} with {count(tally.count, 'request')} to {named_all(tally.origins)} under way: "
-            f"they failed ({_errors(tally)}) while {_phases(tally)}",
+            f"they failed ({errors(tally)}) while {_phases(tally)}",
             "close the client after its requests: wait for the tasks that use it first, or leave its `with` block last; the "
             "server had no part in it",
             line=line,
@@ -155,7 +172,7 @@ class TooManyOpenFiles(_Failure):
             f"open no socket ({', '.join(str(one) for one, _ in tally.noted('causes').most_common(2))}){held}",
             "share one client, and close those that are not used any more: each keeps its connections open until then"
             if clients * 2 > opened
-            else "find what holds the descriptors (ls /proc/PID/fd); limit the pool (max_connections), or raise the limit (ulimit -n)",
+            else "find what holds the descriptors (ls /proc/PID/fd); limit the pool, or raise the limit (ulimit -n)",
             numbers={"connections": opened, "clients": clients},
         )
 
@@ -168,8 +185,25 @@ class ApplicationFailed(_Failure):
     def key(self, row: Row) -> Any:
         return (failed_by(row), *closing_place(row))
 
+    def noting(self, row: Row, tally: Tally) -> None:
+        super().noting(row, tally)
+        tally.note("statuses", row.status)
+
     def finding(self, key: Any, tally: Tally) -> Finding:
         error, line, via = key
+        if error in ERRORS:
+            # Its own error: it failed, and is told, too.
+            return self.make(
+                tally,
+                f"{count(tally.count, 'response')} from {named_all(tally.origins)} {were(tally.count)} given up unread, {at_line(line, via)}, "
+                f"for {error} of another request passed there",
+                f"look at the requests that failed with {error}: what was given up had not failed itself",
+                severity=Severity.SLOW,
+                line=line,
+                via=via,
+                numbers={"error": error},
+            )
+        told, numbers = statuses(tally.noted("statuses"))
         advice = f"look at that line: {error} was raised while the response was in use; the server and the network had done their part"
         if error == "DecodingError":
             advice = (
@@ -177,8 +211,19 @@ class ApplicationFailed(_Failure):
                 "or ask for another encoding (Accept-Encoding: identity)"
             )
         elif error == "HTTPStatusError":
-            advice = (
-                "look at the statuses; read the body before raise_for_status(), it says why, and the connection is kept"
+            return self.make(
+                tally,
+                f"{count(tally.count, 'response')} from {named_all(tally.origins)} had a status of errors ({told}): {error}, "
+                f"{at_line(line, via)}, ended the response",
+                "look at what was asked for, and at who asked: 401 and 403 are credentials, 404 the URL, 5xx the server; read the body "
+                "before raise_for_status(), it says why, and the connection is kept",
+                because="the server answered so",
+                line=line,
+                via=via,
+                numbers={
+                    "error": error,
+                    "statuses": numbers,
+                },
             )
         elif via is not None:
             advice = f"look at {via.partition(' in ')[0]}, and tell its maintainers: {error} was raised there while the response was in use"
@@ -217,7 +262,7 @@ class ProcessStalled(_Failure):
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         known, failed = tally.noted("known")[True], tally.noted("failed")[True]
-        timed = f" ({_errors(tally)})" if failed else ""
+        timed = f" ({errors(tally)})" if failed else ""
         if known:
             how = f"stood still for up to {seconds(tally.most)}"
         else:
@@ -245,8 +290,17 @@ class ProxyUnreachable(_Failure):
     def key(self, row: Row) -> Any:
         return proxy(row)
 
+    def noting(self, row: Row, tally: Tally) -> None:
+        super().noting(row, tally)
+        tally.note("set_by", proxy_set_by(row))
+
     def finding(self, key: Any, tally: Tally) -> Finding:
-        errors = _errors(tally)
+        failures = errors(tally)
+        where = next(iter(tally.noted("set_by")), None)
+        setting = "look at the proxy, and where it is set: " + {
+            None: f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY in the environment ({advised(tally, 'reads')}), or {called(tally, 'proxies')} in the code",
+            "program": "no variable of the environment names it, so by the program (proxy=, mounts=, proxies=, its configuration)",
+        }.get(where, f"{where} in the environment names it")
         # A timeout has no cause but itself.
         causes = [str(one) for one, _ in tally.noted("causes").most_common(2) if str(one) not in tally.noted("errors")]
         why = ", ".join(causes)
@@ -254,10 +308,9 @@ class ProxyUnreachable(_Failure):
         return self.make(
             tally,
             f"the proxy {key} {'refused the connection' if refused else 'does not answer'}: {count(tally.count, 'request')} to "
-            f"{named_all(tally.origins)} failed ({': '.join(filter(None, (errors, why)))}) after {spread(tally.least, tally.most)}; the server was never tried",
-            "look at the proxy, and where it is set: HTTP_PROXY, HTTPS_PROXY or ALL_PROXY in the environment (httpx reads them "
-            "unless trust_env=False), or proxy= in the code; NO_PROXY names servers to reach without it",
-            numbers={"proxy": key, "error": errors, "cause": why or None},
+            f"{named_all(tally.origins)} failed ({': '.join(filter(None, (failures, why)))}) after {spread(tally.least, tally.most)}; the server was never tried",
+            f"{setting}; NO_PROXY names servers to reach without it" if where != "program" else setting,
+            numbers={"proxy": key, "error": failures, "cause": why or None, "set_by": where},
         )
 
 
@@ -283,15 +336,29 @@ class _DialTimeout(_Failure):
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.note("proxies", proxy(row))
+        tally.measure("timeouts", row.attributes.get(names.TIMEOUT))
+        tally.measure("queued", queued(row) if self.phase == "dns" else None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         origin, error = key
+        waited = tally.measures.get("queued")
+        held = without_thread(tally)
+        advice = FREE_THREADS if held else self.advice
+        no_thread = f"; for up to {seconds(waited.most)} {NO_THREAD}" if held and waited is not None else ""
+        timeouts = tally.measures.get("timeouts")
+        short = timeouts is not None and timeouts.least <= LOST_PACKET
+        of = f" of {spread(timeouts.least, timeouts.most)}" if timeouts is not None and short else ""
         through = f" through the proxy {next(iter(tally.noted('proxies')))}" if tally.noted("proxies") else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(origin)}{through} ran into {error} in the {self.phase} phase ({self.doing}), "
-            f"which had taken {spread(tally.least, tally.most)}",
-            self.advice,
+            f"{count(tally.count, 'request')} to {named(origin)}{through} ran into {error}{of} in the {self.phase} phase ({self.doing}), "
+            f"which had taken {spread(tally.least, tally.most)}{no_thread}",
+            advice
+            + (
+                f"; or the timeout is too short: a lost packet is sent again after {LOST_PACKET:g} s, so one is too much"
+                if short
+                else ""
+            ),
             numbers={"phase": self.phase, "longest": tally.most},
         )
 
@@ -314,7 +381,10 @@ class ProxyTimeout(_DialTimeout):
     """At the proxy."""
 
     name, phase, doing = "proxy_timeout", "proxy", "talking to the proxy"
-    advice = "the proxy does not answer, or cannot reach the server"
+    advice = (
+        "the proxy does not answer, or cannot reach the server; or its URL begins with https:// and it speaks no TLS itself (most do not: "
+        "http://HOST:PORT is the proxy's URL for https requests, too)"
+    )
 
 
 class TlsTimeout(_DialTimeout):
@@ -332,11 +402,11 @@ class Http2Goaway(_Failure):
     def finding(self, key: Any, tally: Tally) -> Finding:
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(key)} failed ({_errors(tally)}) as the server retired the HTTP/2 connection "
+            f"{count(tally.count, 'request')} to {named(key)} failed ({errors(tally)}) as the server retired the HTTP/2 connection "
             "(GOAWAY): a restart, a limit of requests or of age",
             "look at what the server was told then (a deployment, keepalive_requests, max_connection_age); a request that it had "
             "not begun may be repeated",
-            numbers={"error": _errors(tally)},
+            numbers={"error": errors(tally)},
         )
 
 
@@ -351,7 +421,7 @@ class Http2StreamReset(_Failure):
         return self.make(
             tally,
             f"the server {named(key)} reset {count(tally.count, 'HTTP/2 stream')}{code}: {'that request' if tally.count == 1 else 'these requests'} "
-            f"failed ({_errors(tally)}) while {_phases(tally)}, and the connection lived on",
+            f"failed ({errors(tally)}) while {_phases(tally)}, and the connection lived on",
             "look at the server's log for these requests: it, or a proxy in front of it, gave them up one by one; the connection is not to blame",
             numbers={"codes": codes},
         )
@@ -371,7 +441,7 @@ class MalformedResponse(_Failure):
         after = f", after {size(came.most)}" + (" or less" if came.least < came.most else "") if came else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({_errors(tally)}){after}: what came is no valid head of an HTTP response",
+            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({errors(tally)}){after}: what came is no valid head of an HTTP response",
             "look at what the server sent (the exception's text, or tcpdump): an illegal header or status line, another protocol on that port, "
             "or the rest of an answer before",
             numbers={"bytes_received": came.most if came else None},
@@ -397,7 +467,7 @@ class UploadStalled(_Failure):
         told = f" of {spread(timeouts.least, timeouts.most)}" if timeouts else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(key)} could not be written in time ({_errors(tally)}{told}), after "
+            f"{count(tally.count, 'request')} to {named(key)} could not be written in time ({errors(tally)}{told}), after "
             f"{spread(tally.least, tally.most)} of sending{kernel}",
             "raise the write timeout (and the read timeout: an upload goes on in the kernel after it is written), send less at a time, or "
             "look at the uplink and at who reads at the other end",
@@ -427,11 +497,18 @@ class UploadSlow(_Failure):
             if unacked and unacked.most
             else ""
         )
+        slow = "the way up, or who reads at its other end, is slow"
+        maker = ""
+        if tally.left[SLOW_BODY]:
+            slow, maker = (
+                f"the way up, who reads at its other end, or {SLOW_BODY.cause}",
+                "look at what makes the body; ",
+            )
         return self.make(
             tally,
             f"{count(tally.count, 'request')} to {named(key)} took up to {seconds(sending.most)} to be written, and up to "
-            f"{seconds(tally.most)} until the answer began{kernel}: the way up, or who reads at its other end, is slow",
-            "send less at a time or compress it; look at the uplink and at how fast the server reads. What is written last is still on its way "
+            f"{seconds(tally.most)} until the answer began{kernel}: {slow}",
+            f"{maker}send less at a time or compress it; look at the uplink and at how fast the server reads. What is written last is still on its way "
             "when the wait for the answer begins, so allow the read timeout for that, too",
             numbers={"longest": tally.most, "send": sending.most},
         )
@@ -486,10 +563,10 @@ class ConnectionDead(_Idle):
                 sentence += f", and all others did, after at most {seconds(survived)} of idleness"
             forgot = "a NAT, a firewall or a load balancer had forgotten them"
             between = f" (between {seconds(survived)} and that)" if survived else ""
-            advice = f"set keepalive_expiry below {seconds(tally.least)}{between}"
+            advice = f"{advised(tally, 'idle', most=seconds(tally.least))}{between}"
             if tally.noted("acknowledged")[True]:
                 forgot = "what acknowledged the requests, a load balancer or a proxy, had forgotten the way on"
-                advice += ": it works whoever forgets them"
+                advice += ": this helps whatever forgot them"
             else:
                 advice += ", or TCP keep-alive (socket_options of the transport)"
             sentence += f": these connections were dead ({forgot})"
@@ -519,15 +596,25 @@ class StaleKeepalive(_Idle):
 
     name = "stale_keepalive"
 
+    def noting(self, row: Row, tally: Tally) -> None:
+        super().noting(row, tally)
+        lost = row.other.lost if row.other is not None and self.defined.proven(row, self.limits) else None
+        if lost is not None:
+            tally.note("told", True)
+            tally.measure("there", lost.idle)
+
     def finding(self, key: Any, tally: Tally) -> Finding:
+        if tally.noted("told"):
+            return self._told(key, tally)
         survived = self.survived.get(key, 0.0)
         likely = survived <= tally.least
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(key)} failed ({_errors(tally)}) on a connection that had been idle for "
-            f"{spread(tally.least, tally.most)}: the server drops idle ones at about {seconds(tally.least)}",
-            f"set keepalive_expiry below {seconds(tally.least)}, which is the server's keep-alive, or repeat such requests "
-            "where they may be repeated",
+            f"{count(tally.count, 'request')} to {named(key)} failed ({errors(tally)}) on a connection that had been idle for "
+            f"{spread(tally.least, tally.most)}: the server, or what lies between, drops idle ones at about "
+            f"{seconds(tally.least)}",
+            f"{advised(tally, 'idle', most=seconds(tally.least))}: who drops them may be the server, a load balancer or a proxy; or repeat "
+            "such requests where they may be repeated",
             # What the server did in that moment no client can see.
             sure=Sure.LIKELY if likely else Sure.POSSIBLE,
             because="no request went well on a connection that had been idle for longer"
@@ -537,11 +624,41 @@ class StaleKeepalive(_Idle):
             numbers={"idle": tally.least, "longest_idle": tally.most, "survived": survived},
         )
 
+    def _told(self, key: Any, tally: Tally) -> Finding:
+        # By the server: of all of them, or of some.
+        told, there = tally.noted("told")[True], tally.measures["there"]
+        of = "these connections" if told == tally.count else f"{told:,} of these connections"
+        return self.make(
+            tally,
+            f"{count(tally.count, 'request')} to {named(key)} failed ({errors(tally)}) on a connection that had been idle for "
+            f"{spread(tally.least, tally.most)}: the server says that its keep-alive timeout closed {of}, after "
+            f"{spread(there.least, there.most)}",
+            f"{advised(tally, 'idle', most=seconds(there.least))}, or the server's keep-alive (uvicorn: --timeout-keep-alive; gunicorn: "
+            "--keep-alive) above that of all its clients; or repeat such requests where they may be repeated",
+            sure=None if told == tally.count else Sure.LIKELY,
+            because="the server's own timer closed these very connections: it says so of the port that each was opened from"
+            if told == tally.count
+            else "the server's timer closed some of these connections, and the others look the same",
+            seconds=0.0,
+            numbers={
+                "idle": tally.least,
+                "longest_idle": tally.most,
+                "survived": self.survived.get(key, 0.0),
+                "keepalive": there.least,
+                "told": told,
+            },
+        )
+
 
 class ClosedWithoutAnswer(_Failure):
     """Story 32."""
 
     name = "closed_without_answer"
+
+    def __init__(self, limits: Thresholds) -> None:
+        super().__init__(limits)
+        #: Requests that went well, by server.
+        self.well: Counter[str] = Counter()
 
     def cost(self, row: Row) -> float:
         return row.phases.get("wait", 0.0)
@@ -549,24 +666,140 @@ class ClosedWithoutAnswer(_Failure):
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.note("new", names.CONN_IDLE not in row.attributes or None)
+        tally.note("connections", row.connection if http2(row) else None)
         tally.note("cut", row.attributes.get(names.TCP_UNACKED, 0) > 0 or None)
+        half = row.other.half if row.other is not None else None
+        if half is not None:
+            tally.note("there", half.close_reason or "no reason")
+        if names.TIME_SEND in row.attributes and row.attributes.get(names.TCP_UNACKED, 0) > 0:
+            # It may have failed while it was written: httpcore looks for an answer all the same.
+            tally.measure("sending", row.phases.get("send", 0.0) + row.phases.get("wait", 0.0))
+            tally.note("uploads", True)
+
+    @staticmethod
+    def _there(tally: Tally) -> str:
+        there = tally.noted("there")
+        if not there:
+            return ""
+        reasons = listed(Counter({reason: many for reason, many in there.items() if reason != "no reason"}))
+        return f"; the server has a span of {there.total():,} of them" + (
+            f", and says why their connections ended: {reasons}" if reasons else ""
+        )
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        new = tally.noted("new")[True]
+        new, shared = tally.noted("new")[True], tally.noted("connections")
         on = ", just opened" if new == tally.count else ", just used" if not new else ""
+        # Many streams of HTTP/2 end with one connection.
+        together = shared.total() == tally.count > len(shared)
+        closed, which = (len(shared), "HTTP/2 connection") if together else (tally.count, "connection")
+        failed = f"{count(tally.count, 'request')} on {'it' if closed == 1 else 'them'}" if together else "the requests"
         # What is not acknowledged has not arrived: so nobody had the whole request.
         cut = tally.noted("cut")[True] == tally.count
         at_work = tally.most > self.limits.crossed and not cut
         had = "had not taken in all of them" if cut else "had them in work" if at_work else "had them"
         told = f"{spread(tally.least, tally.most)} after the request was written" if tally.most else "without an answer"
+        never = new == tally.count and not at_work and not self.well[key]
+        if tally.noted("uploads")[True] == tally.count:
+            return self._upload(tally, key, f"{count(closed, which)} to {named(key)} {were(closed)}", on)
         return self.make(
             tally,
-            f"{count(tally.count, 'connection')} to {named(key)} {were(tally.count)} closed {told}{on}: the requests failed ({_errors(tally)}), "
-            f"and the server, or what lies between, {had}",
+            f"{count(closed, which)} to {named(key)} {were(closed)} closed {told}{on}: {failed} failed ({errors(tally)}), "
+            f"and the server, or what lies between, {had}{self._there(tally)}",
             "look at the server's log at that moment: a worker that was killed (memory, a worker timeout as gunicorn's --timeout), a crash, a "
             "deployment, or a proxy's own time limit"
-            + ("; is the time always the same, then it is somebody's limit" if at_work and tally.count > 1 else ""),
-            numbers={"least": tally.least, "longest": tally.most},
+            + ("; if the time is always the same, it is a limit that somebody set" if at_work and closed > 1 else "")
+            + (
+                "; no request to it went well: is it the right port, the right scheme (https), and does anything stand behind that port?"
+                if never
+                else ""
+            )
+            + "".join(f"; or {rival.cause}" for rival in (REFUSED_IN_TLS, CLOSES_UNSAID) if tally.left[rival]),
+            because="the server had them: it has a span of each"
+            if tally.noted("there").total() == tally.count
+            else None
+            if tally.least > self.limits.crossed or tally.left
+            else "the connections had not been idle: no keep-alive time was up",
+            numbers={"least": tally.least, "longest": tally.most, "connections": closed},
+        )
+
+    def _upload(self, tally: Tally, key: Any, closed: str, on: str) -> Finding:
+        sending = tally.measures["sending"]
+        slow = sending.least >= self.limits.wait
+        limits = "client_body_timeout of nginx, a worker timeout, a load balancer's limit for a request"
+        advice = (
+            f"the upload took longer than the server, or a proxy, allows ({limits}): look for the limit that is as long as that, and raise it, or "
+            "send less at a time; its log tells"
+            if slow
+            else "look at the server's log at that moment: it refused the upload before it had read it (too large: 413, client_max_body_size; not "
+            "allowed: 401, 403), a worker ended, or it was a limit of time"
+        )
+        if tally.left[CLOSES_UNSAID]:
+            advice += f"; or {CLOSES_UNSAID.cause}"
+        return self.make(
+            tally,
+            f"{closed} closed while the request was being sent, after {spread(sending.least, sending.most)} of that{on}: "
+            f"{count(tally.count, 'request')} failed ({errors(tally)}), and the server, or what lies between, had not taken in all of "
+            f"{'it' if tally.count == 1 else 'them'}",
+            advice,
+            because="the kernel had bytes of the request that nobody had acknowledged when the connection was closed",
+            seconds=sending.total,
+            numbers={"least": sending.least, "longest": sending.most, "connections": tally.count},
+        )
+
+
+class TimeBetween(_Failure):
+    """Story 46: of both ends durations are compared, never times of day, for their clocks differ."""
+
+    name = "time_between"
+
+    def cost(self, row: Row) -> float:
+        return outside(row)
+
+    def what(self, row: Row) -> str:
+        return f"waited {seconds(row.phases['wait'])}, of which the server's span has {seconds(self._there(row))}"
+
+    def _there(self, row: Row) -> float:
+        return row.phases["wait"] - outside(row)
+
+    def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("errors", error_type(row) if broke(row) else None)
+        other = row.other
+        tally.measure("waited", row.phases["wait"])
+        tally.measure("there", self._there(row))
+        tally.note("broken", broke(row) or None)
+        tally.note("between", (other is not None and other.same is False) or None)
+        tally.note("new", row.opened or None)
+
+    def finding(self, key: Any, tally: Tally) -> Finding:
+        waited, there = tally.measures["waited"], tally.measures["there"]
+        broken, between, new = (tally.noted(kind)[True] for kind in ("broken", "between", "new"))
+        one = tally.count == 1
+        told = (
+            f"{count(tally.count, 'request')} to {named(key)} waited {spread(waited.least, waited.most)} for the response headers, and the "
+            f"server's own {'span of it is' if one else 'spans of them are'} {spread(there.least, there.most)}: at least "
+            f"{seconds(tally.seconds)} went by outside of {'it' if one else 'them'}"
+        )
+        told += f"; {broken:,} of them gave up ({errors(tally)})" if broken else ""
+        told += f"; something stands between client and server ({between:,} of {tally.count:,})" if between else ""
+        return self.make(
+            tally,
+            told,
+            "the handler was quick: look at what comes before it (accept backlog, workers and threads that are all busy, a blocked event "
+            "loop, a middleware outside of the instrumentation), at what stands between, and at the network"
+            + (
+                "; these connections were just opened: a full accept backlog looks like this"
+                if new == tally.count
+                else ""
+            ),
+            severity=Severity.FAILED if broken else Severity.SLOW,
+            numbers={
+                "waited": waited.most,
+                "server": there.most,
+                "outside": tally.seconds,
+                "longest": tally.most,
+                "between": between,
+                "new": new,
+            },
         )
 
 
@@ -580,19 +813,26 @@ class ServerSlow(_Failure):
 
     def what(self, row: Row) -> str:
         time = seconds(self.cost(row))
-        return f"no response headers within {time} (ReadTimeout)" if broke(row) else f"the response headers took {time}"
+        return (
+            f"no response headers within {time} ({error_type(row)})"
+            if broke(row)
+            else f"the response headers took {time}"
+        )
 
     def noting(self, row: Row, tally: Tally) -> None:
+        tally.note("errors", error_type(row) if broke(row) else None)
         tally.note("vain", (phase_of(row) == "wait" and broke(row)) or None)
+        tally.measure("begun", row.attributes.get(names.RESPONSE_BYTES_RECEIVED) or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        vain = tally.noted("vain")[True]
-        sentence = (
-            f"{count(tally.count, 'response')} from {named(key)} took up to {seconds(tally.most)} to begin: the request was written, and then "
-            "nothing came"
-        )
+        vain, begun = tally.noted("vain")[True], tally.measures.get("begun")
+        sentence = f"{count(tally.count, 'response')} from {named(key)} took up to {seconds(tally.most)} to begin: the request was written, and then "
+        if begun is None:
+            sentence += "nothing came"
+        else:
+            sentence += f"up to {size(begun.most)} came that were not yet its headers (a part of them, or an interim response as 103)"
         if vain:
-            sentence += f"; {vain:,} of them never did (ReadTimeout)"
+            sentence += f"; {vain:,} of them never did ({errors(tally)})"
         rivals = bool(tally.left)
         return self.make(
             tally,
@@ -633,7 +873,12 @@ class BodyFailed(_Failure):
         advice = (
             "the status was sent before the failure: look at the server's log at that moment, and at what lies between"
         )
-        if error == "ReadTimeout":
+        if tally.left[SLOW_READER]:
+            advice = (
+                "this program spent most of the time between reads, and a server that cannot send gives up after a while (nginx: send_timeout, "
+                "60 s): read the body at once, and do the work with it after that; else look at the server's log at that moment"
+            )
+        if error in READ_TIMEOUTS:
             advice = "no byte came for as long as the read timeout: look at the server, or allow it more time"
         return self.make(
             tally,
@@ -659,6 +904,7 @@ class Failed(_Failure):
         super().noting(row, tally)
         tally.note("proxies", proxy(row))
         tally.note("lines", row.attributes.get(names.BODY_CLOSED_AT))
+        tally.note("answered", row.attributes.get(names.BODY_OUTCOME) == "complete" or None)
 
     def findings(self) -> Iterator[Finding]:
         # One cause, one finding: what failed alike at several servers is told once.
@@ -673,6 +919,8 @@ class Failed(_Failure):
         total = sum(self.requests[origin] for origin in tally.origins)
         of = f" of {total:,}" if total >= tally.count else ""
         while_ = f" while {DOING.get(phase, phase)}" if phase else ", before anything was seen of them"
+        if not phase and tally.noted("answered")[True] == tally.count:
+            while_ = " after an answer had been read to its end"
         because = f" ({why})" if why and why != error else ""
         through = f" through the proxy {next(iter(tally.noted('proxies')))}" if tally.noted("proxies") else ""
         return self.make(
@@ -689,9 +937,10 @@ class Failures:
 
     Args:
         limits: from where on something is a finding.
+        ends: tells what servers say of requests.
     """
 
-    def __init__(self, limits: Thresholds) -> None:
+    def __init__(self, limits: Thresholds, ends: Ends) -> None:
         self._limits = limits
         self._files = TooManyOpenFiles(limits)
         self._stalled = ProcessStalled(limits)
@@ -699,20 +948,29 @@ class Failures:
         self._stale = StaleKeepalive(limits)
         #: Both ask what idle times were survived.
         self._survived = self._stale.survived = self._dead.survived
+        closed = ClosedWithoutAnswer(limits)
+        closed.well = self._dead.well
         self.requests = 0
         self._failed = Failed(limits)
+        self._closed, self._between, self._ends = closed, TimeBetween(limits), ends
         upload = UploadSlow(limits)
         inherited, foreign, server = ConnectionInherited(limits), ConnectionOfOtherLoop(limits), ServerSlow(limits)
+        self._server = server
         # What tells most of a cause comes first.
         self._kinds: tuple[Kind, ...] = (
             inherited, foreign, ClientClosedInUse(limits), self._files, ApplicationFailed(limits), self._stalled,
             ProxyUnreachable(limits), DnsTimeout(limits), ConnectTimeout(limits), ProxyTimeout(limits), TlsTimeout(limits),
             Http2Goaway(limits), Http2StreamReset(limits), MalformedResponse(limits), UploadStalled(limits), upload, self._dead,
-            server, self._stale, ClosedWithoutAnswer(limits), BodyFailed(limits), self._failed,
+            self._between, server, self._stale, closed, BodyFailed(limits), self._failed,
         )  # fmt: skip
         self._slow: tuple[Kind, ...] = (inherited, foreign, self._stalled, upload, server)
         #: Timeouts, to be looked at together.
         self._timeouts: list[Row] = []
+        #: What the other end can decide, and may still tell of: connections closed, waits that took as long as a
+        #: server that is slow, and other waits.
+        self._closes: list[Row] = []
+        self._slow_ones: list[Row] = []
+        self._waits: list[Row] = []
 
     def seen(self, row: Row) -> None:
         """Any request."""
@@ -736,8 +994,16 @@ class Failures:
     def slow(self, row: Row) -> None:
         """A request that did not fail, and is to be judged by what is known of its connection, or of its wait."""
         for kind in self._slow:
+            if kind is self._server and len(self._slow_ones) < _TOGETHER and kind.defined.holds(row, self._limits):
+                self._slow_ones.append(row)
+                return
             if kind.take(row):
                 return
+
+    def waited(self, row: Row) -> None:
+        """A request that got its answer, and waited for it."""
+        if len(self._waits) < _TOGETHER:
+            self._waits.append(row)
 
     def failed(self, row: Row) -> None:
         """A request that failed."""
@@ -746,8 +1012,14 @@ class Failures:
         else:
             self._judge(row)
 
-    def _judge(self, row: Row) -> None:
+    def _judge(self, row: Row, *, ends: bool = False) -> None:
+        # With what the other end knows, once all is there.
         for kind in self._kinds:
+            if not ends and kind in (self._stale, self._closed) and len(self._closes) < _TOGETHER:
+                if kind.defined.holds(row, self._limits):
+                    self._closes.append(row)
+                    return
+                continue
             # Of one request only the kernel can tell that nothing arrived.
             alone = kind is not self._dead or bool(
                 row.attributes.get(names.TCP_UNACKED) and row.attributes.get(names.TCP_RETRANSMITS)
@@ -757,12 +1029,22 @@ class Failures:
 
     def findings(self) -> list[Finding]:
         """What was found, in no order."""
-        # More may come: what is kept stays to be looked at again.
-        told = copy.deepcopy(self)
+        # More may come: what is kept stays to be looked at again. Rows are the same for all.
+        rows = (self._timeouts, self._closes, self._slow_ones, self._waits)
+        told = copy.deepcopy(self, {id(one): one for one in rows})
         told._together()
         return [finding for kind in told._kinds for finding in kind.findings()]
 
     def _together(self) -> None:
+        for rows in (self._slow_ones, self._closes, self._waits, self._timeouts):
+            for row in rows:
+                row.other = self._ends.of(row)
+        for row in self._slow_ones:
+            self._server.take(row)
+        for row in self._waits:
+            self._between.take(row)
+        for row in self._closes:
+            self._judge(row, ends=True)
         rest = self._stalls(self._timeouts)
         dead, together = self._dead, self._dead.defined.together
         old: dict[str, list[Row]] = {}
@@ -784,7 +1066,7 @@ class Failures:
             if row.span_id in dead_ones:
                 dead.count(row)
             else:
-                self._judge(row)
+                self._judge(row, ends=True)
 
     def _stalls(self, timeouts: list[Row]) -> list[Row]:
         """Count what ended at one instant with others, and hand out the rest."""

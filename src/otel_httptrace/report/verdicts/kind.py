@@ -9,10 +9,12 @@ from .. import findings
 from ..findings import Evidence, Finding, Severity, Share, Sure, Thresholds
 from ..rows import Row
 from .definitions import FAILURES, OTHERS, Definition
+from .definitions_server import SERVERS
+from .more import MORE
 from .reasons import REOPENED
 from .tally import Tallies, Tally
 
-DEFINITIONS: dict[str, Definition] = {one.name: one for one in (*FAILURES, *OTHERS, *REOPENED)}
+DEFINITIONS: dict[str, Definition] = {one.name: one for one in (*FAILURES, *OTHERS, *MORE, *REOPENED, *SERVERS)}
 """All definitions, by name."""
 
 

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from ...telemetry import names
-from ..evidence import POOL_HELD_AT, POOL_HELD_FOR
-from ..facts import broke, closing_place, error_type
+from ..facts import POOL_TIMEOUTS, broke, closed_by, closing_place, error_type
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, seconds
 from .kind import Kind
-from .tally import Recent, Tally, at_line, named, named_all, were
+from .settings import advised, called
+from .tally import Recent, Tally, at_line, errors, named, named_all, were
 
 
 class Saturated(Kind):
     """Story 3. A pool is for all servers: one finding for a limit."""
 
     name = "pool_saturated"
+
+    def __init__(self, limits: Thresholds) -> None:
+        super().__init__(limits)
+        #: What those who held the pool did, while others waited in vain: how many did, and the longest.
+        self.held: Counter[str] = Counter()
+        self.longest: dict[str, float] = {}
+
+    def holding(self, doing: str, time: float) -> None:
+        """One of those who held the pool was *doing* something, most of all, for a *time*."""
+        self.held[doing] += 1
+        self.longest[doing] = max(time, self.longest.get(doing, 0.0))
 
     def key(self, row: Row) -> Any:
         return row.attributes[names.POOL_LIMIT]
@@ -32,7 +43,9 @@ class Saturated(Kind):
 
     def noting(self, row: Row, tally: Tally) -> None:
         tally.measure("waiting", row.attributes.get(names.POOL_WAITING, 0) + 1)
-        tally.note("vain", (row.attributes.get(names.FAILED_PHASE) == "pool" and error_type(row) is not None) or None)
+        vain = row.attributes.get(names.FAILED_PHASE) == "pool" and error_type(row) is not None
+        tally.note("vain", vain or None)
+        tally.note("errors", error_type(row) if vain else None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         waiting, gave_up = int(tally.measures["waiting"].most), tally.noted("vain")[True]
@@ -41,14 +54,79 @@ class Saturated(Kind):
             f"limit {key}, up to {waiting} waiting"
         )
         if gave_up:
-            sentence += f"; {gave_up:,} of them in vain (PoolTimeout)"
+            sentence += f"; {gave_up:,} of them in vain ({errors(tally)})"
+        advice = f"{advised(tally, 'more')}, or send fewer requests at a time; what holds the connections is the time of the requests before"
+        doing, most = next(iter(self.held.most_common(1)), (None, 0))
+        if not gave_up or most * 2 <= self.held.total():
+            doing = None
+        elif doing is not None:
+            told, advice = _HELD[doing]
+            advice = advice.format(more=advised(tally, "more"), limit=called(tally, "limit"))
+            sentence += f"; {told.format(time=seconds(self.longest[doing]))}"
         return self.make(
             tally,
             sentence,
-            "raise max_connections, or send fewer requests at a time; what holds the connections is the time of the requests before",
+            advice,
             severity=Severity.FAILED if gave_up else Severity.SLOW,
-            numbers={"limit": key, "waiting": waiting, "longest": tally.most, "pool_timeouts": gave_up},
+            sure=Sure.LIKELY if doing == NOBODY else None,
+            because="the pool was at its limit, and no request that was seen held any of it"
+            if doing == NOBODY
+            else None,
+            numbers={
+                "limit": key,
+                "waiting": waiting,
+                "longest": tally.most,
+                "pool_timeouts": gave_up,
+                "held_by": doing,
+            },
         )
+
+
+#: What a request did that held the pool. `NOBODY`: there was none.
+NOBODY: Final = "nobody"
+WAITING: Final = "wait"
+_NESTED: Final = "pool"
+#: By that: the words, and what to do.
+_HELD: Final[dict[str, tuple[str, str]]] = {
+    NOBODY: (
+        "no request that was seen held any of it",
+        "look for cancelled requests: httpcore 1.0.9 keeps a connection for good whose request was cancelled before it was made "
+        "(encode/httpcore#830, #1093; httpx2 does not), and only a new client helps then; or for requests that are not observed; "
+        "a larger {limit} only puts it off",
+    ),
+    WAITING: (
+        "those who held it waited for the server's answer, for up to {time}",
+        "look at why the server takes so long, first: a read timeout would free the connections; {more} only if the "
+        "server can take more requests at a time",
+    ),
+    "body": (
+        "those who held it waited for the server's bodies, for up to {time}",
+        "look at why the bodies take so long, or {more} for as many of them at a time",
+    ),
+    "consumer": (
+        "those who held it were between reads of a body, in this program, for up to {time}",
+        "read each body at once, and do the work with it after that: meanwhile its connection is held; or {more}",
+    ),
+    _NESTED: (
+        "those who held it waited for it themselves: each had a response open, and needed a second connection",
+        "end each response before the next request is made, or make such requests with a client of their own: when all connections are "
+        "held by who waits for one, a larger {limit} only puts it off",
+    ),
+}
+
+
+def _doing(row: Row) -> tuple[str, float] | None:
+    """What a request that held a connection did most of its time; None if that is not one thing."""
+    if closed_by(row) in POOL_TIMEOUTS:
+        return _NESTED, row.duration
+    phases = row.phases
+    wait, receive = phases.get("wait", 0.0), phases.get("receive", 0.0)
+    if wait * 2 > row.duration:
+        return WAITING, wait
+    if receive * 2 > row.duration and names.BODY_READ_WAIT in row.attributes:
+        reading = float(row.attributes[names.BODY_READ_WAIT])
+        return ("body", reading) if reading * 2 >= receive else ("consumer", receive - reading)
+    return None
 
 
 class StreamLimit(Kind):
@@ -117,7 +195,7 @@ class Pool:
 
     def saw(self, row: Row) -> None:
         """Any request."""
-        self._ended[row.span_id] = None
+        self._ended[row.span_id] = _doing(row) if row.duration >= self._limits.pool_wait else None
 
     def leaked(self, row: Row) -> None:
         """A response was never closed."""
@@ -172,6 +250,7 @@ class Pool:
         if leaks >= self._limits.leaked_responses or (causes["open"] and not leaks):
             yield from self._leak_findings(causes, oldest, missing)
         explained = causes["leaked"] + causes["open"]
+        self._hold()
         for key, tally in self._saturated.tallies:
             gave_up = tally.noted("vain")[True]
             # A cause silences its symptom.
@@ -181,6 +260,19 @@ class Pool:
                 # Nothing holds the pool for good.
                 tally.left.clear()
             yield self._saturated.finding(key, tally)
+
+    def _in_vain(self) -> str:
+        return " or ".join(sorted({str(error_type(row)) for row, _ in self._vain}))
+
+    def _hold(self) -> None:
+        self._saturated.held.clear()
+        for row, holders in self._vain:
+            if not holders:
+                self._saturated.holding(NOBODY, row.duration)
+            for holder in holders:
+                doing = self._ended.get(holder)
+                if doing is not None:
+                    self._saturated.holding(*doing)
 
     def _leak_findings(self, causes: Counter[str], oldest: float, missing: set[str]) -> Iterator[Finding]:
         vain = causes["leaked"] + causes["open"]
@@ -196,15 +288,15 @@ class Pool:
             )
             sentence += f"opened {at_line(line, via)}"
             if vain:
-                sentence += f", and {'holds' if tally.count == 1 else 'hold'} the pool{held}: {count(vain, 'request')} got no connection (PoolTimeout)"
+                sentence += f", and {'holds' if tally.count == 1 else 'hold'} the pool{held}: {count(vain, 'request')} got no connection ({self._in_vain()})"
             else:
                 sentence += ": each keeps a connection of the pool for good"
             yield self._leak(tally, sentence, vain, tally.count, (*examples, *tally.examples), line, via)
         if not self._never_closed.tallies:
             row, links = self._vain[0][0], self._vain[0][0].links
-            line, age = row.attributes.get(POOL_HELD_AT), row.attributes.get(POOL_HELD_FOR)
+            line, age = row.attributes.get(names.POOL_HELD_AT), row.attributes.get(names.POOL_HELD_FOR)
             sentence = (
-                f"{count(vain, 'request')} got no connection (PoolTimeout): the pool is held by "
+                f"{count(vain, 'request')} got no connection ({self._in_vain()}): the pool is held by "
                 f"{count(len(missing), 'request')} whose responses are still open, or are not in this data"
             )
             if line is not None:
@@ -218,7 +310,7 @@ class Pool:
         self, tally: Tally, sentence: str, vain: int, leaked: int, evidence: tuple[Evidence, ...],
         line: str | None, via: str | None, *, possible: bool = False,
     ) -> Finding:  # fmt: skip
-        advice = "close every response: use it in a `with` block (`async with client.stream(...)`); a restart only helps for a while"
+        advice = f"close every response: {advised(tally, 'close')}; a restart only helps for a while"
         if via is not None:
             advice += f"; it was made by way of {via.partition(' in ')[0]}: if that hands no response out, tell its maintainers"
         return self._never_closed.make(

@@ -2,7 +2,7 @@
 # setting it is, and what to change. A connection that was lost by a failure, a leak or
 # a cancellation is told with that, and here only where nothing tells of that.
 
-"""Why connections were opened anew: the reasons that need no more than counting."""
+"""Why new connections were opened: the reasons that need no more than counting."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ REASONS: Final = (
         "if this program sends `Connection: close`, do not; else turn keep-alive on in the server or proxy that answers so",
     ),
     Reason(
-        "request_failed", "connections_failed", "the one before was lost with a request that failed", "whoever made it fail",
+        "request_failed", "connections_failed", "the one before was lost with a request that failed", "the doing of what made that request fail",
         "look at the requests that failed", ("*failed",),
     ),
     Reason(
@@ -96,12 +96,12 @@ REASONS: Final = (
         "raise the server's limit of requests for a connection (nginx: keepalive_requests), or accept it",
         ("http2_goaway",),
     ),
-    Reason("upgraded", "", "the one before had been handed over (101, CONNECT)", "this program's", "nothing: it is its use"),
+    Reason("upgraded", "", "the one before had been handed over (101, CONNECT)", "this program's", "nothing: the connection did what it was opened for"),
     Reason(
         "client_closed", "client_used_after_close", "the client had been closed, and was used again", "this program's",
         "close the client only when nothing uses it any more: in the shutdown of the whole program", ("client_closed_in_use",),
     ),
-    Reason("unknown", "reopened_unknown", "what became of the one before was not seen", "not known",
+    Reason("unknown", "reopened_unknown", "the end of the one before was not seen", "not known",
            "instrument before the first client is made; connections opened before that are not seen"),
 )  # fmt: skip
 """Every value of `httptrace.conn.open_reason`, and what is concluded from it."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from ...telemetry import names
-from ..facts import broke, failed_by
+from ..facts import broke, failed_by, proxy, status_raised
 from ..findings import Evidence, Finding, Severity, Sure, Thresholds
 from ..rows import Row
+from ..spans import Source
 from ..units import count, seconds, share, spread
 from .advice import DOING
 from .definitions import ATTEMPTS
 from .kind import Kind
-from .tally import MAX_KEYS, Tally, named, named_all, were
+from .tally import MAX_KEYS, Tally, named, named_all, statuses, were
+
+#: Seconds within which a request is cancelled for a sibling's failure; and how many are compared.
+JUST_AFTER: Final = 0.02
+_CANCELS: Final = 500
 
 
 class _BodySlow(Kind):
@@ -76,6 +82,30 @@ class Cancelled(Kind):
 
     name = "cancelled_in"
 
+    def __init__(self, limits: Thresholds) -> None:
+        super().__init__(limits)
+        #: When requests of a process failed, and by what; and when they were cancelled, by phase.
+        self._failed: dict[Source, list[tuple[float, str]]] = {}
+        self._ended: dict[Any, list[tuple[Source, float]]] = {}
+
+    def failure(self, row: Row) -> None:
+        """A request that failed, or got an error: who waits for it with others may cancel these."""
+        if row.timed and (row.source in self._failed or len(self._failed) < MAX_KEYS):
+            kept = self._failed.setdefault(row.source, [])
+            if len(kept) < _CANCELS:
+                kept.append((row.end, failed_by(row) if broke(row) else str(row.status)))
+
+    def _after(self, key: Any) -> Counter[str]:
+        """Those cancelled just after another request of their process had failed: how many, by what that failed by."""
+        after: Counter[str] = Counter()
+        failed = {source: sorted(ends) for source, ends in self._failed.items()}
+        for source, end in self._ended.get(key, ()):
+            ends = failed.get(source, [])
+            last = bisect.bisect_right(ends, (end, "\U0010ffff")) - 1
+            if last >= 0 and end - ends[last][0] <= JUST_AFTER:
+                after[ends[last][1]] += 1
+        return after
+
     def key(self, row: Row) -> Any:
         return row.attributes.get(names.FAILED_PHASE, "receive")
 
@@ -86,17 +116,41 @@ class Cancelled(Kind):
         )
 
     def noting(self, row: Row, tally: Tally) -> None:
+        ended = self._ended.setdefault(self.key(row), [])
+        if row.timed and len(ended) < _CANCELS:
+            ended.append((row.source, row.end))
         tally.note("lost", row.attributes.get(names.CONN_CLOSE_REASON) == "request_cancelled" or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         lost = tally.noted("lost")[True]
         with_them = f"{count(lost, 'connection')} lost with {'it' if tally.count == 1 else 'them'}"
+        after = self._after(key)
+        sibling = after.total() * 2 > tally.count
+        ends = [end for _, end in self._ended.get(key, ())]
+        # One after the other, and each after the same time.
+        timer = (
+            not sibling
+            and tally.count >= self.limits.cancelled
+            and tally.most <= 1.2 * tally.least
+            and max(ends, default=0.0) - min(ends, default=0.0) >= tally.most / 2
+        )
+        why = ", ".join(one for one, _ in after.most_common(2))
         return self.make(
             tally,
             f"{count(tally.count, 'request')} to {named_all(tally.origins)} {were(tally.count)} cancelled by the caller while "
             f"{DOING.get(key, key)} ({key}), after {spread(tally.least, tally.most)}; "
-            + (with_them if lost else "no connection was lost"),
-            "look at who cancels: a timeout around the call, a sibling task that failed, a client that went away",
+            + (with_them if lost else "no connection was lost")
+            + (
+                f"; {after.total():,} of them just after another request of this process had failed ({why})"
+                if sibling
+                else ""
+            ),
+            f"look at the request that failed first ({why}): who waits for several (a task group, gather) cancels the others when one fails"
+            if sibling
+            else f"each was given up after about {seconds(tally.least)}: look for a timeout of that length around the call (wait_for, "
+            "asyncio.timeout, move_on_after, a deadline of the caller's), and at what takes longer in that phase"
+            if timer
+            else "look at who cancels: a timeout around the call, a sibling task that failed, a client that went away",
             numbers={"phase": key, "connections_lost": lost},
             harmless=tally.count < self.limits.cancelled,
         )
@@ -110,9 +164,17 @@ class ErrorStatuses(Kind):
     def __init__(self, limits: Thresholds) -> None:
         super().__init__(limits)
         self.statuses: dict[str, Counter[int]] = {}
+        #: Of those that the application raised an exception for, the first of each server.
+        self._raised: dict[str, list[Row]] = {}
+        #: Forward proxies, by the servers that requests were sent to through them.
+        self._proxies: dict[str, str] = {}
 
     def saw(self, row: Row) -> None:
         """Any response."""
+        if row.opened and row.origin.startswith("http:") and len(self._proxies) < MAX_KEYS:
+            through = proxy(row)
+            if through is not None:
+                self._proxies[row.origin] = through
         if row.status is not None:
             counted = self.statuses.get(row.origin)
             if counted is not None:
@@ -120,25 +182,54 @@ class ErrorStatuses(Kind):
             elif len(self.statuses) < MAX_KEYS:
                 self.statuses[row.origin] = Counter({row.status: 1})
 
+    def raised(self, row: Row) -> None:
+        """One for which the application raised an exception: that is how it failed, and this is why."""
+        kept = self._raised.setdefault(row.origin, []) if len(self._raised) < MAX_KEYS else []
+        if len(kept) < self.limits.statuses:
+            kept.append(row)
+
+    def untold(self) -> Iterator[Row]:
+        """Those of `raised` that are too few to be told here; each once."""
+        told = {key for key, tally in self.tallies if tally.count >= self.limits.statuses}
+        for origin in [origin for origin in self._raised if origin not in told]:
+            yield from self._raised.pop(origin)
+
     def what(self, row: Row) -> str:
         return f"status {row.status} after {seconds(row.duration)}"
 
     def noting(self, row: Row, tally: Tally) -> None:
         tally.note("statuses", row.status)
+        tally.note("raised", status_raised(row) or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         all_of = self.statuses.get(key, Counter())
-        told = ", ".join(f"{status} x {number:,}" for status, number in sorted(all_of.items()))
-        limited = tally.noted("statuses")[429]
+        told, numbers = statuses(all_of)
+        badly = tally.noted("statuses")
+        through, whose = self._proxies.get(key), "" if tally.left else " of the server's"
         advice = "look at the server's log for these requests: it answered, and so had them"
-        if limited * 2 >= tally.count:
+        if badly[429] * 2 >= tally.count:
             advice = "send fewer requests at a time (429: Too Many Requests), and wait as long as Retry-After says"
+        elif (badly[502] + badly[504]) * 2 >= tally.count:
+            advice = (
+                "502 and 504 are a gateway's: what is behind it gave no valid answer (502), or none in time (504); look at the gateway's log "
+                "(a load balancer, an ingress, a proxy), then at what it forwards to"
+            )
+        elif badly[503] * 2 >= tally.count:
+            advice = (
+                "who answered takes no requests now: the server itself, or a load balancer or proxy that has none to send them to (no healthy "
+                "one, a deployment, overload); its log, and the response's headers and body, tell which"
+            )
+        if through is not None:
+            advice += f"; they went through the proxy {through}, which may have answered itself"
+        if tally.noted("raised")[True]:
+            advice += "; read the body before raise_for_status(): it says why, and the connection is kept"
         return self.make(
             tally,
             f"{share(tally.count, sum(all_of.values()))} of the responses from {named(key)} ({tally.count:,} of "
-            f"{sum(all_of.values()):,}) were errors of the server's: {told}",
+            f"{sum(all_of.values()):,}) were errors{whose}: {told}",
             advice,
-            numbers={"statuses": {str(status): number for status, number in sorted(all_of.items())}},
+            because="the server answered so" if not tally.left else "the status is known, and not who gave it",
+            numbers={"statuses": numbers},
         )
 
 
@@ -224,9 +315,10 @@ class CallRepeated(Kind):
         tally.add(row, chain.ended - chain.begun, "")
         tally.doubt(self.defined.left(row, self.limits))
         tally.note("attempts", chain.rows)
+        tally.note("vain", (not went_well) or None)
         tally.evidence = [(0.0, one) for one in chain.evidence] if tally.count == 1 else tally.evidence
         for why, number in chain.why.items():
-            tally.details.setdefault("why", Counter())[why] += number
+            tally.note("why", why, number)
 
     def findings(self) -> Iterator[Finding]:
         for chain in self._open.values():
@@ -249,7 +341,8 @@ class CallRepeated(Kind):
             f"(up to {seconds(tally.most)} for one): the attempts before failed ({why})",
             "these are attempts of one call, by an SDK or the program's own retries: look at why the first failed; the time of the call is "
             "all of them, with the pauses between",
-            severity=Severity.FAILED if not tally.left else Severity.SLOW,
+            # Where no attempt went well it is that cause which failed them, and is told: this says how often.
+            severity=Severity.SLOW if tally.left or tally.noted("vain")[True] == tally.count else Severity.FAILED,
             requests=attempts,
             numbers={"calls": tally.count, "attempts": attempts, "longest": tally.most},
         )

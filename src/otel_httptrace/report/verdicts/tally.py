@@ -40,7 +40,7 @@ class Measure(NamedTuple):
 class Tally:
     """Rows that show the same: how many, what they cost, a few to look at."""
 
-    __slots__ = ("count", "details", "evidence", "least", "left", "measures", "most", "origins", "seconds")
+    __slots__ = ("clients", "count", "details", "evidence", "least", "left", "measures", "most", "origins", "seconds")
 
     def __init__(self) -> None:
         self.count = 0
@@ -49,6 +49,8 @@ class Tally:
         self.most = 0.0
         self.evidence: list[tuple[float, Evidence]] = []
         self.origins: Counter[str] = Counter()
+        #: By what made the requests.
+        self.clients: Counter[str] = Counter()
         #: By rival that the facts leave, of how many requests.
         self.left: Counter[Rival] = Counter()
         #: By what else is counted, the first so many.
@@ -61,6 +63,7 @@ class Tally:
         self.most = max(self.most, cost)
         self.count += 1
         self.seconds += cost
+        self.clients[row.client] += 1
         if row.origin in self.origins or len(self.origins) < MAX_KEYS:
             self.origins[row.origin] += 1
         if len(self.evidence) < _EXAMPLES or cost > self.evidence[-1][0]:
@@ -72,12 +75,12 @@ class Tally:
         """Count a request of which the facts leave *rivals*."""
         self.left.update(rivals)
 
-    def note(self, kind: str, value: Any) -> None:
-        """Count *value* among what else is known of a *kind*; None is not known."""
+    def note(self, kind: str, value: Any, number: int = 1) -> None:
+        """Count *value*, so many times, among what else is known of a *kind*; None is not known."""
         if value is not None:
             counted = self.details.setdefault(kind, Counter())
             if value in counted or len(counted) < _DETAILS:
-                counted[value] += 1
+                counted[value] += number
 
     def noted(self, kind: str) -> Counter[Any]:
         """What was counted of a *kind*."""
@@ -97,6 +100,7 @@ class Tally:
         self.seconds += other.seconds
         self.evidence = sorted([*self.evidence, *other.evidence], key=lambda entry: -entry[0])[:_EXAMPLES]
         self.origins.update(other.origins)
+        self.clients.update(other.clients)
         self.left.update(other.left)
         for kind, counted in other.details.items():
             self.details.setdefault(kind, Counter()).update(counted)
@@ -138,6 +142,17 @@ class Recent(OrderedDict[str, Any]):
         super().__setitem__(key, value)
         if len(self) > MAX_SPANS:
             self.popitem(last=False)
+
+
+def statuses(counted: Counter[Any]) -> tuple[str, dict[str, int]]:
+    """How many responses had which status, in their order: as words, and as numbers for the JSON."""
+    found = {str(status): number for status, number in sorted(counted.items())}
+    return ", ".join(f"{status} x {number:,}" for status, number in found.items()), found
+
+
+def errors(tally: Tally) -> str:
+    """The most frequent of the errors noted, by name."""
+    return " or ".join(str(error) for error, _ in sorted(tally.noted("errors").most_common(4)))
 
 
 def at_line(line: str | None, via: str | None) -> str:

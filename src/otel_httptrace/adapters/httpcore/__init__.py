@@ -1,0 +1,1 @@
+"""Hooks on httpcore and httpcore2 that turn what happens into facts for the core."""

@@ -1,0 +1,1 @@
+"""A server's half: what it knows of the connections that it accepted."""

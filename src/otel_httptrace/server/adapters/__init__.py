@@ -1,0 +1,1 @@
+"""One module for each server: what it does becomes facts for the ledger."""

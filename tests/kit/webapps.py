@@ -1,0 +1,76 @@
+"""Applications for servers under test: the same answers by ASGI and by WSGI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+#: For how many seconds ``/block`` holds up the event loop.
+BLOCKS = 0.6
+
+
+class Failure(Exception):
+    """The application's own."""
+
+
+async def asgi(scope: Any, receive: Any, send: Any) -> None:
+    """Answer by the path; see `wsgi`."""
+    if scope["type"] != "http":
+        return
+    path = scope["path"]
+    while (message := await receive()).get("more_body"):
+        pass
+    if message["type"] == "http.disconnect":
+        return
+    if path == "/fail":
+        raise Failure
+    if path == "/nothing":
+        return
+    if path == "/block":
+        # What must not be done in an event loop.
+        time.sleep(BLOCKS)
+    status = 500 if path == "/caught" else 200
+    headers = [] if path in ("/stream", "/fail-mid") else [(b"content-length", b"2")]
+    if path == "/close":
+        headers.append((b"connection", b"close"))
+    try:
+        if path == "/caught":
+            raise Failure
+    except Failure:
+        # As Starlette does it: it answers for the application, and raises all the same.
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"no"})
+        raise
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    if path in ("/stream", "/fail-mid"):
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        if path == "/fail-mid":
+            raise Failure
+        # Until the client has left.
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
+    """Answer by the path.
+
+    ``/ok`` with two bytes, once the body is read; ``/close`` and says so; ``/fail`` not, ``/fail-mid`` not to the
+    end; ``/stream`` until the client has left.
+    """
+    path = environ["PATH_INFO"]
+    environ["wsgi.input"].read()
+    if path == "/fail":
+        raise Failure
+    headers = [] if path in ("/stream", "/fail-mid") else [("Content-Length", "2")]
+    if path == "/close":
+        headers.append(("Connection", "close"))
+    start_response("200 OK", headers)
+    if path == "/fail-mid":
+        yield b"part"
+        raise Failure
+    while path == "/stream":
+        yield b"part" * 1000
+    yield b"ok"

@@ -1,0 +1,1 @@
+"""What the server's half tells of real servers, to a scripted client."""
