@@ -153,6 +153,8 @@ async def test_a_stall_on_the_way_into_the_pool_is_no_wait(
     assert "httptrace.time.pool" not in attributes(span)
 
 
+# Once the dial is over all of them send; httpcore gives two threads the same stream then, now and then, also without us.
+@pytest.mark.modes("asyncio", "trio")
 async def test_waiting_for_anothers_dial(
     flavour: Flavour,
     server: Server,
