@@ -10,6 +10,9 @@ QUICK = tests/test_architecture.py tests/test_config.py tests/test_core_ledger.p
 # Inputs for each parser.
 FUZZ ?= 2000
 
+# What to do where a test failed: nothing. See .ci/run.
+RETRY ?= false
+
 .PHONY: help demo quick test check types tests fuzz matrix backends backends2 test-backends torture lint-js bench scale foreign neighbours wheel lock docs dashboards clean
 
 help:  ## This list
@@ -35,11 +38,11 @@ lint-js: tools/eslint/node_modules/.done  ## The page's JavaScript: needs Node.j
 
 tests: .venv/.done  ## The tests, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore tests/torture $(ARGS)
+	$(BIN)/coverage run -m pytest -q -n 2 --dist loadfile --ignore tests/torture $(ARGS) || $(RETRY)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 	# These trace by themselves, and so does coverage.
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/torture
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/torture || $(RETRY)
 
 fuzz: .venv/.done  ## Every parser, and the receiver, with input that nobody would send: make fuzz FUZZ=100000
 	HTTPTRACE_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q -n 2 tests/fuzz -k whatever $(ARGS)
@@ -53,9 +56,10 @@ backends:  ## The real programs for test-backends, in build/backends: needs Go a
 backends2:  ## Jaeger 2 beside them, for test-backends: ten minutes more of a processor
 	@$(PYTHON) tools/backends/build.py jaeger2
 
+test-backends: export HTTPTRACE_BACKENDS = $(CURDIR)/build/backends
+test-backends: export HTTPTRACE_JAEGER = $(CURDIR)/build/backends/bin/jaeger
 test-backends: .venv/.done backends  ## The tests with a real collector, Jaeger, Prometheus and DNS server
-	HTTPTRACE_BACKENDS=$(CURDIR)/build/backends HTTPTRACE_JAEGER=$(CURDIR)/build/backends/bin/jaeger \
-		$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS)
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/backends tests/report/test_jaeger.py $(ARGS) || $(RETRY)
 
 torture: .venv/.done  ## All of tests/torture, for an hour or two; HTTPTRACE_TORTURE_SEED=7 for other dice
 	HTTPTRACE_TORTURE=long $(BIN)/python -m pytest -q -n 2 tests/torture $(ARGS)
