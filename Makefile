@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP = -m pip install --quiet --disable-pip-version-check --no-input
 BIN = .venv/bin
 # They need no server, and no process of their own.
-QUICK = tests/test_architecture.py tests/test_config.py tests/test_core_ledger.py tests/test_core_timeline.py
+QUICK = tests/core tests/test_config.py tests/project/test_architecture.py
 
 # Inputs for each parser.
 FUZZ ?= 2000

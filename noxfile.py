@@ -1,6 +1,6 @@
 """The tests on each Python that is there, with the newest and with the oldest dependencies: `make matrix`.
 
-`make matrix ARGS="-s tests-3.13-oldest -- tests/test_dns.py"` runs some of them, `ARGS="-t ci"` what `.ci/run` does.
+`make matrix ARGS="-s tests-3.13-oldest -- tests/core"` runs some of them, `ARGS="-t ci"` what `.ci/run` does.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ BUILT = (
     "tests/cli/test_report.py",
     "tests/report/test_page.py",
     "tests/test_auto_instrumentation.py",
-    "tests/test_demo.py",
-    "tests/test_packaging.py",
+    "tests/project/test_demo.py",
+    "tests/project/test_packaging.py",
 )
 _PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 PYTEST = ("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile")

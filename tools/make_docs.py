@@ -134,13 +134,13 @@ def attributes() -> str:
 
 
 def _tests() -> None:
-    for folder in (ROOT, ROOT / "tests"):
+    for folder in (ROOT, ROOT / "tests", ROOT / "tests/adapters/httpcore"):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
 
 
 def reasons() -> str:
-    """The text of docs/reasons.md: what tests/test_reasons.py plays on real servers, and what must be said of it."""
+    """The text of docs/reasons.md: what test_reasons.py plays on real servers, and what must be said of it."""
     _tests()
     from test_reasons import SCENARIOS  # noqa: PLC0415
 

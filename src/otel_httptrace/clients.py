@@ -1,6 +1,6 @@
 # Everything outside `adapters/` that has to know a client library by name reads it here: the
 # instrumentor, the command line, the search for the line of user code. To add a client is to add
-# an entry here and a folder in `adapters/`; tests/test_architecture.py holds that.
+# an entry here and a folder in `adapters/`; tests/project/test_architecture.py holds that.
 #
 # Only the standard library is imported, and no client: this is read while a program starts.
 

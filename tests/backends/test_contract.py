@@ -235,10 +235,10 @@ BY_CHANCE = {
 }
 
 
-#: A program that has forked must not go on exporting over gRPC: see tests/test_evidence.py for it.
+#: A program that has forked must not go on exporting over gRPC: see tests/adapters/httpcore/test_evidence.py for it.
 NOT_HERE = {names.CONN_INHERITED}
-#: Nor is there more than one exchange in a span of these clients: tests/urllib3_adapter/test_telemetry.py. And a lookup
-#: that waits for a thread takes as long as what fills the event loop's executor: tests/test_dns.py;
+#: Nor is there more than one exchange in a span of these clients: tests/adapters/urllib3/test_telemetry.py. And a lookup
+#: that waits for a thread takes as long as what fills the event loop's executor: tests/adapters/httpcore/test_dns.py;
 #: a connect whose SYN is lost takes a second: tests/report/test_retries.py. Of those that say close: test_closes.py there.
 ELSEWHERE = {
     names.SPAN_EXCHANGE,

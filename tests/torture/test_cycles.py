@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from kit.clients import Flavour
+from kit.scripts import run_script
 from kit.server import Server
 from kit.telemetry import Telemetry, patchable, replaced
-from test_no_harm import run_script
 
 from torture import LONG
 from torture.worlds import SHAPES, Log, Spans, Verdict, World

@@ -8,8 +8,8 @@ import os
 from typing import Any
 
 import pytest
+from kit.scripts import run_script
 from kit.server import Server
-from test_no_harm import run_script
 
 from torture import LONG, SEED
 

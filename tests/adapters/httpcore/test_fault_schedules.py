@@ -1,4 +1,4 @@
-# As tests/test_schedules.py, but of what goes wrong: servers that reset, stall, answer
+# As tests/adapters/httpcore/test_schedules.py, but of what goes wrong: servers that reset, stall, answer
 # nonsense or not at all, a process that has no files left, forks or stands still, and
 # programs that do the wrong thing. Each act says which verdicts it may be told as, and
 # what else is found contradicts the script. What is judged by a time is left out where

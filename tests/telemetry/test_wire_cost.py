@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "exports.py"
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "exports.py"
 #: Of upstream's instrumentation alone: for keep-alive requests, in batches of 512, under the default conventions.
 MOST = {"raw": 2.9, "gzip": 1.8}
 

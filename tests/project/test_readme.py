@@ -21,7 +21,7 @@ from otel_httptrace.core.ledger import Reason
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.telemetry import names
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 APP = "import httpx\nprint(httpx.get({url!r}).text)\n"

@@ -19,7 +19,7 @@ from otel_httptrace.clients import scopes
 from otel_httptrace.report.receiver import Receiver
 from otel_httptrace.telemetry import names
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 INSTRUMENT = str(Path(sys.executable).with_name("opentelemetry-instrument"))
 SERVER = SpanMessage.SPAN_KIND_SERVER
 

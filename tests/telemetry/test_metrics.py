@@ -16,12 +16,12 @@ from kit.clients import Flavour
 from kit.dns import Resolver
 from kit.http2 import H2Server
 from kit.matchers import SECONDS
+from kit.scripts import run_script
 from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, NumberDataPoint, Sum
-from test_no_harm import run_script
 
 from otel_httptrace.telemetry.metrics import _Lasting
 

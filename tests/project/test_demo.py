@@ -16,7 +16,7 @@ from kit.store import Store
 from otel_httptrace.demo.__main__ import main
 from otel_httptrace.report.receiver import Batch, Receiver
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def environ(**settings: str) -> Mapping[str, str]:

@@ -22,7 +22,7 @@ from otel_httptrace.report.analysis import analyze
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ATTRIBUTES = {one.name: one for one in (*described.OTHERS, *described.REQUEST)}
 
 
@@ -232,7 +232,7 @@ async def test_everything_emitted_is_documented(
     spans = {one.name: one for one in described.SPANS}
     links = {one.name: one for one in described.LINKS}
     ours = [span for span in telemetry.spans() if span.name != "GET"]
-    # The last is of clients with several requests in one span: tests/urllib3_adapter.
+    # The last is of clients with several requests in one span: tests/adapters/urllib3.
     assert {span.name for span in ours} == set(spans) - {"http.proxy", "http.exchange"}
     for span in ours:
         assert set(span.attributes or ()) <= set(spans[span.name].attributes)

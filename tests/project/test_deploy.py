@@ -21,7 +21,7 @@ from otel_httptrace.server.ledger import BETWEEN_REQUESTS, Reason
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.version import __version__
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "collector-config"
 KUBERNETES = CONFIGS / "kubernetes"
 README = (CONFIGS / "README.md").read_text()

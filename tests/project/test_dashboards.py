@@ -26,7 +26,7 @@ from kit import contract
 from otel_httptrace.server.ledger import Reason
 from otel_httptrace.telemetry import described, names
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "dashboards/httptrace.json").read_text()
 DASHBOARD = json.loads(TEXT)
 VARIABLES = {one["name"]: one for one in DASHBOARD["templating"]["list"]}

@@ -8,9 +8,6 @@ import gc
 import logging
 import socket
 import ssl
-import subprocess
-import sys
-import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +22,7 @@ from kit.clients import MODES, Flavour, Interrupt
 from kit.http2 import H2Server
 from kit.matchers import SECONDS
 from kit.proxies import Proxy
+from kit.scripts import run_script
 from kit.server import Server, answer, free_port, head
 from kit.telemetry import Telemetry, attributes, collect, patchable, replaced, restore
 from opentelemetry import context, trace
@@ -978,19 +976,6 @@ def test_several_event_loops_are_all_observed(flavour: Flavour, server: Server, 
 
     assert telemetry.counted("dns.lookup.duration", "dns.question.name") == {"localhost": 4}
     assert sorted(telemetry.column("httptrace.conn.requests")) == [0] * 4 + [1] * 4 + [2] * 4
-
-
-def run_script(script: str, *args: str, env: dict[str, str] | None = None) -> str:
-    """Run a script with warnings as errors; what it printed."""
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *args],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        env=env,
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout
 
 
 def test_a_forked_child_starts_clean(server: Server) -> None:

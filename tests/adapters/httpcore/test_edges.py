@@ -19,6 +19,7 @@ import httpx
 import pytest
 from kit.clients import Flavour
 from kit.matchers import Like
+from kit.scripts import run_script
 from kit.server import Server, answer, chunk, head
 from kit.telemetry import Telemetry
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -26,7 +27,6 @@ from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
-from test_no_harm import run_script
 
 from otel_httptrace.adapters.httpcore.observer import Observer
 from otel_httptrace.core.ledger import Ledger, Limits, Missed, Process, Reason

@@ -20,9 +20,9 @@ import pytest
 from kit.clients import Flavour, Task
 from kit.http2 import H2Server
 from kit.matchers import LINE, SECONDS, Seconds
+from kit.scripts import run_script
 from kit.server import PATIENCE, Peer, Request, Server, answer, head
 from kit.telemetry import Telemetry, attributes
-from test_no_harm import run_script
 from test_request_span import LEAVING, on_reused
 
 from otel_httptrace.core.timeline import Exchange
