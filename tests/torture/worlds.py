@@ -19,7 +19,7 @@ from kit.server import Server, free_port
 from kit.telemetry import Patchable, Telemetry, replaced, restore
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
-from torture.injection import Stop
+from torture.injection import Alarm, Stop
 
 #: What every request span says that is described in full.
 ALWAYS = frozenset(
@@ -231,6 +231,14 @@ async def _cancelled(world: World, client: Client) -> None:
             await client.get(world.server.url("/held"))
         except (Exception, Stop) as error:
             raised.append(error)
+        except BaseException as error:
+            # A cancellation that comes as httpcore still closes what failed overtakes what it failed of, also without us.
+            overtaken = error.__context__
+            while overtaken is not None and not isinstance(overtaken, (Alarm, Stop)):
+                overtaken = overtaken.__context__
+            if overtaken is not None:
+                raised.append(overtaken)
+            raise
         finally:
             over.set()
 
