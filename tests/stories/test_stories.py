@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from otel_httptrace.report.verdicts import reasons
+from otel_httptrace.report.verdicts.definitions_attempts import MORE
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
-from otel_httptrace.report.verdicts.more import MORE
 
 from .catalogue import STORIES
 from .runs import Told, matches, play
@@ -42,8 +42,9 @@ def test_every_story_has_a_control_and_every_verdict_a_story() -> None:
     assert [story.number for story in STORIES] == list(range(1, 33))
     assert all(story.cases and story.controls for story in STORIES)
     told = {case.found.verdict for case in cases if case.found is not None}
-    # The reasons for a connection to be opened are many, and tests/adapters/httpcore/test_reasons.py plays each of them; what is in more.py
-    # is played in tests/report/test_redirects.py and tests/report/test_retries.py, what servers tell in test_servers.py.
+    # The reasons for a connection to be opened are many, and tests/adapters/httpcore/test_reasons.py plays each of
+    # them; what is in definitions_attempts.py is played in tests/report/test_redirects.py and tests/report/test_retries.py,
+    # what servers tell in test_servers.py.
     elsewhere = {*REOPENED, *(one.name for one in MORE)}
     wanted = (one for one in DEFINITIONS.values() if one.name not in elsewhere and not 41 <= max(one.stories) <= 46)
     assert told >= {one.name for one in wanted}

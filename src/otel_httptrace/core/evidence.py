@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from .ledger import Holder
 
-#: A phase that took so long is slow, and what the kernel says of its socket is told: nanoseconds.
+#: A phase that took so long is slow, and what the kernel says of its socket is told: nanoseconds. For a second
+#: Linux waits for the answer to a SYN before it sends another (TCP_TIMEOUT_INIT; RFC 6298, section 2.1).
 SLOW: Final = 1_000_000_000
-#: For so long at least a process must have been held up, to be told: nanoseconds.
+#: A process must have been held up for so long at least, to be told: nanoseconds. Twice the 5 ms for which a thread may
+#: keep the interpreter's lock (`sys.getswitchinterval`): shorter waits are ordinary.
 STALL: Final = 10_000_000
 
 

@@ -1,7 +1,9 @@
 # Why was this connection opened, and why did it close? A pool knows both for
 # a moment and tells nobody. This module remembers, for one pool.
 #
-# Rule 1: reasons are decided here and nowhere else.
+# Rule 1: reasons are decided here. Where only the client knows (its pool has
+#         evicted a connection, a GOAWAY came), the adapter tells it, with
+#         `Ledger.lost` or `Connection.doom`; the first reason told stays.
 # Rule 2: nothing here reads a clock, a socket or a span.
 # Rule 3: what was not seen is UNKNOWN. A wrong reason costs an incident an
 #         hour; a missing one costs it a minute.
@@ -14,21 +16,20 @@
 # it last. So a replacement is created before its predecessor's close is seen:
 # we therefore look at who is missing whenever a connection is created.
 #
-# Which connections could have carried a request? Those to its origin. A forward
-# proxy takes requests to any plain-HTTP origin on one connection, but no pool
-# makes use of that: in httpcore 1.0.0 to 1.0.9 and httpcore2 2.16.2 a connection
-# through a forward proxy serves the one origin it was opened for (http_proxy.py,
-# ForwardHTTPConnection.can_handle_request), and a request to another is dialled
-# beside an idle one. There a loss for one origin explains nothing of another: had
-# it been kept, the new one would have been opened all the same. So the connection
-# is asked, and what it can carry is its *reach*: an `Origin`, or, should a pool
-# share it, `Shared`. All that is decided here goes by the reach. Where it is
-# shared, a loss while it served one origin explains the next connection through
-# the proxy, whatever that is for; `all_busy` means every connection through the
-# proxy; `client_closed`, that the pool had one when it was closed; and
-# `first_connection` and `new_client`, whether this process had been connected
-# through that proxy in this way. Metrics go by the origin all the same. What goes
-# through CONNECT or SOCKS is one origin's for good.
+# A connection's *reach* is what it can carry requests to: one `Origin`, or, where
+# a pool shares a connection to a forward proxy, all plain-HTTP origins: `Shared`.
+# All that is decided here goes by the reach. Where it is shared, a loss while the
+# connection served one origin explains the next one through the proxy, whatever
+# that is for; `all_busy` means every connection through the proxy;
+# `client_closed`, that the pool had one when it was closed; `first_connection` and
+# `new_client` tell whether this process had been connected through that proxy.
+# Metrics go by the origin all the same. A connection through CONNECT or SOCKS
+# belongs to one origin.
+#
+# urllib3 shares connections to forward proxies; httpcore does not: in httpcore
+# 1.0.0 to 1.0.9 and httpcore2 2.16.2 such a connection serves the origin it was
+# opened for (http_proxy.py, ForwardHTTPConnection.can_handle_request), and a
+# request to another origin is dialled beside an idle one.
 
 """The ledger of one pool's connections."""
 
@@ -92,15 +93,18 @@ BLAMED = frozenset({Reason.BODY_NOT_READ, Reason.RESPONSE_LEAKED, Reason.REQUEST
 #: Opened because no connection had been, or none was free: nothing was lost, and there was nothing to reuse.
 PLAIN_OPENINGS = frozenset({Reason.FIRST_CONNECTION, Reason.ALL_BUSY})
 
-#: What it looks like when a connection cannot be used that was given back with a response unread.
+#: Reasons behind which may be an earlier response that was given back unread: the next request could not use the
+#: connection.
 _HIDES_WHAT_SPOILED: Final = frozenset({Reason.SERVER_CLOSED, Reason.REQUEST_FAILED, Reason.UNKNOWN})
-#: How a connection goes down with all that is on it.
+#: Reasons for which a connection ends with all requests that are on it.
 _TAKES_ALL: Final = frozenset({Reason.REQUEST_FAILED, Reason.GOAWAY, Reason.CLIENT_CLOSED})
 
 _BUSY = object()
 
+# Memory is bounded: beyond these the oldest are forgotten, and a reason that hung on them is `unknown`.
 _MAX_LOSSES = 1000
 _MAX_LOST_ORIGINS = 1000
+_MAX_ORIGINS = 10_000
 
 
 class State(Enum):
@@ -220,7 +224,7 @@ class Connection(NotCopied):
         #: Given back to the pool by a request that had not read its response: the loss it will be, if the next request
         #: cannot use it.
         self.spoiled: Loss | None = None
-        #: What it will have been lost by, if it is closed before it is used again.
+        #: The loss that it will be, if it closes before it is used again.
         self.broke: Loss | None = None
         #: For telemetry, opaque here: what it says of every request on this connection.
         self.described: Any = None
@@ -270,6 +274,11 @@ class Connection(NotCopied):
         users = list(self.users)
         return users[0] if len(users) == 1 else None
 
+    def doom(self, reason: Reason) -> None:
+        """It will have closed for *reason*, which is known before the close is seen; the first reason told stays."""
+        if self.doomed is None:
+            self.doomed = reason
+
     def move(self, state: State) -> bool:
         """Change its state; False, and no change, where that is not legal."""
         if state not in TRANSITIONS[self.state]:
@@ -292,7 +301,7 @@ class Process:
     #: Where records of its exchanges and connections go.
     sink: Sink
 
-    def __init__(self, max_origins: int = 10_000) -> None:
+    def __init__(self, max_origins: int = _MAX_ORIGINS) -> None:
         #: Everything under way, in the order in which it began. For the adapter, opaque here: what watches its body.
         self.exchanges: dict[Exchange, Any] = {}
         #: For the adapter, opaque here: what watches the pool.
@@ -325,7 +334,7 @@ class Process:
             return Reason.UNKNOWN if self._forgot else Reason.FIRST_CONNECTION
 
 
-#: Does with a new connection what makes it part of the pool.
+#: Called with a new connection: attaches it to the adapter's object.
 Noted = Callable[[Connection], object]
 
 
@@ -351,7 +360,7 @@ class Ledger(NotCopied):
         #: Those that nobody uses. A dict, as its changes are atomic: the plain
         #: path of a request takes no lock.
         self.idle: dict[Connection, None] = {}
-        #: Closed connections whose slot did not come back to the pool, and which request holds that.
+        #: Closed connections whose slot did not come back to the pool, and the request that holds the slot.
         self.kept: dict[Connection, Holder] = {}
         # Each waits for the new connection that it explains, which may never
         # come. Per reach, the least recently lost of too many forgotten first.
@@ -458,7 +467,7 @@ class Ledger(NotCopied):
             return True
 
     def dial_failed(self, conn: Connection) -> None:
-        """Dialling it failed, and nobody else is about to try: what it was to replace is still to be replaced."""
+        """Dialling it failed, and nobody else is about to try: the loss that it explained waits for the next one."""
         with self.lock:
             if conn.state is State.DIALLING and not conn.users and conn.move(State.CLOSED):
                 self.live.pop(conn, None)
@@ -467,7 +476,7 @@ class Ledger(NotCopied):
 
     def _remember(self, reach: Origin | Shared) -> None:
         self._reached[reach] = None
-        if len(self._reached) > 10_000:
+        if len(self._reached) > _MAX_ORIGINS:
             self._reached.popitem(last=False)
             self._forgot = True
 
@@ -486,7 +495,7 @@ class Ledger(NotCopied):
                 conn.unseen, was_idle = False, True
             if conn.user is None or not conn.users:
                 conn.user = exchange
-        # Before it is noted there: so whatever interrupts this, its end takes it from there.
+        # First here, then in `users`: `released` undoes both if this is interrupted in between.
         exchange.conn, exchange.holds = conn, True
         conn.users[exchange] = None
         if was_idle:
@@ -569,8 +578,9 @@ class Ledger(NotCopied):
     def missed(self, gone: list[Missed], at: int) -> None:
         """The pool dropped connections, nobody knows since when."""
         with self.lock:
-            # A connection created but not yet used: this is not the first that
-            # the pool creates in one pass, so only an eviction can have happened since.
+            # One was created and is not used yet: the pool has created it in this
+            # same pass, and has applied its keep-alive limit before. What went since
+            # then was evicted to make room.
             later = any(conn.state is State.DIALLING and not conn.users for conn in list(self.live))
             surplus = self._surplus(later, len(self.idle))
             for conn, readable, clean in gone:
@@ -712,8 +722,7 @@ class Ledger(NotCopied):
     def lost(self, conn: Connection, reason: Reason, at: int, exchange: Exchange | None = None) -> None:
         """The connection is out of the pool's reach, though not closed yet."""
         with self.lock:
-            if conn.doomed is None:
-                conn.doomed = reason
+            conn.doom(reason)
             if self._lose(conn, reason, at, exchange) and exchange is not None and not exchange.upgraded:
                 exchange.close_reason = reason.value
 
@@ -746,8 +755,7 @@ class Ledger(NotCopied):
         with self.lock:
             self._closed_before = True
             for conn in list(self.live):
-                if conn.doomed is None:
-                    conn.doomed = Reason.CLIENT_CLOSED
+                conn.doom(Reason.CLIENT_CLOSED)
                 self._lose(conn, Reason.CLIENT_CLOSED, at)
 
     def abandoned(self) -> list[Connection]:
@@ -823,7 +831,7 @@ def _closes(name: bytes, value: bytes) -> bool:
 
 
 class Ended(str, Enum):
-    """What of an exchange did not let its connection live on."""
+    """What in an exchange made its connection end with it."""
 
     #: This program's request said ``Connection: close``.
     CLIENT = "client"

@@ -330,7 +330,7 @@ class Lifetime:
         if conn is None or not conn.ready or not conn.ledger.process.alive:
             return
         now = _now()
-        conn.doomed = conn.doomed or Reason.UNKNOWN
+        conn.doom(Reason.UNKNOWN)
         conn.ledger.closed(conn, now)
         # It may have been closed, and that not have been told: it counts once.
         conn.ledger.process.sink.closed(conn, now, silent=False)

@@ -1,6 +1,5 @@
-# Hooks say what happens where; this says what it means. Everything that we
-# learn goes through here, so that whatever may come in any order, twice, late
-# or never is dealt with in one place.
+# Hooks say what happens where; this says what it means. Calls may come in any
+# order, twice, late or never: only this module has to cope with that.
 #
 # What is done per request is what costs: it is kept to stores and comparisons.
 # Per connection, or when something rare happened, there is time for more.
@@ -47,7 +46,7 @@ class Observer:
         #: Types of response streams that are watched, by id, as long as there are such types.
         self._bodies: dict[int, weakref.ref[type]] = {}
 
-    # What the adapter says.
+    # Overridden by adapters.
 
     def adopt_connections(self, ledger: Ledger, pool: Any) -> None:
         """For the adapter: note the connections that *pool* had before we came. Nothing, if it can't tell."""
@@ -85,7 +84,7 @@ class Observer:
                 return None
         started = _now()
         exchange = Exchange(ledger, request, started, _epoch() - started)
-        # Before it is noted anywhere: whatever interrupts this, `abandon` finds it.
+        # First of all: `abandon` finds it here if anything below is interrupted.
         CURRENT.set(exchange)
         exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         if lifetime.call_sites is not None:
@@ -128,7 +127,7 @@ class Observer:
             attach(pool, made)
 
     def making(self, frame: FrameType | None) -> Made | None:
-        """For the adapter: what to note on something that *frame* makes; None if that is not wanted."""
+        """What to note on something that *frame* makes; None if that is not wanted. Adapters call it."""
         lifetime = self.lifetime
         if not lifetime.active or lifetime.call_sites is None:
             return None
@@ -143,8 +142,8 @@ class Observer:
         if call_sites is not None and any(conn.users for conn in list(ledger.live)):
             evidence.client_closed(ledger, call_sites.find(sys._getframe(1)))
         ledger.pool_closed(_now())
-        # A fault of ours has kept its network stream from us: nobody will tell of its close, which is about to be.
-        # Of what the garbage collector closes, none has a stream any more, and all are told of.
+        # Where we have missed a network stream, no hook will tell that it closes: so it is told here.
+        # Under the garbage collector every stream is gone already, and all of them are told.
         if any(conn.state is State.LOST and conn.probe.stream() is None for conn in list(ledger.live)):
             if collecting():
                 self.lifetime.later.append((self._streamless_closed, ledger))
@@ -193,7 +192,7 @@ class Observer:
             watch = Watch(stream, lifetime.later.append)
             store(stream, KEY, exchange)
         except (AttributeError, TypeError):
-            # Nor could we tell when it is gone.
+            # It takes no attribute or no weak reference: we could not tell when it is collected.
             exchange.over_at = now
             lifetime.finish(exchange, None)
             return
@@ -260,7 +259,7 @@ class Observer:
             if not conn.probe.available():
                 conn.ledger.lost(conn, Reason.GOAWAY if conn.probe.goaway() else reason, at, exchange)
         elif reason is Reason.REQUEST_FAILED and exchange.send_at and causes.connection_gone(error):
-            # It went down with all its streams: whichever of them noticed that first, the others ended with it, too.
+            # The connection is gone: one of its streams has noticed first, the others failed for the same reason.
             conn.ledger.shared(conn, exchange)
 
     # The network stream.
@@ -280,7 +279,7 @@ class Observer:
         user = by or conn.last_user
         cancelled = None
         if user is not None and (by is not None or user.reading_since):
-            # Only here is what is being handled known to be the exchange's own.
+            # Only here is the exception that is being handled sure to be this exchange's.
             error = sys.exc_info()[1]
             if error is not None:
                 cancelled = errors.cancelled(error)
@@ -346,7 +345,7 @@ class Observer:
         return evidence.awaits_close(exchange) and self.closed_once_more(exchange, sys._getframe(2))
 
     def response_closing(self, response: Any) -> None:
-        """A response is being closed whose body the end of an iterator has closed before, or any other."""
+        """A response is being closed; the end of an iterator may have closed its body before."""
         exchange: Exchange | None = attached(response)
         if exchange is not None and not exchange.finished and exchange.over_at:
             evidence.left(exchange)

@@ -22,8 +22,8 @@ from .rows import Half, Lost, Other, Row, Served
 from .spans import Source
 
 _MOST: Final = 20_000
-#: Seconds by which the client's idle time may be shorter than the server's, which ended with the connection: a request
-#: that was under way then.
+#: Seconds by which the client's idle time may be shorter than the server's, which ended with the connection: the
+#: request was on its way then. Or two round trips, where those are known and longer.
 _UNDER_WAY: Final = 0.05
 
 K = TypeVar("K")

@@ -154,7 +154,7 @@ CONNECTIONS = (
                 says=r"^The pool had no connection within 1\.\d s; fan_out(_async)?\.py:\d+ in price made the oldest .+: PoolTimeout",
             ),
             Case(
-                "The same with 1.2 s for all, and each answer ends its connection: who waited opens one.",
+                "The same with 1.2 s for all, and each answer closes its connection: waiting requests dial.",
                 "fan_out",
                 partial(worlds.serving, worlds.after(1.2, worlds.LAST)),
                 "40 prices\n",

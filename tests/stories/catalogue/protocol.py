@@ -233,7 +233,7 @@ PROTOCOL = (
                 thresholds=_PATIENT,
             ),
             Case(
-                "They time out together for they began together, and the server is silent: nobody stood still.",
+                "They time out together because they began together, and the server is silent: nobody stood still.",
                 "dashboard",
                 partial(worlds.serving, worlds.silence),
                 "tile ReadTimeout\n" * 3,

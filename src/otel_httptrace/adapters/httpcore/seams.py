@@ -23,7 +23,7 @@ _UNLIMITED: Final = 2**31
 _FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 #: The cores that compare only idle connections with ``max_keepalive_connections``, where httpcore 1.0.9 compares all.
 COUNT_ONLY_IDLE: Final = frozenset({"httpcore2"})
-#: How many generators there may be around a body.
+#: How many frames a walk up from a body's close looks at: a bound, far above the few that there are.
 _MOST_GENERATORS: Final = 32
 #: Which of the configured timeouts struck, by the exception's class. Their names are public, and the values' keys are
 #: these (https://www.encode.io/httpcore/extensions/#timeout).

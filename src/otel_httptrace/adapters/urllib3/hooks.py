@@ -49,7 +49,7 @@ class Hooks:
         self._patches = observer.lifetime.patches
         self._guard = observer.guard
         self._connections: tuple[type, ...] = ()
-        #: Classes of urllib3's own whose objects' attributes are read by nobody's code: see `_reads_plainly`.
+        #: Classes of urllib3's own that have no code for reading attributes: see `_reads_plainly`.
         self.plain: set[type] = set()
 
     def install(self, module: ModuleType) -> None:
@@ -71,7 +71,7 @@ class Hooks:
         replace(manager, "clear", self._before(self._observer.clearing))
         for cls in (module.connection.HTTPConnection, module.connection.HTTPSConnection):
             self.watch_connection(cls)
-        # Not where they have it from, which may be the standard library.
+        # In urllib3's class, and not in its base, which may be the standard library's.
         self._patches.replace(module.connection.HTTPConnection, seams.TUNNEL, self._tunnel)
         replace(module.connection.HTTPSConnection, seams.TLS_TO_PROXY, self._tunnel)
         self._patches.replace(module.connection, seams.TLS, self._tls)
@@ -420,8 +420,8 @@ class Hooks:
 
 
 def _reads_plainly(cls: type) -> bool:
-    # What `stored` is for is that no code of a class is called for our attribute. Where there is none, the interpreter
-    # reads an attribute that stands in the code at a tenth of the price. It is `KEY`.
+    # `stored` reads our attribute, `KEY`, without calling code of the object's class. Where the class has no such code,
+    # plain access does the same at a tenth of the price.
     reads: object = cls.__getattribute__
     return reads is object.__getattribute__ and not hasattr(cls, "__getattr__")
 

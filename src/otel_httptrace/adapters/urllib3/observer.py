@@ -1,9 +1,9 @@
-# What only urllib3 can know. An exchange here is one attempt on the wire, from the
+# What only urllib3 can know. An exchange here is one request on the wire, from the
 # pool's giving out a connection to the end of the body: `urlopen` calls itself for
 # retries and redirects. Its `HTTPConnection` is no connection, but a maker of
-# them: it closes its socket and connects anew. So a `Connection` of ours is one
-# socket, and that is what stands on an `HTTPConnection` by `KEY`; the exchange
-# under way on it is that connection's `user`. A context variable is needed only
+# them: it closes its socket and connects again. So a `Connection` of ours is one
+# socket; the attribute `KEY` of an `HTTPConnection` is its `Connection` of now, and
+# the exchange under way on it is that connection's `user`. A context variable is needed only
 # where urllib3 passes the connection on to nobody: while it connects, and while it
 # makes a response.
 #
@@ -45,7 +45,7 @@ _OPEN: Final = State.OPEN
 
 
 class Manager(NotCopied):
-    """What stands on a pool manager: one for all its pools. A pool without a manager has one to itself."""
+    """What we keep with a pool manager, for all its pools. A pool without a manager has one of its own."""
 
     __slots__ = ("__weakref__", "ledger", "made", "manager")
 
@@ -58,7 +58,7 @@ class Manager(NotCopied):
 
 
 class Pool(NotCopied):
-    """What stands on a pool. Its connections only refer to it: so it goes with the pool."""
+    """What we keep with a pool. Its connections have weak references to it: it dies with the pool."""
 
     __slots__ = ("__weakref__", "closed", "manager", "origin", "pool", "reach")
 
@@ -106,7 +106,7 @@ class Observer(shared.Observer):
                 attach(manager, ours)
 
     def new_pool(self, manager: Any, pool: Any) -> None:
-        """*manager* has made *pool*, for an origin that it had none for, or none any more."""
+        """*manager* has made *pool*, for an origin without a pool."""
         made = answer(lambda: Manager(manager))
         ours = attach_unless(manager, made, bool) if made is not None else None
         origin = seams.origin(pool)
@@ -275,7 +275,7 @@ class Observer(shared.Observer):
                 ledger.dial_failed(known)
             elif connection.sock is None:
                 # Closed by a way that we do not see.
-                known.doomed = known.doomed or Reason.UNKNOWN
+                known.doom(Reason.UNKNOWN)
                 self._close(known, None, at)
         if connection.sock is not None:
             return self._adopt_connection(ledger, ours, connection)
@@ -294,7 +294,7 @@ class Observer(shared.Observer):
             exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
         ours = attached(pool)
         origin = ours.origin if isinstance(ours, Pool) else None
-        empty = isinstance(error, Exception) and type(error).__name__ == "EmptyPoolError"
+        empty = isinstance(error, Exception) and type(error).__name__ == seams.POOL_EMPTY
         struck = evidence.configured(evidence.POOL_TIMEOUT, timeout) if empty else Timeout()
         self.request_failed(exchange, error, _now(), lambda: origin, struck)
 
@@ -340,7 +340,7 @@ class Observer(shared.Observer):
             self.attempt_failed(exchange, error)
 
     def connecting(self, connection: Any) -> Exchange | None:
-        """The socket of *connection* is being made and connected; None if nobody observed has it made."""
+        """The socket of *connection* is being made and connected; None if no observed exchange is connecting it."""
         exchange = CURRENT.get()
         conn = attached(connection)
         if exchange is None or conn is None or exchange.conn is not conn or exchange.dial is None:
@@ -381,7 +381,7 @@ class Observer(shared.Observer):
             self.lifetime.looked_up(exchange, lookup)
 
     def shaking_hands(self, server: object) -> Exchange | None:
-        """TLS begins, with *server*; None if nobody observed dials, or it is a proxy's."""
+        """TLS begins, with *server*; None if no observed exchange dials, or it is with a proxy."""
         exchange = CURRENT.get()
         dial = exchange.dial if exchange is not None else None
         if dial is None or dial.done or (dial.proxy is not None and dial.last is dial.proxy and not dial.proxy.ended):
@@ -397,7 +397,7 @@ class Observer(shared.Observer):
             dial.last.details = seams.handshake(sock)
 
     def asking_proxy(self, connection: Any) -> Exchange | None:
-        """TLS to a proxy begins, or it is asked for a tunnel; None if nobody observed dials."""
+        """TLS to a proxy begins, or it is asked for a tunnel; None if no observed exchange dials."""
         exchange = CURRENT.get()
         dial = exchange.dial if exchange is not None else None
         if dial is None or dial.done:
@@ -496,7 +496,7 @@ class Observer(shared.Observer):
             self._close(conn, exchange, now, cancelled=cancelled)
             self.lifetime.finish(exchange, error)
             return
-        if type(error).__name__ != "RemoteDisconnected":
+        if type(error).__name__ != seams.DISCONNECTED:
             # Not known: `http.client` buffers what has come.
             exchange.received = -1
         if conn.ready:
@@ -520,7 +520,7 @@ class Observer(shared.Observer):
         user = by or conn.last_user
         silent = user is not None and user.silent
         if reason is Reason.RESPONSE_LEAKED or collecting():
-            # Within any lock there is.
+            # This may run while any lock is held.
             self.lifetime.later.append((self._closed, conn, at, silent))
         else:
             self._closed(conn, at, silent)
@@ -528,7 +528,7 @@ class Observer(shared.Observer):
     # The connection goes.
 
     def giving_back(self, exchange: Exchange, conn: Connection) -> bool:
-        """*conn* is given back to the pool, and *exchange* has it; whether that is over with this."""
+        """*exchange* gives *conn* back to the pool. True: with this the exchange is over."""
         now = _now()
         ledger = exchange.ledger
         if not exchange.headers_at:
@@ -577,7 +577,7 @@ class Observer(shared.Observer):
                 evidence.closing(user, conn.probe.stream(), now, cancelled=cancelled)
             elif user.wait_at and CURRENT.get() is user:
                 # `http.client` closes at the headers what is not to be kept.
-                conn.doomed = conn.doomed or Reason.CONNECTION_CLOSE
+                conn.doom(Reason.CONNECTION_CLOSE)
         self._close(conn, user, now, cancelled=cancelled)
 
     @staticmethod
@@ -596,15 +596,15 @@ class Observer(shared.Observer):
         if user is not None and not user.finished:
             # As it is given back: the pool has no room for it, or was closed meanwhile.
             if ours is None or ours.closed or seams.closed(pool):
-                conn.doomed = Reason.CLIENT_CLOSED
+                conn.doom(Reason.CLIENT_CLOSED)
             return False
         if pool is None:
             # The pool is gone. If its manager is not, it has made room for another origin.
-            conn.doomed = Reason.POOL_FULL if self._managed(conn.ledger) else Reason.UNKNOWN
+            conn.doom(Reason.POOL_FULL if self._managed(conn.ledger) else Reason.UNKNOWN)
             return None
         readable: bool | None = conn.probe.readable()
         if not readable:
-            conn.doomed = Reason.UNKNOWN
+            conn.doom(Reason.UNKNOWN)
         return readable
 
     @staticmethod
@@ -666,13 +666,13 @@ class Observer(shared.Observer):
             self.left(exchange, now)
 
     def _leaked(self, exchange: Exchange) -> None:
-        # Within any lock there is: numbers and texts only.
+        # This may run while any lock is held: numbers and texts only.
         exchange.body_forgotten()
         place, conn = exchange.made_at, exchange.conn
         if place is not None:
             exchange.closed_at, exchange.closed_via = text(place.application), text(place.library)
-        if conn is not None and conn.ready and conn.doomed is None:
-            conn.doomed = Reason.RESPONSE_LEAKED
+        if conn is not None and conn.ready:
+            conn.doom(Reason.RESPONSE_LEAKED)
 
     def closed_response(self, exchange: Exchange, response: Any) -> None:
         """*response* has been closed."""

@@ -35,7 +35,7 @@ TUNNEL: Final = "_tunnel"
 TLS_TO_PROXY: Final = "_connect_tls_proxy"
 #: Of its module: shakes hands.
 TLS: Final = "_ssl_wrap_socket_and_match_hostname"
-#: Of a response: what all reads go through, but those of a chunked body by parts.
+#: Of a response: every read goes through the first, save that of a chunked body part by part, which uses the second.
 RAW_READ: Final = "_raw_read"
 HANDLE_CHUNK: Final = "_handle_chunk"
 
@@ -49,7 +49,7 @@ METHOD: Final = attrgetter("_method")
 
 
 def origin(pool: Any) -> Origin | None:
-    """What a pool is for; None if it does not say. Of a forward proxy's it is the proxy."""
+    """The origin that a pool is for; None if it does not say. For a pool to a forward proxy it is the proxy."""
     scheme, host, port = getattr(pool, "scheme", None), getattr(pool, "host", None), getattr(pool, "port", None)
     if not isinstance(scheme, str) or not isinstance(host, str):
         return None
@@ -240,12 +240,6 @@ def holds_connection(response: Any) -> bool:
     return getattr(response, "_connection", None) is not None
 
 
-def closes_connection(original: Any) -> bool | None:
-    """Whether the connection ends with the response: ``will_close``; None if not known."""
-    found = getattr(original, "will_close", None)
-    return found if isinstance(found, bool) else None
-
-
 def announced(response: Any) -> int | None:
     """How many bytes of its body are still to come, as Content-Length had it; None if that is not known."""
     found = getattr(response, "length_remaining", None)
@@ -267,6 +261,10 @@ def timeout(error: BaseException, connection: Any) -> evidence.Timeout:
     return evidence.configured(which, getattr(connection, "timeout", None))
 
 
+#: urllib3's: no connection of the pool came free in time.
+POOL_EMPTY: Final = "EmptyPoolError"
+#: `http.client`'s: the connection was closed before a byte of the answer came.
+DISCONNECTED: Final = "RemoteDisconnected"
 _TIMEOUTS: Final = {
     "ConnectTimeoutError": evidence.CONNECT_TIMEOUT,
     "ReadTimeoutError": evidence.READ_TIMEOUT,

@@ -9,8 +9,8 @@ from .. import findings
 from ..findings import Evidence, Finding, Severity, Share, Sure, Thresholds
 from ..rows import Row
 from .definitions import FAILURES, OTHERS, Definition
+from .definitions_attempts import MORE
 from .definitions_server import SERVERS
-from .more import MORE
 from .reasons import REOPENED
 from .tally import Tallies, Tally
 

@@ -17,7 +17,7 @@ from .definitions import Definition
 
 
 @dataclass(frozen=True)
-class Reason:
+class Reopening:
     """One value of `httptrace.conn.open_reason`.
 
     Args:
@@ -38,70 +38,70 @@ class Reason:
 
 
 REASONS: Final = (
-    Reason("first_connection", "", "there had been none to this server", "nobody's", "nothing: each server needs one"),
-    Reason(
+    Reopening("first_connection", "", "there had been none to this server", "nobody's", "nothing: each server needs one"),
+    Reopening(
         "all_busy", "", "all that there were carried a request", "the number of requests at a time",
         "nothing: it is what a pool is for",
     ),
-    Reason(
+    Reopening(
         "new_client", "client_per_request", "this client was new, and another had connected before", "this program's",
         "make one client at start-up and share it",
     ),
-    Reason(
+    Reopening(
         "body_not_read", "body_not_read", "the one before was closed with a response not read to its end",
         "this program's", "read the body to its end before closing",
     ),
-    Reason(
+    Reopening(
         "response_leaked", "connections_leaked", "the one before was held by a response that nobody had closed",
         "this program's", "close every response: use it in a `with` block", ("responses_never_closed",),
     ),
-    Reason(
+    Reopening(
         "keepalive_expired", "keepalive_expired", "the one before had been idle for longer than keepalive_expiry",
         "this client's setting: keepalive_expiry, 5 s unless set",
         "set keepalive_expiry (httpx.Limits) above the pause between requests, but below the server's keep-alive time "
         "(5 s for uvicorn and Node.js, 75 s for nginx, unless set)",
     ),
-    Reason(
+    Reopening(
         "keepalive_limit", "keepalive_limit_too_low", "the pool had dropped an idle one over max_keepalive_connections",
         "this client's setting: max_keepalive_connections", "raise max_keepalive_connections",
     ),
-    Reason(
+    Reopening(
         "pool_full", "pool_full", "the pool had dropped an idle one to make room for another server",
         "this client's setting: max_connections, 100 unless set",
         "raise max_connections (httpx.Limits) above the number of servers times the requests at a time to each, or use "
         "a client for each group of servers",
     ),
-    Reason(
+    Reopening(
         "server_closed", "server_closes_idle", "the server had closed the idle one", "the server's keep-alive time",
         "send more often, or accept it",
     ),
-    Reason(
+    Reopening(
         "connection_close", "connection_close", "the one before could carry one response only (Connection: close, or HTTP/1.0)",
         "the server's, or what lies between, or a header of this program's own",
         "if this program sends `Connection: close`, do not; else turn keep-alive on in the server or proxy that answers so",
     ),
-    Reason(
+    Reopening(
         "request_failed", "connections_failed", "the one before was lost with a request that failed", "the doing of what made that request fail",
         "look at the requests that failed", ("*failed",),
     ),
-    Reason(
+    Reopening(
         "request_cancelled", "connections_cancelled", "the one before was lost with a request that was cancelled",
         "the caller's: a timeout around the call, a client that went away",
         "cancel less, or give requests a timeout of their own; over HTTP/2 a cancelled request costs no connection",
         ("cancelled_in",),
     ),
-    Reason(
+    Reopening(
         "goaway", "connections_retired", "the server had retired the one before (GOAWAY), or its stream ids were used up",
         "the server's: a limit of requests or of age, or a restart",
         "raise the server's limit of requests for a connection (nginx: keepalive_requests), or accept it",
         ("http2_goaway",),
     ),
-    Reason("upgraded", "", "the one before had been handed over (101, CONNECT)", "this program's", "nothing: the connection did what it was opened for"),
-    Reason(
+    Reopening("upgraded", "", "the one before had been handed over (101, CONNECT)", "this program's", "nothing: the connection did what it was opened for"),
+    Reopening(
         "client_closed", "client_used_after_close", "the client had been closed, and was used again", "this program's",
         "close the client only when nothing uses it any more: in the shutdown of the whole program", ("client_closed_in_use",),
     ),
-    Reason("unknown", "reopened_unknown", "the end of the one before was not seen", "not known",
+    Reopening("unknown", "reopened_unknown", "the end of the one before was not seen", "not known",
            "instrument before the first client is made; connections opened before that are not seen"),
 )  # fmt: skip
 """Every value of `httptrace.conn.open_reason`, and what is concluded from it."""

@@ -17,8 +17,8 @@ from ..facts import PERMANENT, REDIRECTS, redirected_in_vain
 from ..findings import Finding, Thresholds
 from ..rows import Row
 from ..units import count, seconds
+from .definitions_attempts import AT_ONCE, MOST, same_but_for_slash
 from .kind import Kind
-from .more import AT_ONCE, MOST, same_but_for_slash
 from .tally import Tally, named, named_all, statuses
 
 #: Chains that are followed at a time.

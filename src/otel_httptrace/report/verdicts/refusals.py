@@ -11,8 +11,8 @@ from ..facts import broke
 from ..findings import Finding, Thresholds
 from ..rows import Row
 from ..units import seconds
+from .definitions_attempts import REFUSALS
 from .kind import Kind
-from .more import REFUSALS
 from .tally import MAX_KEYS, Tally, named, statuses
 
 _ADVICE: Final[dict[int, str]] = {

@@ -9,8 +9,8 @@ from ..facts import proxy
 from ..findings import Finding
 from ..rows import Row
 from ..units import count, seconds, spread
+from .definitions_attempts import connect_of, pauses
 from .kind import Kind
-from .more import connect_of, pauses
 from .tally import Tally, named, named_all
 
 
