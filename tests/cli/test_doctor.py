@@ -148,7 +148,7 @@ def test_a_setting_that_defeats_tracing_is_a_problem_and_status_1() -> None:
         ({"OTEL_CONFIG_FILE": "otel.yaml"}, "OTEL_CONFIG_FILE", State.WARNING),
         ({"OTEL_TRACES_SAMPLR": "always_on"}, "OTEL_TRACES_SAMPLR", State.WARNING),
         ({"OTEL_SOMEBODYS_OWN": "1"}, "OTEL_SOMEBODYS_OWN", State.OK),
-        ({"OTEL_PYTHON_HTTPTRACE_SPANS": "most"}, "otel-httptrace", State.WARNING),
+        ({"OTEL_PYTHON_HTTPTRACE_SPANS": "most"}, "OTEL_PYTHON_HTTPTRACE_SPANS", State.WARNING),
     ],
     ids=lambda value: " ".join("=".join(pair) for pair in value.items()) if isinstance(value, dict) else "",
 )
@@ -157,7 +157,7 @@ def test_each_setting_that_affects_tracing_is_explained(environ: dict[str, str],
     check = judged(environ)[name]
 
     assert check.state is state
-    assert (check.advice == "") is (state is State.OK) or name == "otel-httptrace"
+    assert (check.advice == "") is (state is State.OK)
 
 
 @pytest.mark.parametrize(
@@ -312,11 +312,11 @@ def test_a_program_of_another_python(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_no_python() -> None:
-    """Where a program's Python cannot be told that is a warning, and not a guess."""
+    """A program whose Python cannot be told was not checked: that is a problem, and not a guess."""
     ran = httptrace("doctor", "--width", "200", "--", "/bin/sh")
 
-    assert ran.returncode == 0
-    assert "  ! /bin/sh: neither a Python nor a script of one: cannot tell what is installed there" in ran.stdout
+    assert ran.returncode == 1
+    assert "  ✗ /bin/sh: neither a Python nor a script of one: what is installed there was not checked" in ran.stdout
 
 
 def test_unsupported_versions_and_missing_exporters_are_problems() -> None:

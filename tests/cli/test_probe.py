@@ -140,7 +140,7 @@ def test_idle_finds_how_long_a_connection_is_kept(serve: Callable[..., Server]) 
     assert ran.returncode == 0
     (line,) = [line for line in lines(ran) if line.startswith("  idle: ")]
     assert line == (
-        "  idle: closed after more than 500 ms and within 1.0 s (server_closed); keep keepalive_expiry below that"
+        "  idle: closed after more than 500 ms and within 1.0 s (server_closed); keep keepalive_expiry well below that"
     )
 
 

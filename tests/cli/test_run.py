@@ -383,6 +383,10 @@ def test_thresholds_can_be_set(program: Callable[..., str], server: Server) -> N
     ("arguments", "told"),
     [
         (["--fail-on", "bodies"], "no verdict is called 'bodies'; there are address_fallback, "),
+        (
+            ["--fail-on", "body_not_reed"],
+            "no verdict is called 'body_not_reed' (did you mean body_not_read?); there are ",
+        ),
         (["--threshold", "dns"], "'dns' is not of the form NAME=VALUE"),
         (["--threshold", "dna=1"], "no threshold is called 'dna'; there are lost_connections, "),
         (["--threshold", "dns=slow"], "dns='slow': expected a number of seconds"),
@@ -416,6 +420,12 @@ def test_a_program_without_requests_is_told_why_that_may_be() -> None:
     (line,) = ran.stderr.splitlines()
     assert line.startswith(f"httptrace: no span came: either it made no request with {named('or')}, or")
     assert line.endswith(f"httptrace doctor -- {PYTHON}")
+
+    failed = httptrace("run", "--", PYTHON, "-c", "raise SystemExit(7)")
+    assert failed.returncode == 7
+    assert failed.stderr.startswith(
+        "httptrace: no span came, and the program ended with status 7: see what it says itself."
+    )
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,9 @@ def test_a_process_that_stood_still() -> None:
     shared = [row(start, 10 - start, conn__id=7, **known) for start in (0.0, 4.0, 8.0)]
 
     assert list(findings(stalled)) == ["process_stalled"]
+    (well,) = findings([reusing(duration=1.6, stalled=1.2)]).values()
+    assert well.evidence[0].what == "the process stood still for 1.2 s of 1.6 s"
+    assert well.sentence.startswith("this process stood still for 1.2 s or longer at a time, as 1 request to ")
     assert list(findings(together)) == list(findings(shared)) == ["server_slow"]
 
 
@@ -284,7 +287,7 @@ def test_old_connections_that_are_dead() -> None:
     finding = findings([*dead, *well])["connection_dead"]
 
     assert finding.sure is Sure.LIKELY
-    assert "set keepalive_expiry below 1.4 s (between 300 ms and that)" in finding.advice
+    assert "set keepalive_expiry well below 1.4 s (between 300 ms and that)" in finding.advice
     # One that was older still went well, or the younger ones fail as well: then it is not their age.
     assert list(findings([*dead, *well, reusing(conn__idle=9.0)])) == ["server_slow"]
     younger = [failed("wait", "ReadTimeout", time__wait=1.0, conn__idle=0.1, **CLOSED) for _ in range(3)]

@@ -265,6 +265,27 @@ def test_a_waterfall_with_all_spans() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["GET", "http.wait"]
 
 
+def test_a_slow_upload_has_a_bar() -> None:
+    """Sending is drawn where it took a part of the time that can be seen, before the wait; else it is not."""
+    slow = reusing(duration=1.0, time__send=0.7, time__wait=0.2, time__receive=0.1)
+    quick = reusing(duration=1.0, time__send=0.001, time__wait=0.9, time__receive=0.1)
+
+    lines = printed(slow, width=120)
+    assert [line.split()[0] for line in lines[1:5]] == ["GET", "send", "wait", "receive"]
+    assert lines[2].index("█") < lines[3].index("█") < lines[4].index("█")
+    assert [line.split()[0] for line in printed(quick)[1:4]] == ["GET", "wait", "receive"]
+
+
+def test_time_in_no_phase_is_told() -> None:
+    """A quarter or more of all time that no phase accounts for is told as that, and less is not."""
+    held = [reusing(duration=1.0, time__wait=0.2, time__receive=0.1) for _ in range(3)]
+    known = [reusing(duration=1.0, time__wait=0.7, time__receive=0.1) for _ in range(3)]
+
+    (line,) = (line for line in printed(analyze(held)) if "in no phase" in line)
+    assert line.split() == ["in", "no", "phase", "2.1", "s"]
+    assert not any("in no phase" in line for line in printed(analyze(known)))
+
+
 def test_a_request_that_took_no_time() -> None:
     """A span without a length, or one that ends before it starts, is drawn all the same."""
     export = Export()

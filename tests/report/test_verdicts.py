@@ -144,11 +144,26 @@ def test_client_per_request_is_told_of_short_lived_clients() -> None:
         lived += [one, *(reusing(start=number, conn__id=one.attributes[names.CONN_ID]) for _ in range(2))]
 
     assert finding.verdict == "client_per_request"
-    assert finding.sentence.startswith(f"3 clients for {ORIGIN} were made within a minute by one process (3 in all)")
+    assert finding.sentence.startswith(
+        f"one process made 3 clients for {ORIGIN} within a minute; the first connection of each"
+    )
     assert found(*lived) == []
     assert only(*lived, client_requests=3).verdict == "client_per_request"
     assert found(*(opening("new_client", start=number * 61) for number in range(9))) == []
     assert found(*(opening("first_connection", start=number) for number in range(9))) == []
+
+
+def test_client_per_request_points_at_short_lived_clients_only() -> None:
+    """A client that lives is no example of it, however long it took to connect, and its line is not the one at fault."""
+    brief = [opening("new_client", start=number, client__made_at="shop.py:3") for number in range(3)]
+    lived = opening("new_client", start=4, time__tls=0.2, client__made_at="main.py:9")
+    finding = only(*brief, lived, *(reusing(start=5, conn__id=lived.attributes[names.CONN_ID]) for _ in range(5)))
+    unlike = only(*brief, opening("new_client", start=4, client__made_at="main.py:9"))
+
+    assert {one.span_id for one in finding.evidence} == {row.span_id for row in brief}
+    assert (finding.line, finding.requests, sum(share.requests for share in finding.origins)) == ("shop.py:3", 3, 3)
+    assert f"3 clients for {ORIGIN} within a minute, at shop.py:3;" in finding.sentence
+    assert ", 3 of them at shop.py:3;" in unlike.sentence
 
 
 def test_clients_of_several_processes() -> None:
@@ -172,6 +187,18 @@ def test_server_closes_idle_names_the_shortest_pause() -> None:
         "(2 of 2) were opened because the server, or what lies between, had closed an idle one, after at most 5.0 s of idleness"
         in (finding.sentence)
     )
+
+
+def test_a_longer_expiry_than_the_servers_wins_nothing() -> None:
+    """Nobody is told to keep connections for longer than this very server was seen to do."""
+    expired = [opening("keepalive_expired", number * 10) for number in range(3)]
+    closed = [reusing(100), opening("server_closed", 107), reusing(108), opening("server_closed", 113.01)]
+    alone, both = only(*expired), {one.verdict: one for one in found(*expired, *closed)}
+
+    assert alone.advice.startswith("set keepalive_expiry (httpx.Limits) above the pause between requests")
+    assert both["keepalive_expired"].advice.startswith("a longer keepalive_expiry wins nothing here")
+    assert "within 5.0 s" in both["keepalive_expired"].advice
+    assert "set keepalive_expiry well below 5.0 s" in both["server_closes_idle"].advice
 
 
 # The pool: stories 3, 4.

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -40,9 +41,10 @@ def parse(values: Iterable[str]) -> frozenset[str]:
     names = [name.strip() for value in values for name in value.split(",") if name.strip()]
     for name in names:
         if name not in VERDICTS and name not in SEVERITIES:
-            raise ValueError(
-                f"no verdict is called {name!r}; there are {', '.join(sorted(VERDICTS))}, and {', '.join(SEVERITIES)}"
-            )
+            near = difflib.get_close_matches(name, (*VERDICTS, *SEVERITIES), 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            known = f"{', '.join(sorted(VERDICTS))}, and {', '.join(SEVERITIES)}"
+            raise ValueError(f"no verdict is called {name!r}{meant}; there are {known}")
     return frozenset(names)
 
 

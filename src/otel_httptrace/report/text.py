@@ -364,6 +364,8 @@ def _counted(counted: Counter[str]) -> Text:
     return Text(", ".join(f"{printable(name)} {number:,}" for name, number in counted.most_common()))
 
 
+#: From which share of all time on it is said how much of it was in no phase.
+_UNKNOWN: Final = 0.25
 #: A phase's figures, and how wide a terminal has to be to show each.
 _FIGURES: Final[tuple[tuple[str, Callable[[Quantiles], str], int], ...]] = (
     ("p50", lambda times: seconds(times.at(0.5)), 0),
@@ -386,6 +388,12 @@ def _phases(origin: Origin, width: int) -> Table:
         if times is not None:
             style = COLOURS[phase].terminal if phase in COLOURS else "bold"
             table.add_row(Text(phase, style=style), *(show(times) for _, show in figures))
+    known = sum(origin.phases[phase].total for phase in PHASES if phase in origin.phases)
+    total = origin.phases.get("total")
+    if total is not None and total.total - known >= _UNKNOWN * total.total:
+        # Time in which none of our hooks was passed: the program's own, or another task's on the same event loop.
+        rest = (seconds(total.total - known) if title == "total" else "" for title, _ in figures)
+        table.add_row(Text("in no phase", style="dim"), *rest)
     return table
 
 
@@ -479,18 +487,23 @@ def _bars(row: Row) -> Iterator[tuple[str, float, float, str]]:
     if any(step.name in (names.SPAN_WAIT, names.SPAN_RECEIVE) for step in row.steps):
         return
     # These have spans of their own only with spans="all": but their times are
-    # attributes, and they are the last to happen.
+    # attributes, and they are the last to happen. Sending is mostly too quick to be seen.
     receive = row.phases.get("receive", 0.0)
     wait = row.phases.get("wait", 0.0)
     ended = row.duration
     if names.BODY_OUTCOME in row.attributes:
         ended = max(0.0, row.duration - receive)
+    send = row.phases.get("send", 0.0)
+    if send >= _SEEN * row.duration:
+        yield "  send", max(0.0, ended - wait - send), send, COLOURS["send"].terminal
     if "wait" in row.phases:
         yield "  wait", max(0.0, ended - wait), wait, COLOURS["wait"].terminal
     if "receive" in row.phases:
         yield "  receive", ended, receive, COLOURS["receive"].terminal
 
 
+#: The share of a request's time from which on its sending has a bar.
+_SEEN: Final = 0.05
 #: A connection's end in plain words, where the reason alone leaves open whose it is.
 _CLOSED: Final = {
     "body_not_read": "its connection could not be reused: the response was closed unread ({})",

@@ -119,7 +119,7 @@ ADDITIONS: Final[dict[str, str]] = {
     "foreign_loop": "the connection was opened in another event loop",
     "stalled": "this process did not get to run it for {stalled:time}",
     "lost": "connection {lost} was lost with it",
-    "opened": "it is connection {opened}[ to {origin}]",
+    "opened": "it is connection {opened} of the process[, to {origin}]",
     "dns_took": "the lookup took {dns_took:time} of that",
     "connect_took": "connecting took {connect_took:time} of that",
     "proxy_took": "the handshake with the proxy took {proxy_took:time} of that",

@@ -13,9 +13,9 @@ def python(subject: Subject) -> Iterator[Result]:
     """The Python itself."""
     if subject.python is None:
         yield Result(
-            State.WARNING,
+            State.PROBLEM,
             subject.program,
-            "neither a Python nor a script of one: cannot tell what is installed there",
+            "neither a Python nor a script of one: what is installed there was not checked",
             "name the Python that it runs: httptrace doctor -- /path/to/python",
         )
     elif subject.facts is None:

@@ -13,7 +13,10 @@ from ..programs import plugins
 from .endpoint import is_set
 from .redaction import redacted
 from .result import Result, State, Subject
-from .variables import judge, judge_missing, protocol
+from .variables import PROTOCOLS, judge, judge_missing, protocol
+
+#: Where one of these is set, somebody wants spans to be sent.
+_ASKING = ("OTEL_TRACES_EXPORTER", *PROTOCOLS)
 
 
 def variables(subject: Subject) -> Iterator[Result]:
@@ -23,6 +26,7 @@ def variables(subject: Subject) -> Iterator[Result]:
     if not found:
         yield Result(State.OK, "OTEL_*", "none is set: defaults apply")
     known = _known_variables()
+    heard = _heard(subject)
     there = facts["offered"] if facts is not None else plugins.offered()
     python = facts["executable"] if facts is not None else sys.executable
     for name, value in found.items():
@@ -34,6 +38,10 @@ def variables(subject: Subject) -> Iterator[Result]:
             near = difflib.get_close_matches(name, known, 1, 0.9)
             if near:
                 state, advice = State.WARNING, f"unknown variable: did you mean {near[0]}?"
+        if state is State.OK:
+            of_this = [message for message in heard if message.startswith(name)]
+            if of_this:
+                state, advice = State.WARNING, "; ".join(of_this)
         yield Result(state, name, redacted(name, value, known), advice)
 
 
@@ -47,16 +55,21 @@ def exporter(subject: Subject) -> Iterator[Result]:
     if subject.versions[package] is None and subject.versions["opentelemetry-sdk"] is not None:
         other = "export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, or "
         yield Result(
-            State.PROBLEM if is_set(environ) else State.WARNING,
+            State.PROBLEM if is_set(environ) or any(name in environ for name in _ASKING) else State.WARNING,
             "exporter",
-            f"the protocol is {asked}, and {package} is not installed",
+            f"the protocol is {asked}, and {package} is not installed: opentelemetry-instrument needs it to send",
             f"{other if asked == 'grpc' else ''}{subject.pip} {package}",
         )
 
 
 def our_own(subject: Subject) -> Iterator[Result]:
-    """What our own settings warn of as they are read."""
+    """What our own settings warn of as they are read, beyond single variables."""
+    for message in _heard(subject):
+        if not message.startswith(tuple(subject.environ)):
+            yield Result(State.WARNING, "otel-httptrace", message)
 
+
+def _heard(subject: Subject) -> list[str]:
     class Heard(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             heard.append(record.getMessage())
@@ -70,8 +83,7 @@ def our_own(subject: Subject) -> Iterator[Result]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
-    for message in heard:
-        yield Result(State.WARNING, "otel-httptrace", message)
+    return heard
 
 
 def _known_variables() -> set[str]:

@@ -25,7 +25,10 @@ def why_nothing(
         imported: modules that make HTTP requests, and that it was seen to use.
     """
     if not report.spans and status < 0:
-        return f"no span came: the program was killed by signal {-status}, and may have had no time to send any."
+        return (
+            f"no span came: the program was killed by signal {-status}; it may have had no time to send any, or "
+            f"have made no request with {clients.named('or')}."
+        )
     why = _why(program, environ)
     names = clients.named("or")
     if report.spans:
@@ -41,6 +44,11 @@ def why_nothing(
             f"no span came: the program made no request with {names}, but it uses {', '.join(others)}, which "
             "otel-httptrace does not observe"
             + (f". For one span a request, without what happens inside: {', '.join(known)}" if known else "")
+        )
+    if status > 0:
+        return (
+            f"no span came, and the program ended with status {status}: see what it says itself. To check its "
+            f"installation: httptrace doctor -- {program}"
         )
     return (
         f"no span came: either it made no request with {names}, or it ended in a way that sends "

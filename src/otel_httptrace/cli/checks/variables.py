@@ -20,13 +20,14 @@ EXCLUDING: Final = (
     "OTEL_PYTHON_EXCLUDED_URLS",
     *dict.fromkeys(client.upstream.excluded_urls for client in CLIENTS),
 )
-_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+#: Those that name the protocol of traces, the stronger one last.
+PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
 _TIMEOUTS: Final = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT")
 
 
 def protocol(environ: Mapping[str, str]) -> str:
     """The OTLP protocol that the SDK would use for traces."""
-    for name in reversed(_PROTOCOLS):
+    for name in reversed(PROTOCOLS):
         if environ.get(name, "").strip():
             return environ[name].strip()
     # The distro's default.
@@ -173,7 +174,7 @@ JUDGES: Final[Mapping[str, Judge]] = {
     "OTEL_CONFIG_FILE": _config_file,
     **dict.fromkeys(EXCLUDING, _excluded),
     **dict.fromkeys(_LIMITS, _limit),
-    **dict.fromkeys(_PROTOCOLS, _protocol),
+    **dict.fromkeys(PROTOCOLS, _protocol),
     **dict.fromkeys(_TIMEOUTS, _timeout),
 }
 

@@ -52,7 +52,7 @@ def command(
     verbose: bool,
     program: tuple[str, ...],
 ) -> int:
-    """Run PROGRAM, which uses httpx or httpx2, and print what its requests did.
+    """Run PROGRAM, and print what its requests did.
 
     The program needs no change, and nothing has to be installed for it:
     packages that its Python lacks are added for this run only.

@@ -31,7 +31,7 @@ async def idle(plan: Plan, recorder: Recorder) -> str:
             if not rows[-1].attributes.get(names.CONN_REUSED):
                 why = rows[-1].attributes.get(names.CONN_OPEN_REASON, "unknown")
                 at_least = f"after more than {seconds(kept)} and " if kept else ""
-                return f"idle: closed {at_least}within {seconds(wait)} ({why}); keep keepalive_expiry below that"
+                return f"idle: closed {at_least}within {seconds(wait)} ({why}); keep keepalive_expiry well below that"
             kept = wait
             if wait >= longest:
                 return f"idle: kept for {seconds(kept)}, the longest that was tried (--max-idle)"

@@ -233,8 +233,14 @@ def _examples(report: Report, requests: Requests) -> Iterator[_Example]:
         seen.add(found)
         known = phases(row)
         longest = max(known, key=lambda phase: known[phase], default=None)
-        note = f"mostly {longest}, {seconds(known[longest])}" if longest is not None else "no phases seen"
         duration = micros(row.duration) / 1e6
+        rest = duration - sum(known.values())
+        if longest is None:
+            note = "no phases seen"
+        elif rest > known[longest]:
+            note = f"mostly not accounted for, {seconds(rest)}"
+        else:
+            note = f"mostly {longest}, {seconds(known[longest])}"
         yield _Example(
             label,
             found,

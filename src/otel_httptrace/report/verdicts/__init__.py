@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from ...telemetry import names
@@ -24,6 +25,8 @@ from ..ends import Ends
 from ..facts import answered_badly, broke, phase_of, status_raised
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row, Served
+from ..units import seconds as written
+from . import reasons
 from .closes import ConnectionClose
 from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, Reopened, ServerClosesIdle
 from .dialling import AddressFallback, DnsSlow, TlsSlow
@@ -205,7 +208,19 @@ class Verdicts:
         symptoms = {
             reason.verdict for reason in COUNTED.values() if not (verdicts | failed).isdisjoint(reason.cause)
         }  # fmt: skip
-        return [finding for finding in found if finding.verdict not in symptoms]
+        # Advice that another finding makes void: a longer expiry wins nothing from a server that is quicker.
+        closed = {
+            finding.origin: (finding.numbers or {}).get("gap")
+            for finding in found
+            if finding.verdict == "server_closes_idle" and finding.sure is Sure.CERTAIN
+        }
+        return [
+            replace(finding, advice=reasons.TOO_LATE.format(gap=written(gap)))
+            if finding.verdict == "keepalive_expired" and (gap := closed.get(finding.origin)) is not None
+            else finding
+            for finding in found
+            if finding.verdict not in symptoms
+        ]
 
     def _ranked(self, found: list[Finding]) -> tuple[Finding, ...]:
         # Failed before slow before waste, where that is warranted: what is rare and took little time comes after what

@@ -289,31 +289,26 @@ class ClientPerRequest(_Opened):
 
     def __init__(self, limits: Thresholds, opened: Counter[str]) -> None:
         super().__init__(limits, opened)
-        self._requests = limits.client_requests
-        #: By connection: whose and where to, when it was opened, what that took, how many requests it has carried.
+        #: The first connection of each client, by connection.
         self._connections: OrderedDict[Any, _First] = OrderedDict()
-        #: Of those that carried few and are forgotten: how many were opened in which half minute, and what they took.
-        self._brief: dict[tuple[Source, str], tuple[Counter[int], float]] = {}
-
-    def what(self, row: Row) -> str:
-        return f"had a client of its own: {seconds(dial_seconds(row))} to connect"
-
-    def noting(self, row: Row, tally: Tally) -> None:
-        super().noting(row, tally)
-        tally.note("made_at", row.attributes.get(names.CLIENT_MADE_AT))
+        #: Clients of which that carried few requests, and is forgotten.
+        self._brief: dict[tuple[Source, str], _Brief] = {}
 
     def first(self, row: Row) -> None:
         """A process connected to a server for the first time: the client that did is one of them."""
-        self._remember(row)
+        self._remember(row, new=False)
 
     def add(self, row: Row) -> None:
         """A connection was opened by one more client."""
-        self.count(row)
-        self._remember(row)
+        self._remember(row, new=True)
 
-    def _remember(self, row: Row) -> None:
-        first = _First((row.source, row.origin), row.start, dial_seconds(row))
-        self._connections[row.connection or row.span_id] = first
+    def _remember(self, row: Row, *, new: bool) -> None:
+        # What it is evidence of is known only when its connection has carried all its requests.
+        made_at = row.attributes.get(names.CLIENT_MADE_AT)
+        self._connections[row.connection or row.span_id] = _First(
+            row.source, row.origin, row.client, row.trace_id, row.span_id, row.start, self.cost(row), made_at,
+            lookup="dns" in row.phases, handshake="tls" in row.phases, new=new,
+        )  # fmt: skip
         if len(self._connections) > MAX_SPANS:
             self._settle(self._brief, self._connections.popitem(last=False)[1])
 
@@ -324,58 +319,107 @@ class ClientPerRequest(_Opened):
             if known is not None:
                 known.requests += 1
 
-    def _settle(self, brief: dict[tuple[Source, str], tuple[Counter[int], float]], first: _First) -> None:
-        together = self.defined.together
+    def _settle(self, brief: dict[tuple[Source, str], _Brief], first: _First) -> None:
+        together, whose = self.defined.together, (first.source, first.origin)
         few = together is not None and together.holds(first.requests, self.limits)
-        if few and (first.whose in brief or len(brief) < MAX_KEYS):
-            counted, cost = brief.get(first.whose, (Counter(), 0.0))
-            counted[int(first.start // 30)] += 1
-            brief[first.whose] = (counted, cost + first.cost)
+        if few and (whose in brief or len(brief) < MAX_KEYS):
+            brief.setdefault(whose, _Brief()).add(first)
 
     def findings(self) -> Iterator[Finding]:
-        brief = {whose: (Counter(counted), cost) for whose, (counted, cost) in self._brief.items()}
+        brief = {whose: known.copy() for whose, known in self._brief.items()}
         for first in self._connections.values():
             self._settle(brief, first)
-        together, minute, total, cost = Tally(), 0, 0, 0.0
-        for origin, tally in self.tallies:
-            most, of, spent_in = 0, 0, 0.0
-            for (_, name), (counted, spent) in brief.items():
-                if name == origin:
-                    # Each process has to have clients of its own.
-                    most = max(most, *(counted[half] + counted[half + 1] for half in list(counted)))
-                    of, spent_in = of + sum(counted.values()), spent_in + spent
+        of_origin: dict[str, list[_Brief]] = {}
+        for (_, origin), known in brief.items():
+            of_origin.setdefault(origin, []).append(known)
+        told, minute = _Brief(), 0
+        for several in of_origin.values():
+            # Each process has to have clients of its own.
+            most = max(known.within_a_minute() for known in several)
             if most >= self.limits.clients:
-                together.merge(tally)
-                minute, total, cost = max(minute, most), total + of, cost + spent_in
-        if together.count:
+                minute = max(minute, most)
+                for known in several:
+                    told.merge(known)
+        if told.tally.count:
             # One line makes the clients, whatever servers they are for.
-            yield self._told(together, minute, total, cost)
+            yield self._told(told, minute)
 
-    def _told(self, tally: Tally, minute: int, total: int, cost: float) -> Finding:
-        few = count(self._requests, "request")
-        made_at = tally.noted("made_at").most_common(1)
-        line = made_at[0][0] if made_at else None
-        where = f", at {line}" if line is not None else ""
+    def _told(self, told: _Brief, minute: int) -> Finding:
+        tally = told.tally
+        line, made = next(iter(tally.noted("made_at").most_common(1)), (None, 0))
+        where = "" if line is None else f", at {line}" if made == told.clients else f", {made:,} of them at {line}"
+        within = f"{count(minute, 'client')} for {named_all(tally.origins)} within a minute"
+        all_in_all = f" ({told.clients:,} in all)" if told.clients != minute else ""
+        few = count(self.limits.client_requests, "request")
         return self.make(
             tally,
-            f"{count(minute, 'client')} for {named_all(tally.origins)} were made within a minute by one process ({total:,} in all)"
-            f"{where}, each for at most {few}: each has to connect for itself, {_paid(tally, cost)}",
+            f"one process made {within}{all_in_all}{where}; the first connection of each carried at most {few}: "
+            f"each client has to connect for itself, {_paid(tally, told.cost)}",
             advised(tally, "share"),
-            requests=total,
-            seconds=cost,
+            requests=told.clients,
+            seconds=told.cost,
             line=line,
-            numbers={"clients": total, "within_a_minute": minute, "seconds": cost},
+            numbers={"clients": told.clients, "within_a_minute": minute, "seconds": told.cost},
         )
 
 
 @dataclass(slots=True)
 class _First:
-    """The first connection of a client."""
+    """The request that opened the first connection of a client."""
 
-    whose: tuple[Source, str]
+    source: Source
+    origin: str
+    client: str
+    trace_id: str
+    span_id: str
     start: float
     cost: float
+    made_at: str | None
+    lookup: bool
+    handshake: bool
+    #: Its client was not the first one of its process.
+    new: bool
+    #: That the connection has carried.
     requests: int = 1
+
+
+class _Brief:
+    """Clients whose first connection carried few requests."""
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.cost = 0.0
+        #: How many were made in which half minute.
+        self.halves: Counter[int] = Counter()
+        self.tally = Tally()
+
+    def add(self, first: _First) -> None:
+        """One more."""
+        self.clients += 1
+        self.cost += first.cost
+        self.halves[int(first.start // 30)] += 1
+        if first.new:
+            self.tally.add(first, first.cost, f"had a client of its own: {seconds(first.cost)} to connect")
+            self.tally.note("made_at", first.made_at)
+            self.tally.note("lookups", first.lookup or None)
+            self.tally.note("handshakes", first.handshake or None)
+
+    def merge(self, other: _Brief) -> None:
+        """Those too."""
+        self.clients += other.clients
+        self.cost += other.cost
+        self.halves.update(other.halves)
+        self.tally.merge(other.tally)
+
+    def copy(self) -> _Brief:
+        """One that can be added to."""
+        copied = _Brief()
+        copied.merge(self)
+        return copied
+
+    def within_a_minute(self) -> int:
+        """The most that were made within one."""
+        return max(self.halves[half] + self.halves[half + 1] for half in list(self.halves))
 
 
 class ServerClosesIdle(_Opened):

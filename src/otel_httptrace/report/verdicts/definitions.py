@@ -604,7 +604,7 @@ OTHERS: Final = (
         "client_per_request", (9,), Severity.WASTE,
         (is_(names.CONN_OPEN_REASON, "new_client"),),
         "each of these connections was the first of a pool, while another pool had connected there before",
-        number="clients", within="of one process for one server within a minute, its first one too",
+        number="clients", within="clients of one process for one server within a minute, counting the first",
         together=Together(
             lambda limits: f"and at most {limits.client_requests} requests on each such connection (client_requests)",
             lambda requests, limits: requests <= limits.client_requests,

@@ -249,6 +249,12 @@ class ProcessStalled(_Failure):
     def cost(self, row: Row) -> float:
         return stood_still(row) or row.duration
 
+    def what(self, row: Row) -> str:
+        stood = stood_still(row)
+        if broke(row) or stood is None:
+            return super().what(row)
+        return f"the process stood still for {seconds(stood)} of {seconds(row.duration)}"
+
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.note("known", stood_still(row) is not None)
@@ -264,12 +270,12 @@ class ProcessStalled(_Failure):
         known, failed = tally.noted("known")[True], tally.noted("failed")[True]
         timed = f" ({errors(tally)})" if failed else ""
         if known:
-            how = f"stood still for up to {seconds(tally.most)}"
+            how = f"stood still for {seconds(tally.most)} or longer at a time"
         else:
             how = f"seems to have stood still: they ended at the same instants, having taken up to {seconds(tally.most)} more or less"
         return self.make(
             tally,
-            f"this process {how}, with {count(tally.count, 'request')} to {named_all(tally.origins)} under way"
+            f"this process {how}, as {count(tally.count, 'request')} to {named_all(tally.origins)} saw"
             + (f": {failed:,} of them failed{timed} while {_phases(tally)}" if failed else ""),
             "look for a call that blocks the event loop (a synchronous library, time.sleep, heavy computation: asyncio's debug mode "
             "names it), or for a lack of CPU; neither the network nor the server is to blame for these",

@@ -37,6 +37,11 @@ class Reopening:
     cause: tuple[str, ...] = ()
 
 
+#: The advice on `keepalive_expired` where it is known how long the server keeps idle connections.
+TOO_LATE: Final = (
+    "a longer keepalive_expiry wins nothing here: this server, or a proxy between, closes idle connections within {gap}; send "
+    "more often, or raise that limit too"
+)
 REASONS: Final = (
     Reopening("first_connection", "", "there had been none to this server", "nobody's", "nothing: each server needs one"),
     Reopening(

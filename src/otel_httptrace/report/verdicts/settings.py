@@ -53,7 +53,7 @@ _HTTPX: Final = Settings(
     "a client for each group of servers",
     more="raise max_connections",
     limit="max_connections",
-    idle="set keepalive_expiry below {most}",
+    idle="set keepalive_expiry well below {most}",
     close="use it in a `with` block (`async with client.stream(...)`)",
     share="make one client at start-up and share it: its pool is what keeps connections",
     reads="httpx reads them unless trust_env=False",

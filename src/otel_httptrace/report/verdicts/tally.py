@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from ..findings import Evidence
 from ..rows import Row, Step
@@ -37,6 +37,26 @@ class Measure(NamedTuple):
         return Measure(min(self.least, other.least), max(self.most, other.most), self.total + other.total)
 
 
+class Example(Protocol):
+    """What is kept of a row that is counted."""
+
+    @property
+    def trace_id(self) -> str:
+        """Hexadecimal."""
+
+    @property
+    def span_id(self) -> str:
+        """Hexadecimal."""
+
+    @property
+    def origin(self) -> str:
+        """Where the request went."""
+
+    @property
+    def client(self) -> str:
+        """What made it."""
+
+
 class Tally:
     """Rows that show the same: how many, what they cost, a few to look at."""
 
@@ -57,7 +77,7 @@ class Tally:
         self.details: dict[str, Counter[Any]] = {}
         self.measures: dict[str, Measure] = {}
 
-    def add(self, row: Row, cost: float, what: str) -> None:
+    def add(self, row: Example, cost: float, what: str) -> None:
         """Count *row*, which cost so many seconds; the dearest are the ones to look at."""
         self.least = min(self.least, cost) if self.count else cost
         self.most = max(self.most, cost)
