@@ -159,7 +159,9 @@ def test_json_on_stdout_follows_the_programs_output(program: Callable[..., str],
 def test_a_program_that_dies_of_a_signal(number: int) -> None:
     """We die of the same, so that whoever waits for us sees what it would have seen, and say why nothing was seen."""
     ran = httptrace("run", "--", PYTHON, "-c", f"import os; os.kill(os.getpid(), {number:d})")
-    alone = subprocess.run([PYTHON, "-c", f"import os; os.kill(os.getpid(), {number:d})"], capture_output=True)
+    alone = subprocess.run(
+        [PYTHON, "-c", f"import os; os.kill(os.getpid(), {number:d})"], capture_output=True, preexec_fn=defaults
+    )
 
     assert ran.returncode == alone.returncode == -number
     assert f"the program was killed by signal {number:d}" in ran.stderr.splitlines()[-1]

@@ -275,6 +275,9 @@ def test_a_process_that_stood_still() -> None:
 
     assert list(findings(stalled)) == ["process_stalled"]
     (well,) = findings([reusing(duration=1.6, stalled=1.2)]).values()
+    assert {one.what for one in findings([reusing(conn__inherited=True)])["connection_inherited"].evidence} == {
+        "answered with 200 after 10.0 ms"
+    }
     assert well.evidence[0].what == "the process stood still for 1.2 s of 1.6 s"
     assert well.sentence.startswith("this process stood still for 1.2 s or longer at a time, as 1 request to ")
     assert list(findings(together)) == list(findings(shared)) == ["server_slow"]

@@ -103,6 +103,8 @@ def run(case: Case, how: str, **environ: str) -> Ran:
                 "OTEL_METRICS_EXPORTER": "none",
                 "OTEL_LOGS_EXPORTER": "none",
                 "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+                # Of a fork beside threads, which the exporter has: Python 3.12 and later warn of it.
+                "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
                 **settings,
                 **world.environ,
                 **environ,

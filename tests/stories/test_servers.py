@@ -70,6 +70,7 @@ def test_the_server_tells(story: ServerStory, case: ServerCase, kind: str, share
     if case.found is None:
         assert report.findings == (), why
         return
+    assert len(report.findings) == 1, why
     (finding,) = report.findings
     assert (finding.verdict, finding.requests, finding.sure) == (
         case.found.verdict,

@@ -56,6 +56,8 @@ class _Failure(Kind):
 
     def what(self, row: Row) -> str:
         phase, why = phase_of(row), cause(row)
+        if not phase and not broke(row) and error_type(row) is None and row.status is not None:
+            return f"answered with {row.status} after {seconds(row.duration)}"
         error = failed_by(row) + (f" ({why})" if why and why != failed_by(row) else "")
         return f"{error}{f' in {phase}' if phase else ''} after {seconds(row.duration)}"
 
