@@ -55,7 +55,8 @@ _HTTPX: Final = Settings(
     limit="max_connections",
     idle="set keepalive_expiry well below {most}",
     close="use it in a `with` block (`async with client.stream(...)`)",
-    share="make one client at start-up and share it: its pool is what keeps connections",
+    share="make one client at start-up and share it: its pool keeps connections open, and each new client loads the CA "
+    "certificates again, which can hold up an event loop for tens of milliseconds",
     reads="httpx reads them unless trust_env=False",
     proxies="proxy=",
 )
