@@ -87,8 +87,9 @@ class Several:
     __slots__ = ("error", "exchange", "over", "sent", "upstream_ended")
 
     def __init__(self, exchange: Exchange) -> None:
-        #: The newest, and how many before it had been sent.
-        self.exchange = exchange
+        #: The newest, and how many before it had been sent. None once the span is over: it has the span, and the span
+        #: has this, and what goes round is freed only by the garbage collector, which may be turned off.
+        self.exchange: Exchange | None = exchange
         self.sent = 0
         #: It is over, by this error if it failed, and is yet to be described.
         self.over = False
@@ -162,6 +163,8 @@ class Spans:
 
     def _take_over(self, several: Several, exchange: Exchange, span: Any) -> None:
         before, several.exchange = several.exchange, exchange
+        if before is None:
+            return
         over, several.over = several.over, False
         error, several.error = several.error, None
         several.sent += bool(before.send_at)
@@ -174,16 +177,16 @@ class Spans:
     def _upstream_ends(self, span: Any, several: Several, end_time: int | None = None) -> None:
         try:
             several.upstream_ended = end_time if end_time is not None else time.time_ns()
-            if several.exchange.finished:
-                self._end_of_several(span, several)
+            exchange = several.exchange
+            if exchange is not None and exchange.finished:
+                self._end_of_several(span, several, exchange)
         except BaseException:
-            if span.is_recording() and several.exchange.finished:
+            if span.is_recording() and (several.exchange is None or several.exchange.finished):
                 span.__dict__.pop("end", None)
                 span.end(end_time)
             self._guard.contain("end", critical=True)
 
-    def _end_of_several(self, span: Any, several: Several) -> None:
-        exchange = several.exchange
+    def _end_of_several(self, span: Any, several: Several, exchange: Exchange) -> None:
         exchange.upstream_ended = several.upstream_ended
         if several.over:
             several.over = False
@@ -195,6 +198,7 @@ class Spans:
                 self._guard.contain("describe")
             finally:
                 exchange.span = None
+        several.exchange = None
         self._end(span, exchange)
 
     def _describe_earlier(self, exchange: Exchange, error: BaseException | None, span: Any) -> None:
@@ -261,7 +265,7 @@ class Spans:
         if exchange.below is not None:
             several: Several | None = getattr(span, _CLAIMED, None)
             if several is not None and several.exchange is exchange and several.upstream_ended is not None:
-                self._end_of_several(span, several)
+                self._end_of_several(span, several, exchange)
             return True
         if exchange.upstream_ended is not None:
             self._end(span, exchange)
