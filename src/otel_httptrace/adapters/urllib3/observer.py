@@ -5,7 +5,7 @@
 # socket, and that is what stands on an `HTTPConnection` by `KEY`; the exchange
 # under way on it is that connection's `user`. A context variable is needed only
 # where urllib3 passes the connection on to nobody: while it connects, and while it
-# makes a response.
+# makes a response that reads its body at once.
 #
 # A `PoolManager` keeps a pool for each origin: they have one ledger, or a pool that
 # it has evicted would look like a client of its own.
@@ -575,7 +575,7 @@ class Observer(shared.Observer):
             elif error is not None:
                 cancelled = errors.cancelled(error)
                 evidence.closing(user, conn.probe.stream(), now, cancelled=cancelled)
-            elif user.wait_at and CURRENT.get() is user:
+            elif user.wait_at and seams.awaits_answer(connection, sys._getframe(1)):
                 # `http.client` closes at the headers what is not to be kept.
                 conn.doomed = conn.doomed or Reason.CONNECTION_CLOSE
         self._close(conn, user, now, cancelled=cancelled)
