@@ -545,7 +545,7 @@ class Observer(shared.Observer):
         if response is None:
             ledger.released(exchange, now)
             return False
-        if conn.state is not _OPEN or seams.is_over(answer(lambda: seams.ORIGINAL(response))):
+        if conn.state is not _OPEN or seams.is_read(response):
             exchange.body_ended(now)
             ledger.released(exchange, now)
             return True
@@ -657,7 +657,7 @@ class Observer(shared.Observer):
         now = _now()
         if exchange.over_at:
             return
-        if seams.is_over(answer(lambda: seams.ORIGINAL(response))):
+        if seams.is_read(response):
             exchange.body_ended(now)
         elif seams.finalised(response):
             self._leaked(exchange)

@@ -243,6 +243,11 @@ def is_over(original: Any) -> bool:
     return bool(answer(found)) if callable(found) else True
 
 
+def is_read(response: Any) -> bool:
+    """As `is_over`, of what *response* was made of."""
+    return is_over(answer(lambda: ORIGINAL(response)))
+
+
 def finalised(response: Any) -> bool:
     """Whether it is being closed since nobody has it any more: `io.IOBase` says so by ``_finalizing``."""
     return bool(getattr(response, "_finalizing", False))
