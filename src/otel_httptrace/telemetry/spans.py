@@ -52,6 +52,7 @@ _POOL_TIMEOUTS: Final = pool_timeouts()
 
 #: What suppresses all instrumentation. The last is what instrumentations used before there was an API for it.
 ALL: Final = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
+_ALL, _ALL_FORMERLY = ALL
 
 #: Set on a span that an exchange has claimed: the next one is another exchange's.
 _CLAIMED: Final = "_otel_httptrace_claimed"
@@ -87,8 +88,9 @@ class Several:
     __slots__ = ("error", "exchange", "over", "sent", "upstream_ended")
 
     def __init__(self, exchange: Exchange) -> None:
-        #: The newest, and how many before it had been sent.
-        self.exchange = exchange
+        #: The newest, and how many before it had been sent. None once the span is over: it has the span, and the span
+        #: has this, and what goes round is freed only by the garbage collector, which may be turned off.
+        self.exchange: Exchange | None = exchange
         self.sent = 0
         #: It is over, by this error if it failed, and is yet to be described.
         self.over = False
@@ -142,7 +144,7 @@ class Spans:
             return False
         exchange.below = span
         # Those that make such spans suppress others below them, which is not meant for us.
-        exchange.silent = bool(context.get(ALL[0]) or context.get(ALL[1]))
+        exchange.silent = bool(context.get(_ALL) or context.get(_ALL_FORMERLY))
         if not span.is_recording():
             return True
         several: Several | None = getattr(span, _CLAIMED, None)
@@ -150,7 +152,7 @@ class Spans:
             several = Several(exchange)
             try:
                 setattr(span, _CLAIMED, several)
-                span.end = partial(self._upstream_ends, span, several)
+                span.end = partial(self._upstream_ends_several, span, several)
             except AttributeError:
                 # No instance attributes: then it is said as soon as the exchange is over.
                 exchange.ends_early = True
@@ -162,6 +164,8 @@ class Spans:
 
     def _take_over(self, several: Several, exchange: Exchange, span: Any) -> None:
         before, several.exchange = several.exchange, exchange
+        if before is None:
+            return
         over, several.over = several.over, False
         error, several.error = several.error, None
         several.sent += bool(before.send_at)
@@ -171,19 +175,19 @@ class Spans:
         if over:
             self._describe_earlier(before, error, span)
 
-    def _upstream_ends(self, span: Any, several: Several, end_time: int | None = None) -> None:
+    def _upstream_ends_several(self, span: Any, several: Several, end_time: int | None = None) -> None:
         try:
             several.upstream_ended = end_time if end_time is not None else time.time_ns()
-            if several.exchange.finished:
-                self._end_of_several(span, several)
+            exchange = several.exchange
+            if exchange is not None and exchange.finished:
+                self._end_of_several(span, several, exchange)
         except BaseException:
-            if span.is_recording() and several.exchange.finished:
+            if span.is_recording() and (several.exchange is None or several.exchange.finished):
                 span.__dict__.pop("end", None)
                 span.end(end_time)
             self._guard.contain("end", critical=True)
 
-    def _end_of_several(self, span: Any, several: Several) -> None:
-        exchange = several.exchange
+    def _end_of_several(self, span: Any, several: Several, exchange: Exchange) -> None:
         exchange.upstream_ended = several.upstream_ended
         if several.over:
             several.over = False
@@ -195,6 +199,7 @@ class Spans:
                 self._guard.contain("describe")
             finally:
                 exchange.span = None
+        several.exchange = None
         self._end(span, exchange)
 
     def _describe_earlier(self, exchange: Exchange, error: BaseException | None, span: Any) -> None:
@@ -226,19 +231,8 @@ class Spans:
         span = exchange.span
         if span is None or exchange.below is not None:
             return
-
-        def end(end_time: int | None = None) -> None:
-            try:
-                exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
-                if exchange.finished:
-                    self._end(span, exchange)
-            except BaseException:
-                if exchange.upstream_ended is None:
-                    exchange.upstream_ended = exchange.wall + exchange.headers_at
-                self._guard.contain("end", critical=True)
-
         try:
-            span.end = end
+            span.end = partial(self._upstream_ends, span, exchange)
         except AttributeError:
             # No instance attributes: it ends when the headers are in, so what is known
             # by now is said now, and what will be of the body goes on a child span.
@@ -253,6 +247,16 @@ class Spans:
                     type(span).__qualname__,
                 )
 
+    def _upstream_ends(self, span: Any, exchange: Exchange, end_time: int | None = None) -> None:
+        try:
+            exchange.upstream_ended = end_time if end_time is not None else time.time_ns()
+            if exchange.finished:
+                self._end(span, exchange)
+        except BaseException:
+            if exchange.upstream_ended is None:
+                exchange.upstream_ended = exchange.wall + exchange.headers_at
+            self._guard.contain("end", critical=True)
+
     def end(self, exchange: Exchange) -> bool:
         """End the request span, if it was kept open; False: not before upstream has done so."""
         span = exchange.span
@@ -261,7 +265,7 @@ class Spans:
         if exchange.below is not None:
             several: Several | None = getattr(span, _CLAIMED, None)
             if several is not None and several.exchange is exchange and several.upstream_ended is not None:
-                self._end_of_several(span, several)
+                self._end_of_several(span, several, exchange)
             return True
         if exchange.upstream_ended is not None:
             self._end(span, exchange)
@@ -296,6 +300,9 @@ class Spans:
             several: Several = getattr(exchange.span, _CLAIMED)
             if several.exchange is exchange:
                 several.over, several.error = True, error
+                if several.upstream_ended is None:
+                    # The rest is for upstream's end: nothing is left to `end`.
+                    exchange.span = None
             else:
                 self._describe_earlier(exchange, error, exchange.span)
             return

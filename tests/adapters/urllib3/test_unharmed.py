@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import importlib.metadata
 import inspect
 import logging
@@ -62,6 +63,32 @@ def test_introspection_sees_no_difference(bare_telemetry: Telemetry, server: Ser
             assert _seen(value) == _seen(value.__wrapped__), name
             found += 1
     assert found >= 15
+
+
+@pytest.mark.parametrize("path", ["/", "/chunked", "/redirect"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_no_reference_cycle(telemetry: Telemetry, server: Server, path: str, streamed: bool) -> None:
+    """What a request leaves behind goes without the garbage collector, which a program may have turned off."""
+    with requests.Session() as session:
+        session.trust_env = False
+
+        def request() -> None:
+            with session.get(server.url(path), stream=streamed) as response:
+                assert response.content
+
+        request()
+        gc.collect()
+        gc.disable()
+        try:
+            request()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            ours = [thing for thing in gc.garbage if type(thing).__module__.startswith(("otel", "opentelemetry"))]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert ours == []
 
 
 def test_nothing_is_left(bare_telemetry: Telemetry, server: Server) -> None:

@@ -5,7 +5,7 @@
 # socket; the attribute `KEY` of an `HTTPConnection` is its `Connection` of now, and
 # the exchange under way on it is that connection's `user`. A context variable is needed only
 # where urllib3 passes the connection on to nobody: while it connects, and while it
-# makes a response.
+# makes a response that reads its body at once.
 #
 # A `PoolManager` keeps a pool for each origin: they have one ledger, or a pool that
 # it has evicted would look like a client of its own.
@@ -545,7 +545,7 @@ class Observer(shared.Observer):
         if response is None:
             ledger.released(exchange, now)
             return False
-        if conn.state is not _OPEN or seams.is_over(answer(lambda: seams.ORIGINAL(response))):
+        if conn.state is not _OPEN or seams.is_read(response):
             exchange.body_ended(now)
             ledger.released(exchange, now)
             return True
@@ -575,7 +575,7 @@ class Observer(shared.Observer):
             elif error is not None:
                 cancelled = errors.cancelled(error)
                 evidence.closing(user, conn.probe.stream(), now, cancelled=cancelled)
-            elif user.wait_at and CURRENT.get() is user:
+            elif user.wait_at and seams.awaits_answer(connection, sys._getframe(1)):
                 # `http.client` closes at the headers what is not to be kept.
                 conn.doom(Reason.CONNECTION_CLOSE)
         self._close(conn, user, now, cancelled=cancelled)
@@ -657,7 +657,7 @@ class Observer(shared.Observer):
         now = _now()
         if exchange.over_at:
             return
-        if seams.is_over(answer(lambda: seams.ORIGINAL(response))):
+        if seams.is_read(response):
             exchange.body_ended(now)
         elif seams.finalised(response):
             self._leaked(exchange)

@@ -12,6 +12,7 @@ import socket
 import weakref
 from collections.abc import Callable
 from operator import attrgetter
+from types import FrameType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +44,9 @@ HANDLE_CHUNK: Final = "_handle_chunk"
 ORIGINAL: Final = attrgetter("_original_response")
 #: What `http.client` was asked to send last. Raises where there is none.
 METHOD: Final = attrgetter("_method")
+#: Of a connection that has sent a request: whether its response reads the body while it is made. Raises where that is
+#: not known.
+PRELOADS: Final = attrgetter("_response_options.preload_content")
 
 
 # The pool.
@@ -120,6 +124,15 @@ def target(connection: Any) -> Origin | None:
         return None
     port = answer(lambda: parts.port)
     return Origin(parts.scheme, parts.hostname, port or _PORTS.get(parts.scheme))
+
+
+def awaits_answer(connection: Any, frame: FrameType | None) -> bool:
+    """Whether it is in the connection's own ``getresponse`` that *frame* runs, and in no other thread."""
+    while frame is not None:
+        if frame.f_code.co_name == "getresponse" and frame.f_locals.get("self") is connection:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def ends(sock: Any) -> tuple[Address | None, Address | None, str | None]:
@@ -228,6 +241,11 @@ def is_over(original: Any) -> bool:
     """Whether `http.client`'s response has been read to its end, or was closed; True where there is none."""
     found = getattr(original, "isclosed", None)
     return bool(answer(found)) if callable(found) else True
+
+
+def is_read(response: Any) -> bool:
+    """As `is_over`, of what *response* was made of."""
+    return is_over(answer(lambda: ORIGINAL(response)))
 
 
 def finalised(response: Any) -> bool:
