@@ -152,7 +152,7 @@ def test_the_sdk_is_shown_no_more() -> None:
             metrics.lost(conn, turn)
         data = reader.get_metrics_data()
         assert data is not None
-        points = [
+        points: list[tuple[str, Any]] = [
             (metric.name, point)
             for metric in data.resource_metrics[0].scope_metrics[0].metrics
             for point in metric.data.data_points
