@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -227,7 +228,8 @@ def serve(server: str, mode: str) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader], shutdown_on_exit=False)
     looking = _Looking(mode, reader)
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = socket.create_server(("127.0.0.1", 0), backlog=128)
         os.set_inheritable(sock.fileno(), True)
         print(sock.getsockname()[1], flush=True)
         if server == "gunicorn-gthread":
@@ -253,8 +255,10 @@ def serve(server: str, mode: str) -> None:
                         HTTPTraceServerInstrumentor().instrument(meter_provider=meters)
                     return looking.wsgi(app)
 
+            # It closes the socket.
             Application().run()
             return
+        stack.enter_context(sock)
         app = looking.asgi(_application(mode, ["send", "receive"], meters))
         if server == "uvicorn":
             import uvicorn
