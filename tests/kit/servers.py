@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextlib
+import functools
 import itertools
 import json
 import math
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,8 +28,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import gunicorn
 import hypercorn.config
+import trio
+import trustme
 import uvicorn
 from hypercorn.asyncio import serve
+from hypercorn.trio import serve as serve_on_trio
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -123,16 +129,65 @@ def exported(spans: Iterable[ReadableSpan]) -> list[Span]:
     return list(from_protobuf(encode_spans(list(spans))))
 
 
+#: What is below HTTP.
+WIRES = ("tcp", "tcp6", "unix", "tls")
+
+
+@functools.cache
+def certificate() -> tuple[ssl.SSLContext, str]:
+    """What a client trusts, and the file that has a server's key and certificate."""
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with tempfile.NamedTemporaryFile(suffix=".pem", delete=False) as file:
+        file.write(authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
+    atexit.register(os.unlink, file.name)
+    return trusting, file.name
+
+
+class Listener:
+    """Where a server listens.
+
+    Args:
+        wire: one of `WIRES`.
+    """
+
+    def __init__(self, wire: str) -> None:
+        self.tls = wire == "tls"
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if wire == "unix":
+            self._folder = tempfile.TemporaryDirectory()
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.bind(str(Path(self._folder.name) / "socket"))
+            self.sock.listen()
+        elif wire == "tcp6":
+            self.sock = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        else:
+            self.sock = socket.create_server(("127.0.0.1", 0))
+        self.address = self.sock.getsockname()
+        #: None on a Unix socket.
+        self.port = None if wire == "unix" else self.address[1]
+
+    def forget(self) -> None:
+        """Leave no file behind."""
+        self.sock.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
 class Running:
     """A server, and what is told of it."""
 
-    def __init__(self, seen: Seen, port: int) -> None:
+    def __init__(self, seen: Seen, listener: Listener) -> None:
         self.seen = seen
-        self.port = port
+        self.listener = listener
+        self.port: Any = listener.port
 
     def client(self) -> Client:
         """A client of it."""
-        return Client(self.port, NUMBERS)
+        address = self.listener.address
+        where = address if isinstance(address, str) else address[:2]
+        return Client(self.port, NUMBERS, address=where, tls=certificate()[0] if self.listener.tls else None)
 
     def requests(self) -> dict[int, dict[str, Any]]:
         """What is on the spans that have ended, by the number of the request."""
@@ -156,13 +211,14 @@ class Running:
 
     def forget(self) -> None:
         """Be done with it."""
+        self.listener.forget()
 
     def busy(self) -> int:
         """How many connections carry a request."""
         return sum(
             number
             for attributes, number in self.points("httptrace.server.connections.open")
-            if attributes == {"server.port": self.port, "http.connection.state": "active"}
+            if (attributes.get("server.port"), attributes["http.connection.state"]) == (self.port, "active")
         )
 
     def stopping(self) -> None:
@@ -177,7 +233,7 @@ class Running:
 class Uvicorn(Running):
     """uvicorn in a thread."""
 
-    def __init__(self, seen: Seen, http: str, **options: Any) -> None:
+    def __init__(self, seen: Seen, http: str, wire: str = "tcp", **options: Any) -> None:
         settings: dict[str, Any] = {
             "timeout_keep_alive": options.pop("keep_alive", KEEP_ALIVE),
             "limit_max_requests": options.pop("max_requests", None),
@@ -185,10 +241,11 @@ class Uvicorn(Running):
             "ws": "none",
             **options,
         }
-        sock = socket.create_server(("127.0.0.1", 0))
-        super().__init__(seen, sock.getsockname()[1])
+        super().__init__(seen, Listener(wire))
+        if self.listener.tls:
+            settings["ssl_certfile"] = certificate()[1]
         self._server = uvicorn.Server(uvicorn.Config(seen.app(), http=http, **settings))
-        self.thread = threading.Thread(target=self._server.run, args=([sock],), daemon=True)
+        self.thread = threading.Thread(target=self._server.run, args=([self.listener.sock],), daemon=True)
         self.thread.start()
         until(lambda: self._server.started)
 
@@ -208,22 +265,26 @@ class Uvicorn(Running):
 class Hypercorn(Running):
     """hypercorn in a thread."""
 
-    def __init__(self, seen: Seen, **options: Any) -> None:
+    def __init__(self, seen: Seen, wire: str = "tcp", **options: Any) -> None:
         config = hypercorn.config.Config()
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            port = sock.getsockname()[1]
+        super().__init__(seen, Listener(wire))
+        with self.listener.sock as sock:
             config.bind = [f"fd://{os.dup(sock.fileno())}"]
+        if self.listener.tls:
+            config.certfile = config.keyfile = certificate()[1]
         # A client's end is seen at once, but the socket stays until the idle timer strikes.
         config.keep_alive_timeout = options.pop("keep_alive", 1)
         config.errorlog = config.accesslog = None
         config.graceful_timeout = 5
         for name, value in options.items():
             setattr(config, name, value)
-        super().__init__(seen, port)
+        self._begin(seen.app(), config)
+        self.thread.start()
+
+    def _begin(self, app: Any, config: hypercorn.config.Config) -> None:
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
-        self.thread = threading.Thread(target=self._run, args=(seen.app(), config), daemon=True)
-        self.thread.start()
+        self.thread = threading.Thread(target=self._run, args=(app, config), daemon=True)
 
     def _run(self, app: Any, config: hypercorn.config.Config) -> None:
         asyncio.set_event_loop(self._loop)
@@ -248,10 +309,44 @@ class Hypercorn(Running):
         assert not self.thread.is_alive()
 
 
+class HypercornOnTrio(Hypercorn):
+    """hypercorn on trio, in a thread."""
+
+    def _begin(self, app: Any, config: hypercorn.config.Config) -> None:
+        self._stop = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+        async def run() -> None:
+            self._token = trio.lowlevel.current_trio_token()
+            await serve_on_trio(app, config, shutdown_trigger=self._stop.wait)
+
+        self.thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
+
+    def stopping(self) -> None:
+        """Tell it to stop, and wait until it is about to."""
+        for _ in range(20):
+            stopped = threading.Event()
+            self._call(self._stop.set)
+            self._call(stopped.set)
+            assert stopped.wait(PATIENCE)
+
+    def stop(self) -> None:
+        """Tell it to stop, and wait until it has."""
+        self._call(self._stop.set)
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        token: trio.lowlevel.TrioToken = until(lambda: self._token)
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(function)
+
+
 class Gunicorn(Running):
     """gunicorn with one worker, in processes of its own."""
 
-    def __init__(self, seen: Seen, worker: str, app: str, **options: Any) -> None:
+    def __init__(self, seen: Seen, worker: str, app: str, wire: str = "tcp", **options: Any) -> None:
+        super().__init__(seen, Listener(wire))
         self._folder = tempfile.TemporaryDirectory()
         self._file = Path(self._folder.name) / "seen"
         # Read when it has stopped.
@@ -259,8 +354,9 @@ class Gunicorn(Running):
         # Whole seconds.
         options["keep_alive"] = math.ceil(options.get("keep_alive", KEEP_ALIVE))
         settings = {"graceful_timeout": 5, **options}
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            port = sock.getsockname()[1]
+        if self.listener.tls:
+            settings["certfile"] = settings["keyfile"] = certificate()[1]
+        with self.listener.sock as sock:
             os.set_inheritable(sock.fileno(), True)
             words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
             words += [f"--bind=fd://{sock.fileno()}", "--log-level=critical"]
@@ -285,7 +381,6 @@ class Gunicorn(Running):
                 pass_fds=[sock.fileno()],
                 stderr=self._complaints,
             )
-        super().__init__(seen, port)
         until(self._file.exists)
 
     def _told(self) -> Any:
@@ -323,6 +418,7 @@ class Gunicorn(Running):
             complaints.seek(0)
             complained = complaints.read().decode(errors="replace")
         self._folder.cleanup()
+        super().forget()
         sys.stderr.write(complained)
         assert "otel_httptrace" not in complained, complained
 
@@ -338,6 +434,8 @@ if find_spec("uvicorn.protocols.http.zttp_h2_impl"):
     KINDS_H2["uvicorn-zttp"] = lambda seen, **options: Uvicorn(
         seen, "uvicorn.protocols.http.zttp_h2_impl:ZttpH2Protocol", **options
     )
+#: The scenarios on asyncio are played on it as well, but not all of them.
+KINDS_TRIO: dict[str, Callable[..., Running]] = {"hypercorn-trio": HypercornOnTrio}
 KINDS |= {
     "hypercorn": Hypercorn,
     "gunicorn-sync": lambda seen, **options: Gunicorn(seen, "sync", "wsgi_app", **options),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import socket
+import ssl
 import struct
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 #: Longer than anything here takes: a script that waits this long has failed.
 PATIENCE = 20
@@ -38,11 +39,22 @@ class Client:
     Args:
         port: the server's, on the loopback.
         source: where it comes from: any address of the loopback, on Linux.
+        address: the server's, if it is another: of IPv6, or a Unix socket's path.
+        tls: what it trusts, if it speaks TLS.
     """
 
-    def __init__(self, port: int, numbers: itertools.count[int], source: str | None = None) -> None:
+    def __init__(
+        self,
+        port: int,
+        numbers: itertools.count[int],
+        source: str | None = None,
+        address: Any = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.port = port
         self.source = source
+        self.address = address
+        self.tls = tls
         self.sent: list[Sent] = []
         self.numbers = numbers
         self._conns: list[Conn] = []
@@ -65,9 +77,12 @@ class Conn:
         self._client = client
         self._buffer = b""
         self.dialled_at = time.monotonic()
-        source = None if client.source is None else (client.source, 0)
-        self.sock = socket.create_connection(("127.0.0.1", client.port), PATIENCE, source)
-        self.local_port: int = self.sock.getsockname()[1]
+        self.sock = _dial(client)
+        name = self.sock.getsockname()
+        #: None on a Unix socket.
+        self.local_port: int | None = None if isinstance(name, str | bytes) else name[1]
+        if client.tls is not None:
+            self.sock = client.tls.wrap_socket(self.sock, server_hostname="127.0.0.1")
 
     def head(self, path: str, *headers: str, method: str = "GET", version: str = "1.1") -> bytes:
         """The head of a request, which is noted as sent."""
@@ -145,7 +160,25 @@ class Conn:
         """Close it, as one does."""
         self.sock.close()
 
+    def bid_farewell(self) -> None:
+        """Say in TLS that it is over, and close without waiting for the answer."""
+        assert isinstance(self.sock, ssl.SSLSocket)
+        self.sock.setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.sock.unwrap()
+        self.sock.close()
+
     def reset(self) -> None:
         """Close it with a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.sock.close()
+
+
+def _dial(client: Client) -> socket.socket:
+    if isinstance(client.address, str):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(PATIENCE)
+        sock.connect(client.address)
+        return sock
+    source = None if client.source is None else (client.source, 0)
+    return socket.create_connection(client.address or ("127.0.0.1", client.port), PATIENCE, source)

@@ -16,6 +16,13 @@ class Failure(Exception):
 
 async def asgi(scope: Any, receive: Any, send: Any) -> None:
     """Answer by the path; see `wsgi`."""
+    if scope["type"] == "lifespan":
+        # hypercorn on trio fails to start where the application does not wait for it.
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
     if scope["type"] != "http":
         return
     path = scope["path"]

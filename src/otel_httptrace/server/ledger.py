@@ -61,7 +61,10 @@ class Reason(str, Enum):
 #: What ends a connection that carries no request: no span of a request can tell, so one on the next connection does.
 BETWEEN_REQUESTS: Final = frozenset({Reason.KEEPALIVE_TIMEOUT, Reason.CLIENT_CLOSED})
 
-#: At most so many pairs of a port and a peer are told apart; the least recently seen is counted as `OTHER`.
+#: At most so many pairs of a port and a peer are told apart: the first ones, as OpenTelemetry's SDKs do it where a
+#: metric has too many attributes (specification, "Cardinality limits"). What comes later is counted as `OTHER`. None
+#: makes room for another: what it had been counted by would be counted twice, and Python's SDK (1.45) keeps whatever
+#: it was ever shown.
 MAX_PEERS: Final = 200
 OTHER: Final = "_other"
 #: So many connections of a peer that ended between requests are remembered, until another one is opened.
@@ -211,17 +214,13 @@ class Where(NamedTuple):
 class Counts:
     """What was counted of the connections of one port and peer: of the requests, those on connections that are over."""
 
-    __slots__ = ("closed", "live", "losses", "opened", "requests")
+    __slots__ = ("closed", "opened", "requests")
 
     def __init__(self) -> None:
         self.opened = 0
-        #: How many of them are open.
-        self.live = 0
         self.closed: Counter[Reason] = Counter()
         #: By whether the connection had carried one before.
         self.requests: Counter[bool] = Counter()
-        #: Connections that ended between requests, and explain no new one yet.
-        self.losses: deque[Loss] = deque(maxlen=_MAX_LOSSES)
 
     def add(self, other: Counts) -> None:
         """Count what *other* has counted, too."""
@@ -234,7 +233,8 @@ class Ledger:
     """The connections of a process: those that are open, and counts of those that were.
 
     Args:
-        max_peers: how many pairs of a port and a peer's address are told apart.
+        max_peers: how many pairs of a port and a peer's address are told apart, and of how many it is remembered
+            which connections they have lost.
     """
 
     def __init__(self, max_peers: int = MAX_PEERS) -> None:
@@ -246,7 +246,10 @@ class Ledger:
         """Count from nothing: in a forked process the connections are the parent's."""
         # Held for a few stores. Re-entrant, as a signal handler may come in between.
         self._lock = threading.RLock()
-        self._counts: OrderedDict[Where, Counts] = OrderedDict()
+        self._counts: dict[Where, Counts] = {}
+        #: Connections that ended between requests and explain no new one yet, by port and peer: the least recently lost
+        #: is forgotten first.
+        self._losses: OrderedDict[Where, deque[Loss]] = OrderedDict()
         self._live: dict[int, Connection] = {}
 
     def __repr__(self) -> str:
@@ -255,10 +258,14 @@ class Ledger:
 
     def accepted(self, port: int | None, peer: str | None, peer_port: int | None, at: int) -> Connection:
         """A connection was accepted."""
+        where = Where(port, peer)
         with self._lock:
-            where, counts = self._of(Where(port, peer))
+            counts = self._counts.get(where)
+            if counts is None:
+                if len(self._counts) >= self._max_peers:
+                    where = Where(port, OTHER)
+                counts = self._counts.setdefault(where, Counts())
             counts.opened += 1
-            counts.live += 1
             conn = Connection(self, next(self._numbers), where, peer, peer_port, at)
             self._live[conn.id] = conn
         return conn
@@ -271,37 +278,33 @@ class Ledger:
             if self._live.pop(conn.id, None) is not conn:
                 return False
             counts = self._counts[conn.where]
-            counts.live -= 1
             counts.closed[reason] += 1
             _count_requests(counts, conn)
             ended = conn.closing_at
-            if ended is not None and conn.requests and reason in BETWEEN_REQUESTS and conn.where.peer == conn.peer:
-                counts.losses.append(Loss(conn.peer_port, reason, ended - conn.idle_since, conn.requests))
+            # On a Unix socket nobody knows whose it was.
+            if ended is not None and conn.requests and reason in BETWEEN_REQUESTS and conn.peer is not None:
+                self._remember(conn, Loss(conn.peer_port, reason, ended - conn.idle_since, conn.requests))
         return True
+
+    def _remember(self, conn: Connection, loss: Loss) -> None:
+        who = Where(conn.where.port, conn.peer)
+        losses = self._losses.setdefault(who, deque(maxlen=_MAX_LOSSES))
+        losses.append(loss)
+        self._losses.move_to_end(who)
+        if len(self._losses) > self._max_peers:
+            self._losses.popitem(last=False)
 
     def explains(self, conn: Connection) -> Loss | None:
         """What the first request on *conn* came after: each loss explains one new connection, the last one first."""
+        who = Where(conn.where.port, conn.peer)
         with self._lock:
-            counts = self._counts.get(conn.where)
-            return counts.losses.pop() if counts is not None and counts.losses else None
-
-    def _of(self, where: Where) -> tuple[Where, Counts]:
-        counts = self._counts.get(where)
-        if counts is not None:
-            self._counts.move_to_end(where)
-            return where, counts
-        if len(self._counts) >= self._max_peers and not self._make_room():
-            where = Where(where.port, OTHER)
-        return where, self._counts.setdefault(where, Counts())
-
-    def _make_room(self) -> bool:
-        # Never one with connections: what these have carried is counted with it, and no count may fall.
-        for where in itertools.islice(self._counts, 8):
-            if where.peer != OTHER and not self._counts[where].live:
-                former = self._counts.pop(where)
-                self._counts.setdefault(Where(where.port, OTHER), Counts()).add(former)
-                return True
-        return False
+            losses = self._losses.get(who)
+            if losses is None:
+                return None
+            loss = losses.pop()
+            if not losses:
+                del self._losses[who]
+            return loss
 
     def counted(self) -> list[tuple[Where, Counts]]:
         """What has been counted until now, by port and peer, the requests of open connections among it."""

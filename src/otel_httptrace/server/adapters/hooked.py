@@ -9,6 +9,7 @@ from typing import Any
 from ...observe.lookalike import preceded
 from ...observe.patches import Patches
 from ..watch import Watch
+from . import seams
 
 Hook = Callable[..., Any]
 
@@ -65,7 +66,9 @@ class OnProtocols:
 
         def connection_lost(self: Any, exc: Any) -> Any:
             try:
-                if exc is not None:
+                # uvloop (0.23, sslproto.pyx: `_do_flush`) tells of no end of the stream where the client closes without
+                # saying so in TLS, as many do. What the server does has been told by now.
+                if exc is not None or seams.speaks_tls(self):
                     watch.hung_up(self)
                 watch.lost(self)
             except BaseException:

@@ -45,13 +45,23 @@ def not_kept(worker: Any, req: Any) -> Reason:
     return stops_because(worker)
 
 
+def speaks_tls(protocol: Any) -> bool:
+    """Whether an asyncio protocol's connection is encrypted (uvicorn 0.54, gunicorn 27: ``transport``)."""
+    return protocol.transport.get_extra_info("sslcontext") is not None
+
+
 def raised_in(package: str, error: BaseException) -> bool:
-    """Whether *error* was raised by a function of this package."""
+    """Whether *error* was raised by a function of this package, or by a socket that it used."""
+    raised = False
     entry = error.__traceback__
-    while entry is not None and entry.tb_next is not None:
+    while entry is not None:
+        name = entry.tb_frame.f_globals.get("__name__")
+        root = name.partition(".")[0] if isinstance(name, str) else None
+        # With TLS the innermost functions are ssl's, whoever called them.
+        if root not in ("ssl", "socket"):
+            raised = root == package
         entry = entry.tb_next
-    name = entry.tb_frame.f_globals.get("__name__") if entry is not None else None
-    return isinstance(name, str) and name.partition(".")[0] == package
+    return raised
 
 
 def asgi_not_kept(worker: Any, request: Any) -> Reason | None:
