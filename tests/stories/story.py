@@ -134,8 +134,8 @@ class Case:
         also_counted: and how many more PromQL counts.
         unseen: connections to the server of which no span can tell.
         environ: variables that the program is run with.
-        says: a pattern for what a sentence says on a request that the query finds. None where a request was slow and
-            nothing else, or was answered with an error: then there is no sentence about that.
+        says: a pattern for what a sentence says on a request that the query finds. None where a request was answered
+            with an error and nothing else: its status is no news.
         stalls: its process stands still, as is told. Of all others that is not looked at: a busy machine holds them up.
     """
 

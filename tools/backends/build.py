@@ -114,7 +114,8 @@ def debian(program: str) -> Callable[[Path, Path], None]:
             # It was unpacked without what it depends on.
             if os.geteuid() != 0:
                 sys.exit(f"{program} needs libraries that are not there: apt-get install {PACKAGES[program]}")
-            options = ("-y", "-qq", "--no-install-recommends")
+            # Another apt may be at work, such as a machine's own updates: its lock is waited for.
+            options = ("-y", "-qq", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300")
             run("apt-get", "install", *options, PACKAGES[program], cwd=work, DEBIAN_FRONTEND="noninteractive")
 
     return get

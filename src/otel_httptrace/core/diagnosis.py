@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from .timeline import (
     FAILED,
     NEVER_CLOSED,
     POOL,
+    PORTS,
     PROXY,
     RECEIVE,
     SEND,
@@ -27,6 +29,7 @@ from .timeline import (
     Exchange,
     Origin,
     body_size,
+    dials,
 )
 
 #: A wait for the pool, or a step of a dial, that took so long is told, for a person sees it in a trace: nanoseconds.
@@ -84,24 +87,44 @@ def diagnoses(exchange: Exchange) -> list[Diagnosis]:
         opening = _opened(exchange, conn)
         if opening is not None:
             found.append(opening)
-    if slow_body(exchange):
-        found.append(Diagnosis(Told.SLOW, RECEIVE, exchange.over_at, _slow(exchange)))
+    found += _slow(exchange)
     ending = _ended(exchange)
     if ending is not None:
         found.append(ending)
     return found
 
 
-def slow_body(exchange: Exchange) -> bool:
-    """Whether its body was read to its end, and that took as long as the longest wait within it is recorded for."""
-    return exchange.outcome == COMPLETE and exchange.over_at - exchange.headers_at >= SLOW
+def slow(exchange: Exchange) -> bool:
+    """Whether it took so long that one of its parts may be told as slow."""
+    return exchange.over_at - exchange.started >= SLOW
 
 
-def _slow(exchange: Exchange) -> dict[str, object]:
+def _slow(exchange: Exchange) -> Iterator[Diagnosis]:
+    # What failed or was cancelled in one of these phases is told as that.
+    failed, sent, waited = exchange.failed_phase, exchange.time_send or 0, exchange.time_wait or 0
+    waited = waited if waited >= SLOW and failed != WAIT else 0
+    if sent >= SLOW and failed != SEND:
+        at = exchange.wait_at or exchange.over_at
+        yield Diagnosis(Told.SLOW, SEND, at, _slow_way(exchange, sent, proven=not waited and failed is None))
+    if waited:
+        yield Diagnosis(Told.SLOW, WAIT, exchange.headers_at, _slow_way(exchange, waited, proven=failed is None))
     took = exchange.over_at - exchange.headers_at
-    return _known(
-        took=took, waited=min(exchange.read_wait, took), gap=min(exchange.longest_wait, took), read=exchange.bytes_read
-    )
+    if exchange.outcome == COMPLETE and took >= SLOW:
+        facts: dict[str, object] = {"waited": min(exchange.read_wait, took), "gap": min(exchange.longest_wait, took)}
+        yield Diagnosis(Told.SLOW, RECEIVE, exchange.over_at, facts | _known(took=took, read=exchange.bytes_read))
+
+
+def _slow_way(exchange: Exchange, took: int, *, proven: bool) -> dict[str, object]:
+    conn, evidence = exchange.conn, exchange.evidence
+    facts = _known(took=took, conn=conn.id if conn is not None else None)
+    if proven and evidence is not None:
+        # Of a connection that carries several requests it is not known whose bytes they are.
+        said = evidence.socket if conn is not None and not conn.multiplexed else None
+        facts |= _known(
+            unacked=said.unacked or None if said is not None else None,
+            stalled=evidence.stalled if evidence.stalled >= STALL else None,
+        )
+    return facts
 
 
 # How it got its connection.
@@ -186,13 +209,17 @@ def _lost(exchange: Exchange, conn: Connection) -> dict[str, object]:
         closed_via=exchange.closed_via,
         closed_by=evidence.closed_by if evidence is not None else None,
         client_closed_at=evidence.conn_closed_at if evidence is not None else None,
-        # Of nothing nothing was read.
-        read=exchange.bytes_read if size != 0 else None,
-        size=size or None,
-        empty=True if size == 0 else None,
+        **_left(exchange.bytes_read, size),
         expiry=limits.keepalive_expiry,
         **_kept(limits),
     )
+
+
+def _left(read: int | None, size: int | None) -> dict[str, object]:
+    if size == 0:
+        # Of nothing nothing was read.
+        return {"empty": True}
+    return {"whole": size} if size is not None and read == size else _known(read=read, size=size)
 
 
 def _kept(limits: Limits) -> dict[str, int | None]:
@@ -220,9 +247,14 @@ def _cut(exchange: Exchange, phase: str) -> dict[str, object]:
         facts |= _known(read=exchange.bytes_read, size=body_size(exchange))
     if dial is not None and dial.attempts:
         last = dial.attempts[-1]
-        facts["address"] = _authority(last.host, last.port)
+        facts["forward" if not dials(exchange.origin, last.host, last.port) else "address"] = _authority(
+            last.host, last.port
+        )
         if last.lookups:
             facts["name"] = last.lookups[-1].name
+    if phase == CONNECT and dial is not None and (dial.dns or 0) >= LONG:
+        # The timeout of a connect counts the lookup.
+        facts["looked_up"] = dial.dns
     if dial is not None and dial.proxy is not None and dial.proxy.server is not None:
         facts["proxy"] = _authority(dial.proxy.server, dial.proxy.port)
     if evidence is not None:
@@ -252,13 +284,10 @@ def _took(exchange: Exchange, phase: str) -> int | None:
     return known.get(phase)
 
 
-_PORTS: Final = {"http": 80, "https": 443}
-
-
 def _origin(origin: Origin | None) -> str | None:
     if origin is None:
         return None
-    port = origin.port if origin.port != _PORTS.get(origin.scheme) else None
+    port = origin.port if origin.port != PORTS.get(origin.scheme) else None
     return f"{origin.scheme}://{_authority(origin.host, port)}"
 
 

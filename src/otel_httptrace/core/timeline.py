@@ -45,6 +45,22 @@ class Origin(NamedTuple):
     port: int | None
 
 
+#: Where a URL names none.
+PORTS: Final = {"http": 80, "https": 443}
+
+
+def dials(target: Origin | None, host: str, port: int | None) -> bool:
+    """Whether who dials *host* and *port* for *target* dials that itself, and no proxy; so it is if nothing tells."""
+    if target is None or port is None:
+        return True
+    return _plain(host) == _plain(target.host) and port == (target.port or PORTS.get(target.scheme))
+
+
+def _plain(host: str) -> str:
+    # urllib3 dials without the dot at a name's end, and an IPv6 address without brackets.
+    return host.lower().strip("[]").rstrip(".")
+
+
 class Shared(NamedTuple):
     """Every plain-HTTP origin, through one forward proxy."""
 

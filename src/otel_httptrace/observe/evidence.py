@@ -168,11 +168,12 @@ def answered_slowly(exchange: Exchange, at: int) -> None:
     conn = exchange.conn
     if conn is None or not exchange.send_at or not exchange.wait_at:
         return
-    before = exchange.evidence.socket if exchange.evidence is not None else None
+    # It is there also where the kernel says nothing: what took so long is no plain request.
+    evidence = of(exchange)
+    before = evidence.socket
     said = answer(lambda: kernel.ask(conn.probe.stream()))
     if said is None:
         return
-    evidence = of(exchange)
     # What had not arrived when the request had been written says more than that all has by now.
     evidence.socket = said if before is None else said.as_of(before)
     if said.quiet is not None and said.quiet - _TICK < at - exchange.wait_at:

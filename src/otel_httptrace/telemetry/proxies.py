@@ -7,13 +7,13 @@ import sys
 from typing import Final
 from urllib.parse import urlsplit
 
-from ..core.timeline import Origin
+from ..core.timeline import PORTS, Origin, dials
 
 #: As httpx and requests read them, by way of `urllib.request.getproxies`.
 _VARIABLES: Final = ("{scheme}_proxy", "{SCHEME}_PROXY", "all_proxy", "ALL_PROXY")
 #: There the system's settings may name one, too.
 _SYSTEMS: Final = frozenset({"darwin", "win32"})
-_PORTS: Final = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+_PORTS: Final = {**PORTS, "socks5": 1080, "socks5h": 1080}
 
 #: What set it where no variable names it.
 PROGRAM: Final = "program"
@@ -25,9 +25,7 @@ def set_by(target: Origin | None, host: str, port: int | None) -> str | None:
     Returns:
         None if it was the target itself that was dialled, or if that cannot be told.
     """
-    if target is None or port is None:
-        return None
-    if _plain(host) == _plain(target.host) and port == (target.port or _PORTS.get(target.scheme)):
+    if target is None or port is None or dials(target, host, port):
         return None
     for pattern in _VARIABLES:
         name = pattern.format(scheme=target.scheme, SCHEME=target.scheme.upper())
@@ -37,14 +35,9 @@ def set_by(target: Origin | None, host: str, port: int | None) -> str | None:
     return None if sys.platform in _SYSTEMS else PROGRAM
 
 
-def _plain(host: str) -> str:
-    # urllib3 dials without the dot at a name's end, and an IPv6 address without brackets.
-    return host.lower().strip("[]").rstrip(".")
-
-
 def _names(value: str, host: str, port: int) -> bool:
     try:
         url = urlsplit(value if "://" in value else f"http://{value}")
-        return _plain(url.hostname or "") == _plain(host) and (url.port or _PORTS.get(url.scheme)) == port
+        return dials(Origin(url.scheme, url.hostname or "", url.port or _PORTS.get(url.scheme)), host, port)
     except ValueError:
         return False

@@ -35,10 +35,10 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
         "response_leaked": _OPENED + "the one before is held by a response that nobody closed",
         "keepalive_expired": _OPENED + "the one before had not been used for keepalive_expiry[ ({expiry:time})] or "
         "longer",
-        "keepalive_limit": _OPENED + "the one before had been dropped, as the pool keeps only so many"
-        "[ (max_keepalive_connections, {keepalive})][ ({kept} for each origin)]",
+        "keepalive_limit": _OPENED + "the one before had been dropped, as the pool keeps no more"
+        "[ than {keepalive} (max_keepalive_connections)][ than {kept} for each origin]",
         "pool_full": _OPENED + "the one before had been dropped to make room for another origin"
-        "[ (max_connections, {limit})]",
+        "[ (max_connections is {limit})]",
         "server_closed": _OPENED + "the server had closed the one before while it was idle",
         "connection_close": _OPENED + "the one before could not be kept (Connection: close on either side, HTTP/1.0, "
         "or a body that ends with its connection)",
@@ -52,11 +52,12 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
     Told.LOST: {
         "body_not_read": "Connection {conn} was lost[ at {closed_at}][, by way of {closed_via}]: this response was "
         "closed before it had been read to its end[, as {closed_by} passed through]"
-        "[; {read:size}[ of {size:size}] had been read]",
+        "[; {read:size}[ of {size:size}] had been read]"
+        "[; all of its {whole:size} had been read, and only its end had not]",
         "response_leaked": _LOST + "nobody closed this response",
         "keepalive_expired": _CLOSED + "it had not been used for keepalive_expiry[ ({expiry:time})] or longer",
-        "keepalive_limit": _CLOSED + "the pool keeps only so many[ (max_keepalive_connections, {keepalive})]"
-        "[ ({kept} for each origin)]",
+        "keepalive_limit": _CLOSED + "the pool keeps no more[ than {keepalive} (max_keepalive_connections)]"
+        "[ than {kept} for each origin]",
         "pool_full": _CLOSED + "the pool needed its place for another origin",
         "server_closed": _CLOSED + "the server had closed it while it was idle",
         "connection_close": _CLOSED + "it could not be kept after this response (Connection: close on either side, "
@@ -69,11 +70,12 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
         "unknown": _CLOSED + "why was not seen",
     },
     Told.FAILED: {
-        "pool": "The pool had no connection[ within {took:time}][; {held_at} made the oldest request that holds one]: "
-        + _WHY,
+        "pool": "The pool had no connection[ within {took:time}]: "
+        + _WHY
+        + "[; {held_at} made the request that has held one for longest[, {held_for:time}]]",
         "dns": "Looking up[ {name}] failed[ after {took:time}]: " + _WHY,
-        "connect": "Connecting[ to {address}] failed[ after {took:time}]: " + _WHY,
-        "proxy": "The proxy[ {proxy}] could not be used[, which took {took:time}]: " + _WHY,
+        "connect": "Connecting[ to {address}][ to the proxy {forward}] failed[ after {took:time}]: " + _WHY,
+        "proxy": "The handshake with the proxy[ {proxy}] failed[ after {took:time}]: " + _WHY,
         "tls": "The TLS handshake[ with {origin}] failed[ after {took:time}]: " + _WHY,
         "send": "Sending the request[ on connection {conn}] failed[ after {took:time}]: " + _WHY,
         "wait": "No response could be read[ from connection {conn}][ within {took:time}]: " + _WHY,
@@ -82,7 +84,7 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
     Told.CANCELLED: {
         "pool": "Cancelled while it waited for a connection from the pool[, after {took:time}]",
         "dns": "Cancelled while[ {name}] was being looked up[, after {took:time}]",
-        "connect": "Cancelled while[ {address}] was being connected to[, after {took:time}]",
+        "connect": "Cancelled while connecting[ to {address}][ to the proxy {forward}][, after {took:time}]",
         "proxy": "Cancelled in the handshake with the proxy[ {proxy}][, after {took:time}]",
         "tls": "Cancelled in the TLS handshake[ with {origin}][, after {took:time}]",
         "send": "Cancelled while the request was being sent[, after {took:time}]",
@@ -95,6 +97,8 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
         "{stream_limit}, and {streams} were open]",
     },
     Told.SLOW: {
+        "send": "Sending the request[ on connection {conn}] took {took:time}",
+        "wait": "The response[ on connection {conn}] began {took:time} after the request had been sent",
         "receive": "The body took {took:time} from the headers to its end[, {read:size}]; {waited:time} of that were "
         "spent waiting for bytes[, {gap:time} at most at a time], and the rest in this program",
     },
@@ -108,9 +112,10 @@ SENTENCES: Final[dict[Told, dict[str, str]]] = {
 #: Added to any of them, behind a semicolon, where that fact is known.
 ADDITIONS: Final[dict[str, str]] = {
     "connections": "as the wait began the pool had {connections}[ of at most {limit}] connections",
-    "held_for": "the oldest request that holds one has held it for {held_for:time}",
+    "held_for": "one has been held for {held_for:time}",
     "timeout": "the timeout was {timeout:time}",
     "received": "{received:size} of a response had come",
+    "looked_up": "the lookup before that had taken {looked_up:time}",
     "unacked": "{unacked:size} written had not been acknowledged",
     "idle": "the connection had been idle for {idle:time}[, after {before:requests}]",
     "empty": "the body was empty, and had to be read to its end all the same",
@@ -135,11 +140,11 @@ _Parts = list[Any]
 
 def say(diagnosis: Diagnosis) -> str:
     """The sentence for *diagnosis*."""
-    sentence, facts = SENTENCES[diagnosis.told][diagnosis.word], diagnosis.facts
-    said = [_said(_parsed(sentence), facts)]
+    facts, used = diagnosis.facts, set[str]()
+    said = [_said(_parsed(SENTENCES[diagnosis.told][diagnosis.word]), facts, used)]
     for fact, text in ADDITIONS.items():
-        if fact in facts and not re.search(rf"\{{{fact}\b", sentence):
-            said.append(_said(_parsed(text), facts))
+        if fact in facts and fact not in used:
+            said.append(_said(_parsed(text), facts, used))
     return "; ".join(said) + "."
 
 
@@ -158,13 +163,15 @@ def _parsed(text: str) -> _Parts:
     return parts
 
 
-def _said(parts: _Parts, facts: dict[str, object]) -> str:
+def _said(parts: _Parts, facts: dict[str, object], used: set[str]) -> str:
+    """What *parts* say; the names of the facts in it are put into *used*."""
+
+    def fact(found: re.Match[str]) -> str:
+        used.add(found[1])
+        return _UNITS[found[2]](facts[found[1]])
+
     return "".join(
-        _FACT.sub(lambda found: _UNITS[found[2]](facts[found[1]]), part)
-        if isinstance(part, str)
-        else _said(part, facts)
-        if _known(part, facts)
-        else ""
+        _FACT.sub(fact, part) if isinstance(part, str) else _said(part, facts, used) if _known(part, facts) else ""
         for part in parts
     )
 

@@ -23,7 +23,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode,
 
 from ..clients import pool_timeouts, scopes
 from ..config import Config
-from ..core.diagnosis import diagnoses, slow_body
+from ..core.diagnosis import diagnoses, slow
 from ..core.evidence import Evidence
 from ..core.ledger import BLAMED, Loss
 from ..core.timeline import FAILED, NEVER_CLOSED, POOL, Exchange, Step
@@ -323,7 +323,7 @@ class Spans:
                 self._say_more(exchange, span, error)
             return
         span.set_attributes(attributes.request(exchange))
-        if not self._all and attributes.plain(exchange) and not slow_body(exchange):
+        if not self._all and attributes.plain(exchange) and not slow(exchange):
             # There is nothing else to say.
             return
         self._say_more(exchange, span, error)

@@ -119,7 +119,7 @@ DIALLING = (
                 runs=SOME,
                 finds=1,
                 search=Search("httptrace.failed_phase=proxy"),
-                says=r"^The proxy 127\.0\.0\.1:\d+ could not be used, which took .+: ReadTimeout",
+                says=r"^The handshake with the proxy 127\.0\.0\.1:\d+ failed after .+: ReadTimeout",
             ),
             Case(
                 "The server accepts, and never says a word of TLS.",

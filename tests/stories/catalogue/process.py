@@ -457,7 +457,7 @@ PROCESS = (
                 arguments=("0.5",),
                 runs=SOME,
                 finds=1,
-                says=r"^Connecting to 127\.0\.0\.1:\d+ failed after .+: ConnectTimeout",
+                says=r"^Connecting to the proxy 127\.0\.0\.1:\d+ failed after .+: ConnectTimeout",
             ),
             Case(
                 "The same, and nobody listens there any more.",
@@ -469,7 +469,7 @@ PROCESS = (
                 runs=SOME,
                 finds=1,
                 search=Search("httptrace.failed_phase=connect error.type=ConnectError"),
-                says=r"^Connecting to .+\(ECONNREFUSED\)",
+                says=r"^Connecting to the proxy .+\(ECONNREFUSED\)",
             ),
         ),
         (
@@ -531,7 +531,7 @@ PROCESS = (
                 arguments=("0.5",),
                 runs=SOME,
                 finds=1,
-                says=r"^No response could be read from connection 1 within 8\d\d ms: RemoteProtocolError",
+                says=r"^No response could be read from connection 1 within (8\d\d ms|[\d.]+ s): RemoteProtocolError",
             ),
             Case(
                 "The same, and the connection is reset.",
@@ -543,7 +543,7 @@ PROCESS = (
                 runs=SYNC,
                 finds=1,
                 search=Search("httptrace.failed_phase=wait error.type=ReadError"),
-                says=r"^No response could be read from connection 1 within 8\d\d ms: ReadError \(ECONNRESET\)",
+                says=r"^No response could be read from connection 1 within (8\d\d ms|[\d.]+ s): ReadError \(ECONNRESET\)",
             ),
         ),
         (

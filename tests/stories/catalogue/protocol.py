@@ -276,7 +276,8 @@ PROTOCOL = (
                 Found("application_failed", 3, "the loop", {"error": "DecodingError"}),
                 runs=SOME,
                 finds=3,
-                says=r"^Connection 1 was lost at digest(_async)?\.py:\d+ in digest: .+ as DecodingError passed through",
+                says=r"^Connection 1 was lost at digest(_async)?\.py:\d+ in digest: .+ as DecodingError passed through; all of "
+                r"its [\d.]+ KiB had been read, and only its end had not",
             ),
             Case(
                 "The program raises an error in its loop over the body.",
@@ -426,6 +427,7 @@ PROTOCOL = (
                 thresholds=scaled(stall=1.0, wait=1.0),
                 search=Search("", "POST", "wait"),
                 finds=1,
+                says=r"^Sending the request on connection 1 took [1-9].* s",
             ),
         ),
         (
