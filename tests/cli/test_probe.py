@@ -102,7 +102,7 @@ def test_an_unknown_certificate_is_status_1_and_insecure_goes_on(
     assert (ran.returncode, ran.stdout) == (1, "")
     (error,) = ran.stderr.splitlines()
     assert error.startswith(
-        f"httptrace: {server.url(host='localhost')} cannot be reached: the TLS handshake failed, for nobody vouches here "
+        f"httptrace: {server.url(host='localhost')} cannot be reached: the TLS handshake failed: nobody vouches here "
         "for who signed the certificate after"
     )
     assert error.endswith("--insecure skips the check")
@@ -201,20 +201,20 @@ def handshake(answer: bytes) -> ssl.SSLError:
         (
             "shop.test:8080",
             handshake(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
-            "what answers there does not speak TLS *; no scheme was given, and https taken: "
-            "is it http://shop.test:8080 that is meant?",
+            "the server does not speak TLS *; no scheme was given, and https assumed: "
+            "did you mean http://shop.test:8080?",
         ),
         (
             "https://me:hunter2@shop.test/x?q=hunter2",
             handshake(b"SSH-2.0-OpenSSH_9.2\r\n"),
-            "what answers there does not speak TLS *; is it http://shop.test:443/x that is meant?",
+            "the server does not speak TLS *; did you mean http://shop.test:443/x?",
         ),
         # An alert: handshake_failure, protocol_version, unrecognized_name.
         ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x28"), "the two have no cipher in common, or the *"),
         ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x46"), "there is no version of TLS that both speak *"),
         ("https://shop.test/", handshake(b"\x15\x03\x03\0\x02\x02\x70"), "the server has no certificate for that name *"),
         ("shop.test", handshake(b""), "the other side ended the connection within it *"),
-        ("shop.test", ssl.SSLError("what nobody has seen yet"), " *; no scheme was given, and https taken"),
+        ("shop.test", ssl.SSLError("what nobody has seen yet"), " *; no scheme was given, and https assumed"),
     ],
 )  # fmt: skip
 def test_why_tls_failed(target: str, failure: ssl.SSLError, told: str) -> None:
@@ -224,7 +224,7 @@ def test_why_tls_failed(target: str, failure: ssl.SSLError, told: str) -> None:
     said = unreachable(plan, [row(failed=True, status=None, failed_phase="tls")], failure, "")
     because, _, rest = told.partition("*")
 
-    assert f"the TLS handshake failed{', for ' if because.strip() else ''}{because}" in said
+    assert f"the TLS handshake failed{': ' if because.strip() else ''}{because}" in said
     assert said.endswith(rest)
     assert "hunter2" not in said
 

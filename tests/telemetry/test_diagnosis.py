@@ -187,8 +187,8 @@ async def test_a_client_per_request(flavour: Flavour, server: Server, telemetry:
     assert re.fullmatch(HERE, made_at), made_at
     says(
         again,
-        rf"Opened a new connection because of the client made at {re.escape(made_at)}, which took {TOOK}: it is new, and had no "
-        rf"connection; another client of this process had connected to that origin before; it is connection \d+ of the process, to \S+\.",
+        rf"Opened a new connection, which took {TOOK}: the client made at {re.escape(made_at)} is new, and had none; another client of "
+        rf"this process had connected to that origin before; it is connection \d+ of the process, to \S+\.",
     )
 
 

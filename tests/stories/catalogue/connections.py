@@ -333,7 +333,7 @@ CONNECTIONS = (
                 Found("client_per_request", 4, "made here", {"clients": 4, "within_a_minute": 4}),
                 runs=SOME,
                 finds=3,
-                says=r"^Opened a new connection because of the client made at notify(_async)?\.py:\d+ in notify, ",
+                says=r"^Opened a new connection, which took [^:]+: the client made at notify(_async)?\.py:\d+ in notify is ",
             ),
         ),
         (

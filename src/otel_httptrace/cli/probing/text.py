@@ -36,7 +36,8 @@ _FAILED: Final = {
     "receive": "its response broke off",
 }
 
-_NO_TLS: Final = "what answers there does not speak TLS"
+_ASSUMED: Final = "no scheme was given, and https assumed"
+_NO_TLS: Final = "the server does not speak TLS"
 _HUNG_UP: Final = "the other side ended the connection within it"
 #: What OpenSSL's messages come down to, in small letters; the first that fits.
 _TLS: Final = (
@@ -85,17 +86,16 @@ def unreachable(plan: Plan, rows: Sequence[Row], failure: Exception, proxy: str)
     hint = ""
     if phase == "tls":
         because = next((said for mark, said in _TLS if mark in str(failure).lower()), "")
-        why += f", for {because}" if because else ""
+        why += f": {because}" if because else ""
         if plan.verify and "CERTIFICATE" in str(failure):
             hint = "; --insecure skips the check"
         elif because in (_NO_TLS, _HUNG_UP):
             plain = plan.url.copy_with(
                 scheme="http", port=plan.url.port or 443, userinfo=b"", query=None, fragment=None
             )
-            taken = "no scheme was given, and https taken: " if plan.guessed else ""
-            hint = f"; {taken}is it {plain} that is meant?"
+            hint = f"; {_ASSUMED + ': ' if plan.guessed else ''}did you mean {plain}?"
     if plan.guessed and not hint:
-        hint = "; no scheme was given, and https taken"
+        hint = f"; {_ASSUMED}"
     detail = str(failure) or type(failure).__name__
     # Messages of httpx about a URL would have it whole.
     detail = detail.replace(str(plan.url), plan.shown)
