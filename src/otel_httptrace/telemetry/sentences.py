@@ -28,8 +28,8 @@ _WHY = "{error}[ ({cause})]"
 SENTENCES: Final[dict[Told, dict[str, str]]] = {
     Told.OPENED: {
         "first_connection": _CONNECTED + "this process had not connected to that origin before",
-        "new_client": "Opened a new connection[, which took {opening:time}]: the client[ made at {made_at}] is new, and "
-        "had none; another client of this process had connected to that origin before",
+        "new_client": "Opened a new connection[, which took {opening:time}]: the client[ made at {made_at}] is new, "
+        "and had none; another client of this process had connected to that origin before",
         "all_busy": _CONNECTED + "every open connection was carrying a request",
         "body_not_read": _OPENED + "the one before was closed with a response that had not been read to its end",
         "response_leaked": _OPENED + "the one before is held by a response that nobody closed",
