@@ -136,6 +136,18 @@ def test_private_names_live_in_one_place() -> None:
     assert set(offenders) <= {"resolver.py: asyncio._get_running_loop", "observer.py: sys._getframe"}
 
 
+def test_private_names_of_clients_are_no_strings_elsewhere() -> None:
+    """Nor does an adapter of a client name a private attribute in a string, as a hook would, but in its `seams.py`."""
+    offenders = [
+        f"{path.relative_to(ROOT)}: {node.value}"
+        for path in (ROOT / "adapters").rglob("*.py")
+        if path.name != "seams.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"_[a-z]\w*", node.value)
+    ]
+    assert offenders == []
+
+
 #: Where a client's name stands outside `adapters/` and `clients.py`, and why. No file is to be added; each that
 #: becomes free of it has to go.
 NAMES_A_CLIENT = {
