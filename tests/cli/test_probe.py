@@ -67,6 +67,40 @@ def test_a_server_that_closes(server: Server) -> None:
     assert server.accepted == 4
 
 
+def test_requests_as_the_client(server: Server) -> None:
+    """With `--client requests` its pool is what is seen: connections reused, and lost where responses are closed unread."""
+    ran = httptrace(
+        "probe", "--client", "requests", "-n", "6", "-c", "2", "--early-close", "--width", "120", server.url("/big"),
+    )  # fmt: skip
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    reading = next(line for line in lines(ran) if line.startswith("  6 requests, 2 at a time: "))
+    opened, closed = re.search(r"(\d+) connections? opened, (\d+) reused", reading).groups()  # type: ignore[union-attr]
+    assert int(opened) + int(closed) == 6
+    assert server.accepted == int(opened) + 6
+    assert (
+        f"  with responses closed unread: 6 connections opened instead of {opened}, 6 of them lost by closing early"
+        in lines(ran)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "cannot be reached: no connection could be made * (connect: [Errno 111] Connection refused)"),
+        (["--http2"], "--http2 needs --client httpx"),
+    ],
+)
+def test_requests_as_the_client_that_fails(arguments: list[str], told: str) -> None:
+    """What requests says of an error has the query in it, and is not printed; HTTP/2 it does not speak."""
+    ran = httptrace("probe", "--client", "requests", *arguments, f"http://127.0.0.1:{free_port()}/?token=hunter2")
+
+    begins, _, ends = told.partition("*")
+    assert (ran.returncode, ran.stdout) == (1 if "*" in told else 2, "")
+    assert begins in ran.stderr and ran.stderr.rstrip().endswith(ends)
+    assert "hunter2" not in ran.stderr
+
+
 def test_early_closes_are_shown_beside_full_reads(server: Server) -> None:
     """What closing responses early costs is shown beside what reading them does."""
     ran = httptrace("probe", "-n", "6", "-c", "1", "--early-close", "--width", "120", server.url("/big"))

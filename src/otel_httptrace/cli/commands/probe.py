@@ -34,6 +34,13 @@ from ..probing.plan import Plan
 @click.option(
     "--max-idle", type=duration, default="8s", show_default=True, metavar="TIME", help="The longest wait of --idle."
 )
+@click.option(
+    "--client",
+    type=click.Choice(["httpx", "requests"]),
+    default="httpx",
+    show_default=True,
+    help="What sends the requests: its pool, its defaults.",
+)
 @click.option("--http2", is_flag=True, help="Speak HTTP/2 if the server does.")
 @click.option("-X", "--method", default="GET", show_default=True, help="GET, HEAD, ...")
 @click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="Send this header. Repeatable.")
@@ -49,6 +56,7 @@ def command(
     early_close: bool,
     idle: bool,
     max_idle: float,
+    client: str,
     http2: bool,
     method: str,
     headers: tuple[str, ...],
@@ -56,7 +64,7 @@ def command(
     timeout: float,
     width: int | None,
 ) -> int:
-    """Send a few requests to URL with httpx: where the time goes, and what the server does to connections.
+    """Send a few requests to URL: where the time goes, and what the server does to connections.
 
     Without a scheme, as in example.com:8443, https is taken.
 
@@ -64,8 +72,11 @@ def command(
       httptrace probe https://example.com/
       httptrace probe -n 50 -c 10 --early-close https://example.com/
       httptrace probe --idle --max-idle 2m https://example.com/
+      httptrace probe --client requests https://example.com/
       httptrace probe --http2 -H "Authorization: Bearer $TOKEN" https://api.example.com/
     """
+    if http2 and client != "httpx":
+        raise Problem("--http2 needs --client httpx")
     if http2 and find_spec("h2") is None:
         raise Problem("--http2 needs h2: pip install 'httpx[http2]'")
     plan = Plan(
@@ -80,6 +91,7 @@ def command(
         headers=tuple(map(_header, headers)),
         idle=max_idle if idle else None,
         guessed="://" not in url,
+        client=client,
     )
     # What the user has set for services is not meant for this.
     for name in [name for name in os.environ if name.startswith("OTEL_")]:

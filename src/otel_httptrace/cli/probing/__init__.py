@@ -1,6 +1,6 @@
 # What is shown is what our own instrumentation says of real requests, made with
-# httpx in this process, as everywhere else. Only what httpx never does is plan for
-# over a socket of our own (`sockets`).
+# httpx or requests in this process, as everywhere else. Only what neither does is
+# asked over a socket of our own (`sockets`).
 
 """What `httptrace probe` asks a server, and what it makes of the answers."""
 

@@ -18,6 +18,7 @@ class Plan:
         verify: whether certificates are checked.
         idle: seconds for which a connection is left idle at most; None not to try.
         guessed: whether the URL was given without a scheme, so that https was taken.
+        client: the library that sends the requests, ``httpx`` or ``requests``.
     """
 
     url: httpx.URL
@@ -31,6 +32,7 @@ class Plan:
     headers: tuple[tuple[str, str], ...]
     idle: float | None
     guessed: bool = False
+    client: str = "httpx"
 
     @property
     def shown(self) -> str:

@@ -12,17 +12,20 @@ import httpx
 
 from ..errors import Problem
 from .plan import Answers, Plan
+from .session import Session
 
 #: A body is read to its end up to this many bytes: a server may send for ever.
 _LONGEST_BODY: Final = 64 * 1024 * 1024
 
 
-def client_for(plan: Plan, keepalive: float = 5.0) -> httpx.AsyncClient:
-    """A client for *plan*, which keeps idle connections for *keepalive* seconds.
+def client_for(plan: Plan, keepalive: float = 5.0) -> httpx.AsyncClient | Session:
+    """A client for *plan*, which keeps idle connections for *keepalive* seconds (requests has no limit).
 
     Raises:
-        Problem: something in the environment that it takes from there cannot be used.
+        Problem: something in the environment that it takes from there cannot be used, or its library is not there.
     """
+    if plan.client == "requests":
+        return Session(plan)
     limits = httpx.Limits(
         max_connections=plan.concurrency,
         max_keepalive_connections=plan.concurrency,
@@ -62,7 +65,7 @@ def _proxies() -> dict[str, tuple[str, str]]:
     return found
 
 
-def proxy_of(client: httpx.AsyncClient, url: httpx.URL) -> str:
+def proxy_of(client: httpx.AsyncClient | Session, url: httpx.URL) -> str:
     """The proxy on the way to *url*, to be named; empty if there is none."""
     # NO_PROXY is httpx's own business, and its answer is private: without it nobody is blamed.
     choose, direct = getattr(client, "_transport_for_url", None), getattr(client, "_transport", None)
@@ -73,7 +76,9 @@ def proxy_of(client: httpx.AsyncClient, url: httpx.URL) -> str:
     return f"the proxy {httpx.URL(proxy).copy_with(userinfo=b'', query=None)} ({name})" if name else ""
 
 
-async def ask(client: httpx.AsyncClient, plan: Plan, answers: Answers, *, read: bool = True) -> Exception | None:
+async def ask(
+    client: httpx.AsyncClient | Session, plan: Plan, answers: Answers, *, read: bool = True
+) -> Exception | None:
     """One request; the exception that it failed with."""
 
     async def stream() -> None:
@@ -90,6 +95,7 @@ async def ask(client: httpx.AsyncClient, plan: Plan, answers: Answers, *, read: 
     try:
         # A body can go on for ever, a few bytes at a time.
         await asyncio.wait_for(stream(), 4 * plan.timeout)
+    # What requests raises is an OSError.
     except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, ssl.SSLError, OSError, ValueError) as error:
         answers.errors[type(error).__name__] += 1
         return error
@@ -99,7 +105,9 @@ async def ask(client: httpx.AsyncClient, plan: Plan, answers: Answers, *, read: 
     return None
 
 
-async def many(client: httpx.AsyncClient, plan: Plan, number: int, answers: Answers, *, read: bool = True) -> None:
+async def many(
+    client: httpx.AsyncClient | Session, plan: Plan, number: int, answers: Answers, *, read: bool = True
+) -> None:
     """*number* requests, as many at a time as planned."""
     left = iter(range(number))
 

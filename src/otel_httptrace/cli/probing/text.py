@@ -96,7 +96,11 @@ def unreachable(plan: Plan, rows: Sequence[Row], failure: Exception, proxy: str)
             hint = f"; {_ASSUMED + ': ' if plan.guessed else ''}did you mean {plain}?"
     if plan.guessed and not hint:
         hint = f"; {_ASSUMED}"
-    detail = str(failure) or type(failure).__name__
+    told: BaseException = failure
+    while plan.client != "httpx" and (told.__cause__ or told.__context__) is not None:
+        # Messages of urllib3 have the whole path, with its query: what is behind them has none.
+        told = told.__cause__ or told.__context__ or told
+    detail = str(told) or type(told).__name__
     # Messages of httpx about a URL would have it whole.
     detail = detail.replace(str(plan.url), plan.shown)
     return f"{plan.shown} cannot be reached: {why}{took} ({phase or 'unknown'}: {detail}){hint}"
@@ -217,7 +221,7 @@ def tls(plan: Plan, first: Row) -> Iterator[str]:
     elif protocol != "h2":
         yield "HTTP/2: the server does not support it"
     yield (
-        "TLS sessions: the server resumes them (httpx does not ask for it: each of its handshakes is a full one)"
+        f"TLS sessions: the server resumes them ({plan.client} does not ask for it: each of its handshakes is full)"
         if resumed
         else "TLS sessions: the server does not resume them"
     )
