@@ -35,6 +35,11 @@ class Plan:
     client: str = "httpx"
 
     @property
+    def quotes_queries(self) -> bool:
+        """Whether what its client says of an error has the path in it, with the query."""
+        return self.client != "httpx"
+
+    @property
     def shown(self) -> str:
         """The URL as it may be printed: without userinfo and query."""
         return str(self.url.copy_with(userinfo=b"", query=None, fragment=None))

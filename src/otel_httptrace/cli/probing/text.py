@@ -97,11 +97,11 @@ def unreachable(plan: Plan, rows: Sequence[Row], failure: Exception, proxy: str)
     if plan.guessed and not hint:
         hint = f"; {_ASSUMED}"
     told: BaseException = failure
-    while plan.client != "httpx" and (told.__cause__ or told.__context__) is not None:
-        # Messages of urllib3 have the whole path, with its query: what is behind them has none.
+    while plan.quotes_queries and (told.__cause__ or told.__context__) is not None:
+        # What is behind it has no path in it.
         told = told.__cause__ or told.__context__ or told
     detail = str(told) or type(told).__name__
-    # Messages of httpx about a URL would have it whole.
+    # A message about a URL would have it whole.
     detail = detail.replace(str(plan.url), plan.shown)
     return f"{plan.shown} cannot be reached: {why}{took} ({phase or 'unknown'}: {detail}){hint}"
 
