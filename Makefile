@@ -106,6 +106,8 @@ lock:  ## requirements/*.txt again, with uv
 	# All but rich, of which httpx's own command line wants an older one.
 	grep -oE '^[a-z0-9._-]+==[^\\]+' requirements/dev.txt | grep -v '^rich==' > requirements/.constraints
 	$(COMPILE) requirements/foreign.in -c requirements/.constraints --python-version 3.11 -o requirements/foreign.txt
+	$(COMPILE) requirements/foreign-urllib3.in -c requirements/.constraints --python-version 3.11 \
+		-o requirements/foreign-urllib3.txt
 	$(COMPILE) requirements/neighbours.in -c requirements/.constraints --python-version 3.11 -o requirements/neighbours.txt
 	grep -oE '^[a-z0-9._-]+==[^ ]+' requirements/foreign.txt > requirements/.constraints
 	$(subst --only-binary,--no-binary,$(COMPILE)) requirements/foreign-suites.in -c requirements/.constraints \

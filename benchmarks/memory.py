@@ -6,7 +6,8 @@ run. The growth counts from the first point on: up to it, caches fill. Metrics
 are collected as often as a reader would, for that is work, too.
 
 Upstream alone is measured beside ours: the pool, the SDK's own storage of
-metrics and Python grow without us, too.
+metrics and Python grow without us, too. With --beside that is done for requests
+to one origin as well, and for the bare client.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from wire import LIBRARIES, client, instrument
+from wire import LIBRARIES, SYNC_ONLY, client, instrument
 
 #: Per workload: how many requests there are, at which parts of them memory is looked at.
 POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)
@@ -30,6 +31,8 @@ WORKLOADS = ("requests", "origins", "leaks")
 #: How many responses a client leaks: as many as its pool has connections.
 LEAKS = 100
 COLLECT_EVERY = 1000
+#: In which flavour each library is measured.
+_FLAVOURS = {"httpx": "sync", "httpx2": "async", "requests": "sync", "urllib3": "sync"}
 
 
 def _resident() -> int:
@@ -54,6 +57,10 @@ def worker(library: str, flavour: str, mode: str, workload: str, total: int) -> 
             seen.append((number, _resident(), sys.getallocatedblocks()))
 
     def ask(its: Any, number: int) -> Any:
+        if library == "requests":
+            return its.get(url(number), stream=True)
+        if library == "urllib3":
+            return its.request("GET", url(number), preload_content=False)
         return its.send(its.build_request("GET", url(number)), stream=True)
 
     if workload == "leaks":
@@ -64,7 +71,10 @@ def worker(library: str, flavour: str, mode: str, workload: str, total: int) -> 
                 for number in range(first, first + LEAKS):
                     # Nobody keeps the response, so nobody can close it.
                     (await ask(its, number)) if flavour == "async" else ask(its, number)
-                await its.aclose() if flavour == "async" else its.close()
+                if library == "urllib3":
+                    its.clear()
+                else:
+                    await its.aclose() if flavour == "async" else its.close()
                 del its
                 after(first + LEAKS - 1)
 
@@ -108,7 +118,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--origins", type=int, default=20_000)
     parser.add_argument("--leaks", type=int, default=20_000)
-    parser.add_argument("--every", action="store_true", help="every library in both flavours, not each once")
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
+    parser.add_argument("--every", action="store_true", help="httpx and httpx2 in both flavours, not each in one")
+    parser.add_argument("--beside", action="store_true", help="many requests bare and with upstream alone, too")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -116,10 +128,14 @@ def main() -> None:
         workload, library, flavour, mode, total = arguments.worker
         print(json.dumps(worker(library, flavour, mode, workload, int(total))))
         return
-    pairs = [("httpx", "sync"), ("httpx2", "async")]
-    if arguments.every:
-        pairs = [(library, flavour) for library in LIBRARIES for flavour in ("sync", "async")]
-    cases = [(*pair, "connection", "requests", arguments.requests) for pair in pairs]
+    pairs = [
+        (library, flavour)
+        for library in arguments.libraries
+        for flavour in ("sync", "async")
+        if (arguments.every and library not in SYNC_ONLY) or flavour == _FLAVOURS[library]
+    ]
+    modes = ("bare", "upstream", "connection") if arguments.beside else ("connection",)
+    cases = [(*pair, mode, "requests", arguments.requests) for pair in pairs for mode in modes]
     cases += [(*pair, mode, "origins", arguments.origins) for pair in pairs for mode in ("upstream", "connection")]
     cases += [(*pair, mode, "leaks", arguments.leaks) for pair in pairs for mode in ("upstream", "connection")]
     # Memory, unlike time, can be measured side by side.

@@ -14,6 +14,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+from otel_httptrace.clients import CLIENTS
+
 _UPSTREAM = "opentelemetry.instrumentation.httpx"
 
 
@@ -47,13 +49,13 @@ def _instrument(mode: str) -> None:
     meters = MeterProvider([_reader], shutdown_on_exit=False)
     logging.getLogger("otel_httptrace").addHandler(_faults)
     if mode == "upstream":
-        from opentelemetry.instrumentation.httpx import (  # noqa: PLC0415
-            HTTPX2ClientInstrumentor,
-            HTTPXClientInstrumentor,
-        )
-
-        for upstream in (HTTPXClientInstrumentor(), HTTPX2ClientInstrumentor()):
-            upstream.instrument(tracer_provider=provider, meter_provider=meters)
+        for upstream in {client.upstream.instrumentor: client.upstream for client in CLIENTS}.values():
+            try:
+                module = importlib.import_module(upstream.module)
+            except ImportError:
+                # Of a client that is not in this environment.
+                continue
+            getattr(module, upstream.instrumentor)().instrument(tracer_provider=provider, meter_provider=meters)
         return
     from otel_httptrace import HTTPTraceInstrumentor  # noqa: PLC0415
     from otel_httptrace.guard import Guard  # noqa: PLC0415

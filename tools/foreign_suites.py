@@ -3,9 +3,10 @@
 Do no harm, asked of somebody else's tests: none may fail that passes without us.
 
 The suites come out of the source distributions in requirements/foreign-suites.txt and run in
-an environment of their own, in build/foreign. Those of httpx and httpcore run on httpx2 and
-httpcore2 as well, whose own distributions hold none, with the names translated: what fails
-there without us, because the libraries differ, is not compared.
+environments of their own, in build/foreign and, where what they need does not go together,
+build/foreign-urllib3. Those of httpx and httpcore run on httpx2 and httpcore2 as well, whose own
+distributions hold none, with the names translated: what fails there without us, because the
+libraries differ, is not compared.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parent.parent
 LOCKED = ROOT / "requirements" / "foreign.txt"
 SUITES = ROOT / "requirements" / "foreign-suites.txt"
-ENVIRONMENT = ROOT / "build" / "foreign"
+LOCKED_FOR_URLLIB3 = ROOT / "requirements" / "foreign-urllib3.txt"
 
 #: Seconds after which a suite hangs: many times what the longest takes.
 PATIENCE = 300
@@ -52,6 +53,10 @@ class Suite:
         plugins: of pytest, that it needs; no other is loaded. None: all, for it runs pytest itself.
         translated: from which name to which, in the tests.
         arguments: more of pytest's.
+        tests: which files of it, or all in a folder.
+        environ: more variables. Upstream's span goes into a header of each request, and to a test that looks at all
+            headers that is a difference, though none of ours: "none" as propagator leaves it out.
+        locked: what it needs.
     """
 
     name: str
@@ -61,6 +66,9 @@ class Suite:
     plugins: tuple[str, ...] | None
     translated: Mapping[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    tests: tuple[str, ...] = ("tests",)
+    environ: Mapping[str, str] = field(default_factory=dict)
+    locked: Path = LOCKED
 
 
 _CORE: dict[str, Any] = {
@@ -72,7 +80,25 @@ _CORE: dict[str, Any] = {
     "arguments": ("-W", "ignore:the imp module:DeprecationWarning"),
 }
 _CLIENT: dict[str, Any] = {"modes": ("ours",), "annotates": True, "plugins": ("anyio", "pytest_trio.plugin")}
+_NO_HEADER = {"OTEL_PROPAGATORS": "none"}
 _TO_2 = {"httpx": "httpx2", "httpcore": "httpcore2"}
+
+#: What has to do with connections and responses. Not what tests the suite's own server, parses or encodes.
+_REQUESTS = tuple(f"tests/test_{name}.py" for name in ("adapters", "hooks", "lowlevel", "requests"))
+_URLLIB3 = (
+    *(f"test/test_{name}.py" for name in ("connection", "connectionpool", "http2_connection", "poolmanager")),
+    *(f"test/test_{name}.py" for name in ("proxymanager", "queue_monkeypatch", "response")),
+    "test/contrib/test_socks.py",
+    "test/with_dummyserver",
+)
+_HTTPS = "test/with_dummyserver/test_https.py"
+_LEFT_OUT = (
+    # They need an address that never answers. Where there is no network all fail there at once, and threads meet or not
+    # by chance: it fails, or hangs for a minute, without us as well.
+    *(f"{_HTTPS}::TestHTTPS_TLSv1_{minor}::test_http2_probe_blocked_per_thread" for minor in (2, 3)),
+    # They need a proxy on hypercorn with changes that no release of it has, and wait for three seconds in vain each.
+    "test/with_dummyserver/test_proxy_poolmanager.py::TestHTTPSProxyVerification",
+)
 
 ALL = (
     Suite("httpx", "httpx", **_CLIENT),
@@ -89,6 +115,27 @@ ALL = (
         plugins=None,
         # What its pyproject.toml says in a table that only the newest pytest reads.
         arguments=("-o", "asyncio_default_fixture_loop_scope=function"),
+    ),
+    Suite(
+        "requests",
+        "requests",
+        ("ours",),
+        annotates=True,
+        plugins=("pytest_httpbin.plugin", "pytest_mock"),
+        arguments=("-W", "ignore:the imp module:DeprecationWarning"),
+        tests=_REQUESTS,
+        environ=_NO_HEADER,
+    ),
+    Suite(
+        "urllib3",
+        "urllib3",
+        ("ours",),
+        annotates=True,
+        plugins=("anyio", "pytest_socket"),
+        arguments=tuple(f"--deselect={test}" for test in _LEFT_OUT),
+        tests=_URLLIB3,
+        environ=_NO_HEADER,
+        locked=LOCKED_FOR_URLLIB3,
     ),
 )
 
@@ -110,8 +157,8 @@ class Run:
 class Runner:
     """Runs suites: each run has a folder and a port of its own, so that two at once do not meet."""
 
-    def __init__(self, python: Path, sources: Mapping[str, Path], scratch: Path) -> None:
-        self._python = python
+    def __init__(self, pythons: Mapping[Path, Path], sources: Mapping[str, Path], scratch: Path) -> None:
+        self._pythons = pythons
         self._sources = sources
         self._scratch = scratch
 
@@ -130,7 +177,7 @@ class Runner:
             "-o",
             "junit_family=xunit1",
             f"--junit-xml={junit}",
-            *(tests or ("tests",)),
+            *(tests or suite.tests),
         ]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTEST_"))}
         environ |= {
@@ -138,10 +185,11 @@ class Runner:
             **({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if suite.plugins is not None else {}),
             "FOREIGN_MODE": mode,
             "FOREIGN_REPORT": str(said),
+            **suite.environ,
         }
         try:
             result = subprocess.run(
-                [self._python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+                [self._pythons[suite.locked], "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
                 cwd=folder,
                 env=environ,
                 stdin=subprocess.DEVNULL,
@@ -198,7 +246,7 @@ def _outcomes(junit: Path) -> tuple[frozenset[str], dict[str, str], frozenset[st
     return frozenset(passed - failed.keys()), failed, frozenset(expected)
 
 
-def environment(folder: Path, install: str, locked: Path = LOCKED) -> Path:
+def environment(folder: Path, install: str, locked: Path) -> Path:
     """Have an environment with all that is *locked*, and us as we are now; return its interpreter."""
     python = folder / "bin" / "python"
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -244,8 +292,11 @@ def sources(python: Path, folder: Path) -> dict[str, Path]:
         suite = folder / f"tests-of-{archive.name}"
         suite.mkdir()
         # Not the package: that is the one which is installed.
-        shutil.copytree(inside / "tests", suite / "tests")
-        for file in ("pyproject.toml", "README.md"):
+        for part in ("tests", "test", "dummyserver"):
+            if (inside / part).is_dir():
+                shutil.copytree(inside / part, suite / part)
+        # What tests send as a file, too.
+        for file in ("pyproject.toml", "README.md", "requirements-dev.txt"):
             if (inside / file).exists():
                 shutil.copy(inside / file, suite)
         found[archive.name.rsplit("-", 1)[0].replace("_", "-")] = suite
@@ -304,11 +355,15 @@ def main() -> None:
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
     chosen = [suite for suite in ALL if not arguments.suites or suite.name in arguments.suites]
 
-    python = environment(ENVIRONMENT, arguments.install)
+    pythons = {
+        locked: environment(ROOT / "build" / locked.stem, arguments.install, locked)
+        # The first also has what the distributions are unpacked with.
+        for locked in dict.fromkeys((LOCKED, *(suite.locked for suite in chosen)))
+    }
     with tempfile.TemporaryDirectory(prefix="foreign-") as scratch_name:
         scratch = Path(scratch_name)
         (scratch / "suites").mkdir()
-        runner = Runner(python, sources(python, scratch / "suites"), scratch)
+        runner = Runner(pythons, sources(pythons[LOCKED], scratch / "suites"), scratch)
         with ThreadPoolExecutor(2) as pool:
             runs = {
                 suite.name: {mode: pool.submit(runner.run, suite, mode) for mode in ("bare", *suite.modes)}

@@ -235,6 +235,11 @@ def pool_timeouts() -> frozenset[str]:
     return frozenset(client.timeouts.pool for client in CLIENTS)
 
 
+def counting_slots() -> frozenset[str]:
+    """Those whose pool, where it has a limit, counts what was not given back to it, whether or not that is open."""
+    return frozenset(client.name for client in CLIENTS if client.adapter == "urllib3")
+
+
 def plumbing() -> Iterator[str]:
     """The modules of all clients that lie between a pool and the application."""
     for client in CLIENTS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from typing import Any
 
@@ -270,6 +271,56 @@ def test_a_wait_in_vain_that_began_below_the_limit() -> None:
 
     assert (finding.verdict, finding.severity, finding.requests) == ("failed", Severity.FAILED, 1)
     assert "PoolTimeout" in finding.sentence
+
+
+def by_urllib3(made: Row) -> Row:
+    """*made*, by a client whose pool counts the connections that were not given back."""
+    return dataclasses.replace(made, client="urllib3")
+
+
+EMPTY: dict[str, Any] = {"error__type": "EmptyPoolError", "pool__connections": 0, "pool__limit": 1, "duration": 1.0}
+
+
+def test_a_connection_that_was_lost_and_not_given_back() -> None:
+    """Who waits in vain for a pool that is not full is told the line that lost its connection without giving it back."""
+    lost = by_urllib3(losing())
+    waited = by_urllib3(timed_out(lost, **EMPTY))
+
+    for rows in ((lost, waited), (waited, lost)):
+        finding = only(*rows)
+        assert (finding.verdict, finding.severity, finding.line) == (
+            "body_not_read",
+            Severity.FAILED,
+            "app.py:7 in check",
+        )
+        assert finding.sentence.endswith(
+            "at app.py:7 in check; closing gave none back to the pool, so 1 request waited up to 1.0 s for one in vain "
+            "(EmptyPoolError)"
+        )
+        assert "release_conn() after it" in finding.advice
+
+
+def test_a_wait_for_it_that_somebody_cancelled() -> None:
+    """A wait without a limit, which a person or a timer of the program's ends, is told so, too, and as no failure."""
+    lost = by_urllib3(losing())
+    rest = {name: value for name, value in EMPTY.items() if name != "error__type"}
+    cancelled = by_urllib3(row(status=None, failed_phase="pool", time__pool=1.0, **rest))
+    finding = only(lost, cancelled)
+
+    assert (finding.verdict, finding.severity) == ("body_not_read", Severity.SLOW)
+    assert finding.sentence.endswith("1 request waited up to 1.0 s for one in vain, and was cancelled")
+
+
+@pytest.mark.parametrize("full", [{"pool__connections": 1}, {"client": "httpx"}], ids=["full", "another client"])
+def test_a_lost_connection_that_nobody_waits_for(full: dict[str, Any]) -> None:
+    """It is not told of a pool that is full, nor of a client whose pool counts open connections."""
+    lost, waited = losing(), timed_out(**{**EMPTY, **{key: full[key] for key in full if key != "client"}})
+    if "client" not in full:
+        lost, waited = by_urllib3(lost), by_urllib3(waited)
+    told = found(lost, waited)
+
+    assert [finding.verdict for finding in told if "waited up to 1.0 s for one in vain" in finding.sentence] == []
+    assert told[0].verdict in ("pool_saturated", "failed")
 
 
 def test_a_leak_beside_a_small_pool() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..clients import CLIENTS
+from ..clients import CLIENTS, counting_slots
 from ..telemetry import names
 from .rows import Row, Sent
 
@@ -47,6 +47,8 @@ ERRORS: Final = frozenset(
 #: Ways to leave a response that are nobody's failure.
 _LEFT: Final = frozenset({"CancelledError", "Cancelled", "GeneratorExit", "KeyboardInterrupt", "SystemExit"})
 
+_COUNTING_SLOTS: Final = counting_slots()
+
 #: Statuses that a client follows, and those of them that hold for ever.
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 PERMANENT: Final = frozenset({301, 308})
@@ -54,6 +56,16 @@ PERMANENT: Final = frozenset({301, 308})
 VAIN: Final = 5
 #: How a request failed whose attempts all got an answer that was an error: the exception's class is on no span.
 GAVE_UP: Final = "an error after repeated attempts"
+
+
+def without_slot(row: Row) -> bool:
+    """Whether it got no connection though fewer were open than may be: others have not given theirs back."""
+    known = row.attributes
+    return (
+        row.client in _COUNTING_SLOTS
+        and known.get(names.FAILED_PHASE) == "pool"
+        and known.get(names.POOL_CONNECTIONS, 0) < known.get(names.POOL_LIMIT, 0)
+    )
 
 
 def error_type(row: Row) -> str | None:

@@ -261,7 +261,8 @@ def holds_connection(response: Any) -> bool:
 def announced(response: Any) -> int | None:
     """How many bytes of its body are still to come, as Content-Length had it; None if that is not known."""
     found = getattr(response, "length_remaining", None)
-    return found if isinstance(found, int) else None
+    # OTLP's integers have 64 bits: see `body_size`.
+    return found if isinstance(found, int) and found < 2**63 else None
 
 
 #: As `http.client` numbers them.

@@ -15,14 +15,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from ...telemetry import names
 from ..ends import Ends
-from ..facts import answered_badly, broke, phase_of, status_raised
+from ..facts import answered_badly, broke, phase_of, status_raised, without_slot
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row, Served
 from ..units import seconds as written
@@ -70,6 +70,8 @@ class Verdicts:
         self._repeated = CallRepeated(thresholds)
         self._body_not_read = BodyNotRead(thresholds, self._opened)
         self._pool = Pool(thresholds)
+        #: Got no connection, and it is yet to be seen why.
+        self._starved: deque[Row] = deque(maxlen=1_000)
         self._streams = StreamLimit(thresholds)
         self._keepalive_limit = KeepaliveLimit(thresholds, self._opened)
         self._dns = DnsSlow(thresholds)
@@ -123,6 +125,8 @@ class Verdicts:
                 pass
             elif status_raised(row):
                 self._statuses.raised(row)
+            elif not told and without_slot(row):
+                self._starved.append(row)
             elif not told or phase_of(row) not in ("pool", "wait"):
                 self._failures.failed(row)
         else:
@@ -147,7 +151,10 @@ class Verdicts:
     def _went_on(self, row: Row, known: dict[str, Any], phases: dict[str, float]) -> None:
         # It did not fail.
         if (names.FAILED_PHASE in known or known.get(names.BODY_OUTCOME) == "cancelled") and row.cancelled:
-            self._cancelled.take(row)
+            if without_slot(row) and phases.get("pool", 0.0) >= self._thresholds.pool_wait:
+                self._starved.append(row)
+            else:
+                self._cancelled.take(row)
         elif names.CONN_IDLE in known or names.BODY_OUTCOME in known:
             self._failures.went_well(row)
         if phases.get("wait", 0.0) >= self._thresholds.between:
@@ -196,7 +203,12 @@ class Verdicts:
 
     def findings(self) -> tuple[Finding, ...]:
         """What it cost most, first."""
-        for row in (*self._pool.untold(), *self._statuses.untold()):
+        starved, self._starved = self._starved, deque(maxlen=self._starved.maxlen)
+        for row in (*self._pool.untold(), *starved):
+            # Those that took its slot may come later in the data than it does.
+            if not self._body_not_read.starved(row):
+                (self._failures.failed if broke(row) else self._cancelled.take)(row)
+        for row in self._statuses.untold():
             self._failures.failed(row)
         found = [finding for verdict in self._all for finding in verdict.findings()]
         return self._ranked(self._caused(found))

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ...telemetry import names
-from ..facts import closing_place
-from ..findings import Finding, Sure, Thresholds
+from ..facts import closing_place, error_type, without_slot
+from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..spans import Source
 from ..units import count, seconds, share, size
 from .kind import Kind
 from .reasons import COUNTED
 from .settings import advised, called, settings
-from .tally import MAX_KEYS, MAX_SPANS, Recent, Tallies, Tally, at_line, dial_seconds, named_all
+from .tally import MAX_KEYS, MAX_SPANS, Recent, Tallies, Tally, at_line, dial_seconds, errors, named_all, were
 
 #: Which line of the application, by way of which of a library.
 _Line = tuple["str | None", "str | None"]
@@ -78,6 +78,8 @@ class BodyNotRead(_Opened):
         self._places: Recent = Recent()
         #: Those whose connections were lost for another cause, and their lines.
         self._others: Recent = Recent()
+        #: By server, those that got no connection for it.
+        self._starved: Tallies[str] = Tallies()
 
     def key(self, row: Row) -> Any:
         return closing_place(row)
@@ -121,6 +123,25 @@ class BodyNotRead(_Opened):
         tally.add(row, dial_seconds(row), f"a new connection opened in {seconds(dial_seconds(row))}")
         super().noting(row, tally)
 
+    def starved(self, row: Row) -> bool:
+        """Whether *row* got no connection because those that were lost so were not given back to the pool."""
+        if not without_slot(row) or not any(row.origin in tally.origins for _, tally in self.tallies):
+            return False
+        tally = self._starved[row.origin]
+        error = error_type(row)
+        tally.add(row, row.duration, f"got no connection within {seconds(row.duration)}")
+        tally.note("errors", error)
+        tally.note("vain", error is not None or None)
+        return True
+
+    def _starving(self, lost: Tally) -> Tally:
+        # Told with the line that has lost most to that server.
+        found = Tally()
+        for origin, tally in self._starved:
+            if max((other for _, other in self.tallies), key=lambda other: other.origins[origin]) is lost:
+                found.merge(tally)
+        return found
+
     def findings(self) -> Iterator[Finding]:
         lost: dict[_Line, Tally] = dict(self.tallies)
         replaced = dict(self.replacing)
@@ -133,7 +154,7 @@ class BodyNotRead(_Opened):
         lost = {line: tally for line, tally in lost.items() if line[0] is None or line[0] not in others}
         few: list[_Line] = []
         for line, tally in lost.items():
-            if tally.count >= self.limits.lost_connections:
+            if tally.count >= self.limits.lost_connections or self._starving(tally).count:
                 # A replacement that names nobody may be any line's; of one line it is that line's.
                 made = {line, (None, None)} if len(lost) == 1 else {line}
                 yield self._told(line, tally, [replaced[other] for other in made if other in replaced])
@@ -173,6 +194,11 @@ class BodyNotRead(_Opened):
             sentence += f"; {count(anew.count, 'new connection')} had to be opened"
             sentence += f" and {count(lookups, 'lookup')} made" if lookups else ""
             sentence += f", {seconds(anew.seconds)} in all"
+        starved = self._starving(tally)
+        vain = starved.noted("vain")[True]
+        if starved.count:
+            sentence += f"; closing gave none back to the pool, so {count(starved.count, 'request')} waited up to {seconds(starved.most)} for one in vain"
+            sentence += f" ({errors(starved)})" if vain else f", and {were(starved.count)} cancelled"
         advice = "read the body to its end before closing the response, or ask for less (HEAD, Range)"
         begun = tally.noted("begun")[True] * 2 > tally.count
         if begun:
@@ -197,14 +223,18 @@ class BodyNotRead(_Opened):
                 "the bodies had come whole: look for an exception in the program's log at that line (a body that cannot be decoded or parsed), "
                 f"else {advice}"
             )
-        evidence = {example.span_id: example for other in made for example in other.examples[:1]}
+        if starved.count:
+            advice += "; and give each connection back, which close() of urllib3's response does not do: release_conn() after it, or drain_conn() in its place"
+        evidence = {example.span_id: example for example in starved.examples[:1]}
+        evidence |= {example.span_id: example for other in made for example in other.examples[:1]}
         evidence |= {example.span_id: example for example in tally.examples[:2]}
         return self.make(
             tally,
             sentence,
             advice,
+            severity=Severity.FAILED if vain else Severity.SLOW if starved.count else None,
             sure=Sure.POSSIBLE if whole else None,
-            seconds=anew.seconds,
+            seconds=anew.seconds + starved.seconds,
             line=line,
             via=via,
             evidence=evidence.values(),
