@@ -164,7 +164,7 @@ class Conn:
         """Say in TLS that it is over, and close without waiting for the answer."""
         assert isinstance(self.sock, ssl.SSLSocket)
         self.sock.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLError):
             self.sock.unwrap()
         self.sock.close()
 

@@ -9,6 +9,9 @@ from typing import Any
 #: For how many seconds ``/block`` holds up the event loop.
 BLOCKS = 0.6
 
+#: Bytes of the one part of ``/large``: more than a socket's buffers on the loopback take.
+LARGE = 16 * 1024 * 1024
+
 
 class Failure(Exception):
     """The application's own."""
@@ -37,6 +40,10 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
     if path == "/block":
         # What must not be done in an event loop.
         time.sleep(BLOCKS)
+    if path == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
     status = 500 if path == "/caught" else 200
     headers = [] if path in ("/stream", "/fail-mid") else [(b"content-length", b"2")]
     if path == "/close":

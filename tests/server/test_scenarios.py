@@ -19,7 +19,8 @@ SOON = 0.3
 SCENARIOS: list[Scenario] = []
 
 UVICORN = tuple(kind for kind in KINDS if kind.startswith("uvicorn-"))
-KEEPING = tuple(kind for kind in KINDS if kind != "gunicorn-sync")
+#: On trio not all of these are played, but some, in test_wires.py.
+KEEPING = tuple(kind for kind in KINDS if kind not in ("gunicorn-sync", "hypercorn-trio"))
 ASGI = tuple(kind for kind in KEEPING if kind != "gunicorn-gthread")
 #: Those whose application can close a connection by a header: the other workers of gunicorn's leave it out.
 SAYING = (*UVICORN, "gunicorn-uvicorn", "hypercorn")
