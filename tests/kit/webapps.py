@@ -11,6 +11,8 @@ BLOCKS = 0.6
 
 #: Bytes of the one part of ``/large``: more than a socket's buffers on the loopback take.
 LARGE = 16 * 1024 * 1024
+#: Answers that have no body, by their paths.
+BODILESS = {"/none": 204, "/unchanged": 304}
 
 
 class Failure(Exception):
@@ -44,7 +46,11 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": bytes(LARGE)})
         return
-    status = 500 if path == "/caught" else 200
+    status = {"/caught": 500, **BODILESS}.get(path, 200)
+    if path in BODILESS:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        return
     headers = [] if path in ("/stream", "/fail-mid") else [(b"content-length", b"2")]
     if path == "/close":
         headers.append((b"connection", b"close"))
@@ -78,6 +84,9 @@ def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
     environ["wsgi.input"].read()
     if path == "/fail":
         raise Failure
+    if path in BODILESS:
+        start_response(f"{BODILESS[path]} Bodiless", [])
+        return
     headers = [] if path in ("/stream", "/fail-mid") else [("Content-Length", "2")]
     if path == "/close":
         headers.append(("Connection", "close"))
@@ -87,4 +96,5 @@ def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
         raise Failure
     while path == "/stream":
         yield b"part" * 1000
-    yield b"ok"
+    if environ["REQUEST_METHOD"] != "HEAD":
+        yield b"ok"
