@@ -20,6 +20,7 @@ from otel_httptrace.core.ledger import TRANSITIONS, State
 from otel_httptrace.report.findings import Thresholds
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
 from otel_httptrace.report.verdicts.reasons import REASONS
+from otel_httptrace.server import described as server_described
 from otel_httptrace.server import names as served
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute, Described
@@ -117,6 +118,14 @@ def attributes() -> str:
         "At most `max_origins` origins are told apart; the rest count under `server.address` = `_other`.",
         "Connections and responses of an origin that once were open, and are gone, are shown as 0.",
         "",
+        "## On the request span of a server",
+        "",
+        "By `HTTPTraceServerInstrumentor`: see [server.md](server.md).",
+        "",
+        *_attributes(server_described.REQUEST),
+        "## Metrics of a server",
+        "",
+        *_described(("instrument", "kind, unit", "what", "attributes"), server_described.METRICS),
         "## Attributes of links, events, child spans and metrics",
         "",
         *_attributes(described.OTHERS),
@@ -131,6 +140,21 @@ def attributes() -> str:
         ),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def server() -> str:
+    """The text of docs/server.md: written by hand, but for its names and reasons."""
+    text = (ROOT / "docs" / "server.md").read_text()
+    told = server_described
+    for name, lines in (
+        ("attributes", _attributes(told.REQUEST)),
+        ("metrics", (*_described(("instrument", "kind, unit", "what", "attributes"), told.METRICS), *told.PEERS)),
+        ("reasons", table(("value", "because"), [(f"`{one.value}`", why) for one, why in told.REASONS.items()])),
+    ):
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = before + begin + "\n".join(lines).rstrip() + "\n" + end + after
+    return text
 
 
 def _tests() -> None:
@@ -562,6 +586,7 @@ def jaeger_ui() -> str:
 
 PAGES = {
     "docs/attributes.md": attributes,
+    "docs/server.md": server,
     "docs/reasons.md": reasons,
     "docs/report.md": report,
     "docs/stories.md": stories,

@@ -313,12 +313,16 @@ class HypercornOnTrio(Hypercorn):
     """hypercorn on trio, in a thread."""
 
     def _begin(self, app: Any, config: hypercorn.config.Config) -> None:
-        self._stop = trio.Event()
+        stop = trio.Event()
+        self._set = stop.set
         self._token: trio.lowlevel.TrioToken | None = None
 
         async def run() -> None:
             self._token = trio.lowlevel.current_trio_token()
-            await serve_on_trio(app, config, shutdown_trigger=self._stop.wait)
+            await serve_on_trio(app, config, shutdown_trigger=wait)
+
+        async def wait() -> None:
+            await stop.wait()
 
         self.thread = threading.Thread(target=trio.run, args=(run,), daemon=True)
 
@@ -326,13 +330,13 @@ class HypercornOnTrio(Hypercorn):
         """Tell it to stop, and wait until it is about to."""
         for _ in range(20):
             stopped = threading.Event()
-            self._call(self._stop.set)
+            self._call(self._set)
             self._call(stopped.set)
             assert stopped.wait(PATIENCE)
 
     def stop(self) -> None:
         """Tell it to stop, and wait until it has."""
-        self._call(self._stop.set)
+        self._call(self._set)
         self.thread.join(PATIENCE)
         assert not self.thread.is_alive()
 
@@ -434,10 +438,9 @@ if find_spec("uvicorn.protocols.http.zttp_h2_impl"):
     KINDS_H2["uvicorn-zttp"] = lambda seen, **options: Uvicorn(
         seen, "uvicorn.protocols.http.zttp_h2_impl:ZttpH2Protocol", **options
     )
-#: The scenarios on asyncio are played on it as well, but not all of them.
-KINDS_TRIO: dict[str, Callable[..., Running]] = {"hypercorn-trio": HypercornOnTrio}
 KINDS |= {
     "hypercorn": Hypercorn,
+    "hypercorn-trio": HypercornOnTrio,
     "gunicorn-sync": lambda seen, **options: Gunicorn(seen, "sync", "wsgi_app", **options),
     "gunicorn-gthread": lambda seen, **options: Gunicorn(seen, "gthread", "wsgi_app", threads=4, **options),
     "gunicorn-asgi": lambda seen, **options: Gunicorn(seen, "asgi", "asgi_app", **options),

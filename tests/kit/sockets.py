@@ -95,19 +95,21 @@ class Conn:
         """Write."""
         self.sock.sendall(data)
 
-    def get(self, path: str = "/ok", *headers: str, version: str = "1.1") -> Answer:
+    def get(self, path: str = "/ok", *headers: str, method: str = "GET", version: str = "1.1") -> Answer:
         """Send a request and read its answer."""
-        self.send(self.head(path, *headers, version=version))
-        return self.read()
+        self.send(self.head(path, *headers, method=method, version=version))
+        return self.read(has_body=method != "HEAD")
 
-    def read(self) -> Answer:
+    def read(self, *, has_body: bool = True) -> Answer:
         """Read the next answer to its end."""
         while b"\r\n\r\n" not in self._buffer:
             self._more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        if "content-length" in headers:
+        if not has_body or status.split()[1] in ("204", "304"):
+            body = b""
+        elif "content-length" in headers:
             body = self._take(int(headers["content-length"]))
         elif headers.get("transfer-encoding") == "chunked":
             body = b""
@@ -164,7 +166,7 @@ class Conn:
         """Say in TLS that it is over, and close without waiting for the answer."""
         assert isinstance(self.sock, ssl.SSLSocket)
         self.sock.setblocking(False)
-        with contextlib.suppress(ssl.SSLWantReadError):
+        with contextlib.suppress(ssl.SSLError):
             self.sock.unwrap()
         self.sock.close()
 

@@ -9,6 +9,11 @@ from typing import Any
 #: For how many seconds ``/block`` holds up the event loop.
 BLOCKS = 0.6
 
+#: Bytes of the one part of ``/large``: more than a socket's buffers on the loopback take.
+LARGE = 16 * 1024 * 1024
+#: Answers that have no body, by their paths.
+BODILESS = {"/none": 204, "/unchanged": 304}
+
 
 class Failure(Exception):
     """The application's own."""
@@ -37,7 +42,15 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
     if path == "/block":
         # What must not be done in an event loop.
         time.sleep(BLOCKS)
-    status = 500 if path == "/caught" else 200
+    if path == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
+    status = {"/caught": 500, **BODILESS}.get(path, 200)
+    if path in BODILESS:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+        return
     headers = [] if path in ("/stream", "/fail-mid") else [(b"content-length", b"2")]
     if path == "/close":
         headers.append((b"connection", b"close"))
@@ -71,6 +84,9 @@ def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
     environ["wsgi.input"].read()
     if path == "/fail":
         raise Failure
+    if path in BODILESS:
+        start_response(f"{BODILESS[path]} Bodiless", [])
+        return
     headers = [] if path in ("/stream", "/fail-mid") else [("Content-Length", "2")]
     if path == "/close":
         headers.append(("Connection", "close"))
@@ -80,4 +96,5 @@ def wsgi(environ: Any, start_response: Any) -> Iterator[bytes]:
         raise Failure
     while path == "/stream":
         yield b"part" * 1000
-    yield b"ok"
+    if environ["REQUEST_METHOD"] != "HEAD":
+        yield b"ok"

@@ -89,6 +89,8 @@ def assert_server_may(path: Path, name: str) -> None:
         beside = (
             {"telemetry.units"}
             if where[0] == "telemetry.py"
+            else {"telemetry.described"}
+            if where[0] == "described.py"
             else {"version"}
             if where[0] == "instrumentor.py"
             else set()

@@ -19,6 +19,9 @@ from stories.catalogue import SERVER_STORIES, STORIES
 from otel_httptrace.core.ledger import Reason
 from otel_httptrace.report import schema
 from otel_httptrace.report.analysis import analyze
+from otel_httptrace.server import described as server_described
+from otel_httptrace.server import names as server_names
+from otel_httptrace.server.ledger import Reason as ServerReason
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute
 
@@ -50,6 +53,8 @@ def test_check_names_documents_that_are_out_of_date(
     stale = (ROOT / "docs" / "report.md").read_text().replace("| `dns` | 1.0 |", "| `dns` | 9.0 |")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "report.md").write_text(stale)
+    server = (ROOT / "docs" / "server.md").read_text()
+    (tmp_path / "docs" / "server.md").write_text(server.replace("| `unknown` | not seen |", "| `unknown` | seen |"))
     measured = (ROOT / "docs" / "scale.json").read_text()
     (tmp_path / "docs" / "scale.json").write_text(measured.replace('"rounds": ', '"rounds": 9'))
     (tmp_path / "docs" / "scale.md").write_text((ROOT / "docs" / "scale.md").read_text())
@@ -60,6 +65,7 @@ def test_check_names_documents_that_are_out_of_date(
     assert docs.main(["--check"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "docs/attributes.md is out of date: make docs",
+        "docs/server.md is out of date: make docs",
         "docs/reasons.md is out of date: make docs",
         "docs/report.md is out of date: make docs",
         "docs/stories.md is out of date: make docs",
@@ -187,6 +193,16 @@ def test_every_name_is_described() -> None:
 def test_every_reason_is_described() -> None:
     """Both reasons have their whole vocabulary."""
     assert list(described.REASONS) == [reason.value for reason in Reason]
+
+
+def test_the_server_s_half_is_described() -> None:
+    """Each name and each reason of it, once, and nothing else; those that it shares are others' as well."""
+    told = [one.name for one in (*server_described.REQUEST, *server_described.METRICS)]
+    on_metrics = {name for metric in server_described.METRICS for name in metric.attributes}
+    assert len(told) == len(set(told))
+    assert {*told, *on_metrics} == {value for name, value in vars(server_names).items() if name.isupper()}
+    assert on_metrics - set(told) <= set(ATTRIBUTES)
+    assert list(server_described.REASONS) == list(ServerReason)
 
 
 def type_of(value: Any) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from otel_httptrace.server.ledger import BETWEEN_REQUESTS, OTHER, Connection, Ledger, Loss, Reason, Where
+from otel_httptrace.server.ledger import BETWEEN_REQUESTS, OTHER, Connection, Ledger, Loss, Reason, Request, Where
 from otel_httptrace.server.names import METRIC_CONNECTIONS_CLOSED, METRIC_CONNECTIONS_OPENED, METRIC_REQUESTS
 from otel_httptrace.server.telemetry import Metrics
 
@@ -59,6 +59,29 @@ def test_who_was_first() -> None:
     assert conn().hung_up() is Reason.CLIENT_CLOSED
     assert conn().closing() is Reason.UNKNOWN
     assert repr(left) == "<Connection 2: 1 requests, closing because client_left>"
+
+
+def test_who_left_while_the_last_part_was_written() -> None:
+    """The client's end meanwhile: it had all if that was written, and left if it was not or the server closes before."""
+
+    def left(*, unsent: bool = False) -> tuple[Connection, Request]:
+        conn = Ledger().accepted(80, "10.0.0.1", 4000, at=0)
+        request = conn.began(1)
+        request.answering = True
+        assert conn.hung_up(2) is None
+        assert conn.hung_up(3, unsent=unsent) is (Reason.CLIENT_LEFT if unsent else None)
+        return conn, request
+
+    conn, request = left()
+    conn.ended(request, 5)
+    assert (conn.closing(Reason.CONNECTION_CLOSE), conn.closing_at) == (Reason.CLIENT_CLOSED, 5)
+
+    conn, request = left(unsent=True)
+    conn.ended(request, 5)
+    assert (conn.closing(), conn.closing_at) == (Reason.CLIENT_LEFT, 3)
+
+    conn, _ = left()
+    assert conn.closing(Reason.CONNECTION_CLOSE) is Reason.CLIENT_LEFT
 
 
 def test_what_is_lost_unseen_is_unknown() -> None:
@@ -180,7 +203,7 @@ def reachable(start: object) -> list[object]:
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 5),
-        st.sampled_from(["accepted", "began", "ended", "told", "closing", "hung_up", "lost"]),
+        st.sampled_from(["accepted", "began", "answering", "ended", "told", "closing", "hung_up", "lost"]),
         st.sampled_from(list(Reason)),
     ),
     max_size=60,
@@ -200,6 +223,8 @@ def test_no_count_ever_falls(steps: list[tuple[int, str, Reason]]) -> None:
             conn = conns[which % len(conns)]
             if what == "began":
                 conn.began(at)
+            elif what == "answering" and conn.under_way:
+                conn.under_way[-1].answering = True
             elif what == "ended" and conn.under_way:
                 conn.ended(conn.under_way[0], at)
             elif what == "told":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +20,8 @@ SOON = 0.3
 SCENARIOS: list[Scenario] = []
 
 UVICORN = tuple(kind for kind in KINDS if kind.startswith("uvicorn-"))
-KEEPING = tuple(kind for kind in KINDS if kind != "gunicorn-sync")
+#: On trio not all of these are played, but some, in test_wires.py.
+KEEPING = tuple(kind for kind in KINDS if kind not in ("gunicorn-sync", "hypercorn-trio"))
 ASGI = tuple(kind for kind in KEEPING if kind != "gunicorn-gthread")
 #: Those whose application can close a connection by a header: the other workers of gunicorn's leave it out.
 SAYING = (*UVICORN, "gunicorn-uvicorn", "hypercorn")
@@ -222,6 +224,39 @@ def pipelined(client: Client, server: Running) -> None:
     for _ in range(3):
         conn.read()
     conn.close()
+
+
+@scenario(Expected(0), Expected(1), Expected(2), Expected(3), closed="client_closed")
+def without_a_body(client: Client, server: Running) -> None:
+    """Answers that have none: HEAD, 204, 304."""
+    conn = client.connect()
+    conn.get(method="HEAD")
+    assert conn.get("/none").status == 204
+    assert conn.get("/unchanged").status == 304
+    conn.get()
+    conn.close()
+
+
+@scenario(Expected(0), Expected(1), closed="client_closed", kinds=("gunicorn-gthread",))
+def half_closed(client: Client, server: Running) -> None:
+    """A client that has no more to ask, and reads the answer."""
+    conn = client.connect()
+    conn.get()
+    conn.send(conn.head("/ok"))
+    conn.sock.shutdown(socket.SHUT_WR)
+    conn.read()
+    conn.ended()
+
+
+@scenario(Expected(0), Expected(1, "client_left"), closed="client_left", kinds=ASGI)
+def half_closed_mid_response(client: Client, server: Running) -> None:
+    """A client that has no more to ask while it is being answered: an ASGI server takes it for gone."""
+    conn = client.connect()
+    conn.get()
+    conn.send(conn.head("/stream"))
+    conn.some()
+    conn.sock.shutdown(socket.SHUT_WR)
+    conn.ended()
 
 
 @scenario(closed="error")

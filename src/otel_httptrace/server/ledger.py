@@ -81,7 +81,7 @@ class Request:
         age: how old it was, in nanoseconds.
     """
 
-    __slots__ = ("age", "before", "conn", "ended_at", "idle", "keys", "over", "released", "settle", "span")
+    __slots__ = ("age", "answering", "before", "conn", "ended_at", "idle", "keys", "over", "released", "settle", "span")
 
     def __init__(self, conn: Connection, before: int, idle: int | None, age: int) -> None:
         self.conn = conn
@@ -90,6 +90,8 @@ class Request:
         self.age = age
         #: The watch's: what it is found by.
         self.keys: tuple[int, ...] = ()
+        #: Whether the last part of its response is being written: the client may have it all.
+        self.answering = False
         #: Whether its response is over.
         self.over = False
         #: Telemetry's: the span that it is told on, when that was to end, and whether it may.
@@ -128,8 +130,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_word", "after", "at", "closed", "closing_at", "id", "idle_since", "ledger", "peer", "peer_port", "reason",
-        "requests", "under_way", "where",
+        "_gone", "_word", "after", "at", "closed", "closing_at", "id", "idle_since", "ledger", "peer", "peer_port",
+        "reason", "requests", "under_way", "where",
     )  # fmt: skip
 
     def __init__(
@@ -153,6 +155,8 @@ class Connection:
         #: What it came after: the last connection of that peer that ended between requests, and explains no other yet.
         self.after: Loss | None = None
         self._word: Reason | None = None
+        #: Whether the client's end came when it may have had the whole response.
+        self._gone = False
         self.closed = False
 
     def __repr__(self) -> str:
@@ -179,6 +183,8 @@ class Connection:
             request.over = True
             self.under_way.remove(request)
             self.idle_since = at
+            if self._gone:
+                self.closing(at=at)
 
     def told(self, word: Reason) -> None:
         """It will carry no other request, because of *word*: the first one stands."""
@@ -193,12 +199,26 @@ class Connection:
             at: when, if that is known.
         """
         if self.reason is None:
+            if self._gone:
+                why = Reason.CLIENT_LEFT if self.under_way else Reason.CLIENT_CLOSED
             self.reason = why or self._word or Reason.UNKNOWN
             self.closing_at = at
         return self.reason
 
-    def hung_up(self, at: int | None = None) -> Reason:
-        """The client's end of the stream came, or a reset: answers why it ends."""
+    def hung_up(self, at: int | None = None, *, unsent: bool = False) -> Reason | None:
+        """The client's end of the stream came, or a reset: answers why it ends.
+
+        None where the last part of a response is being written: that shows when it is.
+
+        Args:
+            at: when.
+            unsent: a part of a response was not taken.
+        """
+        if unsent:
+            return self.closing(Reason.CLIENT_LEFT, at)
+        if self.reason is None and self.under_way and all(request.answering for request in self.under_way):
+            self._gone = True
+            return None
         return self.closing(Reason.CLIENT_LEFT if self.under_way else Reason.CLIENT_CLOSED, at)
 
 

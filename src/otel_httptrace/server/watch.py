@@ -96,13 +96,19 @@ class Watch:
             for request in (by,) if by is not None else conn.under_way:
                 describe_end(request, reason)
 
-    def hung_up(self, owner: object) -> None:
-        """The client's end came first, if nothing else has."""
+    def hung_up(self, owner: object, *, unsent: bool = False) -> None:
+        """The client's end came first, if nothing else has.
+
+        Args:
+            owner: the server's object for it.
+            unsent: a part of a response was not taken.
+        """
         conn = self.of(owner)
         if conn is not None and conn.reason is None:
-            reason = conn.hung_up(_now())
-            for request in conn.under_way:
-                describe_end(request, reason)
+            reason = conn.hung_up(_now(), unsent=unsent)
+            if reason is not None:
+                for request in conn.under_way:
+                    describe_end(request, reason)
 
     def lost(self, owner: object) -> None:
         """The socket is gone."""
@@ -163,6 +169,16 @@ class Watch:
             inferred = self._fallback.request(carrier)
             if inferred is not None:
                 describe_inferred(span, inferred)
+
+    def answering(self, owner: object) -> None:
+        """The last part of the response is about to be written, on HTTP/1.
+
+        Only for a server that may learn of the client's end before it goes on from there.
+        """
+        conn = self.of(owner)
+        if conn is not None:
+            for request in conn.under_way:
+                request.answering = True
 
     def answered(self, request: Request) -> None:
         """Its response is over."""

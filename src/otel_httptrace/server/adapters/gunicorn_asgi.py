@@ -41,7 +41,7 @@ class GunicornAsgi(OnProtocols):
             (protocol, "connection_made", self._connection_made),
             (protocol, "connection_lost", self._connection_lost),
             # Inherited, and so put on the class itself.
-            (protocol, "eof_received", partial(before, self._watch.hung_up)),
+            (protocol, "eof_received", partial(before, self._hung_up)),
             (protocol, "_keepalive_timeout", partial(before, self._timed_out)),
             (protocol, "_close_transport", partial(before, self._closing)),
             (protocol, "_send_error_response", self._send_error),

@@ -62,17 +62,21 @@ class OnProtocols:
         return connection_made
 
     def _connection_lost(self, original: Hook) -> Hook:
-        watch, contain = self._watch, self._watch.guard.contain
+        watch, contain, hung_up = self._watch, self._watch.guard.contain, self._hung_up
 
         def connection_lost(self: Any, exc: Any) -> Any:
             try:
                 # uvloop (0.23, sslproto.pyx: `_do_flush`) tells of no end of the stream where the client closes without
                 # saying so in TLS, as many do. What the server does has been told by now.
                 if exc is not None or seams.speaks_tls(self):
-                    watch.hung_up(self)
+                    hung_up(self)
                 watch.lost(self)
             except BaseException:
                 contain("connection_lost")
             return original(self, exc)
 
         return connection_lost
+
+    def _hung_up(self, protocol: Any) -> None:
+        # A response that was handed over whole is over for the application, but perhaps not for the client.
+        self._watch.hung_up(protocol, unsent=seams.is_backed_up(protocol))

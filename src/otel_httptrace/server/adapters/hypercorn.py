@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -64,7 +65,10 @@ class Hypercorn:
                 (module.H11Protocol, "_send_error_response", partial(before, self._no_http)),
             ],
             "h2": lambda: [(module.H2Protocol, "_handle_events", self._frames)],
-            "http_stream": lambda: [(module.HTTPStream, "_send_error_response", self._answers_for_it)],
+            "http_stream": lambda: [
+                (module.HTTPStream, "_send_error_response", self._answers_for_it),
+                (module.HTTPStream, "app_send", self._sends),
+            ],
             "tcp_server": lambda: [
                 (module.TCPServer, "run", self._runs),
                 (module.TCPServer, "_close", partial(before, self._closing)),
@@ -111,7 +115,7 @@ class Hypercorn:
         async def handle(self: Any, event: Any) -> Any:
             try:
                 if seams.is_the_clients_end(self, event):
-                    watch.hung_up(self)
+                    watch.hung_up(self, unsent=seams.is_unsent(sys.exc_info()[2]))
             except BaseException:
                 contain("handle")
             return await original(self, event)
@@ -135,12 +139,35 @@ class Hypercorn:
 
     # A request.
 
+    def _sends(self, original: Hook) -> Hook:
+        watch, contain = self._watch, self._watch.guard.contain
+
+        async def app_send(self: Any, message: Any) -> None:
+            try:
+                if (
+                    message is not None
+                    and message["type"] == "http.response.body"
+                    and not message.get("more_body", False)
+                    and type(self.send.__self__).__name__ == "H11Protocol"
+                ):
+                    # The client may read it and close before this goes on, which on trio is later in any case.
+                    watch.answering(seams.wrapper_of(self.send.__self__.send.__self__))
+            except BaseException:
+                contain("app_send")
+            await original(self, message)
+
+        return app_send
+
     def _responded(self, protocol: Any) -> None:
+        wrapper = seams.wrapper_of(protocol.send.__self__)
+        conn = self._watch.of(wrapper)
+        request = conn.under_way[0] if conn is not None and conn.under_way else None
+        if request is not None and request.answering:
+            self._watch.answered(request)
         why = seams.not_recycled(protocol)
         if why is not None:
-            wrapper = seams.wrapper_of(protocol.send.__self__)
             self._watch.told(wrapper, why)
-            self._watch.closing(wrapper)
+            self._watch.closing(wrapper, by=request)
 
     def _answers_for_it(self, original: Hook) -> Hook:
         watch, contain = self._watch, self._watch.guard.contain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import TracebackType
 from typing import Any, Final
 
 from ..ledger import Reason
@@ -45,9 +46,29 @@ def not_kept(worker: Any, req: Any) -> Reason:
     return stops_because(worker)
 
 
+def closes(protocol: Any) -> bool:
+    """Whether uvicorn closes the connection with the response that is over (0.54: `RequestResponseCycle.send`)."""
+    if not protocol.cycle.keep_alive:
+        return True
+    machine: Any = getattr(protocol, "conn", None)
+    if hasattr(machine, "should_close"):
+        return bool(machine.should_close())
+    # h11's state of our side; httptools has none.
+    return machine is not None and str(machine.our_state) != "DONE"
+
+
 def speaks_tls(protocol: Any) -> bool:
     """Whether an asyncio protocol's connection is encrypted (uvicorn 0.54, gunicorn 27: ``transport``)."""
     return protocol.transport.get_extra_info("sslcontext") is not None
+
+
+def is_backed_up(protocol: Any) -> bool:
+    """Whether more of a response waits for the client than asyncio holds without a word.
+
+    (uvicorn 0.54, gunicorn 27: `FlowControl`, which either has under another name.)
+    """
+    flow = getattr(protocol, "flow", None) or getattr(protocol, "_flow_control", None)
+    return flow is not None and bool(flow.write_paused)
 
 
 def raised_in(package: str, error: BaseException) -> bool:
@@ -99,6 +120,18 @@ def is_the_clients_end(wrapper: Any, event: Any) -> bool:
         return not event.data
     # The reading loop is over at the client's end, or after `read_timeout`, or a write has failed.
     return kind == "Closed" and wrapper.config.read_timeout is None
+
+
+def is_unsent(handled: TracebackType | None) -> bool:
+    """Whether this, of the exception that is being handled, says that bytes could not be written.
+
+    `TCPServer.protocol_send` tells the wrapper of the client's end while it handles that. A body whose length was
+    announced ends with a write of nothing, which fails on trio's TLS where the client has closed, having had it all.
+    """
+    if handled is None:
+        return False
+    event = handled.tb_frame.f_locals.get("event")
+    return bool(getattr(event, "data", True))
 
 
 def hypercorn_stops(context: Any) -> Reason | None:

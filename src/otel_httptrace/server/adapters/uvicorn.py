@@ -51,11 +51,10 @@ class Uvicorn(OnProtocols):
         """Watch the connections of the protocol that *module* has."""
         connection, cycle = PROTOCOLS[module.__name__]
         protocol, cycles = getattr(module, connection, None), getattr(module, cycle, None)
-        watch = self._watch
         hooks: list[tuple[Any, str, Any]] = [
             (protocol, "connection_made", self._connection_made),
             (protocol, "connection_lost", self._connection_lost),
-            (protocol, "eof_received", partial(self._before, watch.hung_up)),
+            (protocol, "eof_received", partial(self._before, self._hung_up)),
             (protocol, "timeout_keep_alive_handler", partial(self._before, self._timed_out)),
             (protocol, "shutdown", partial(self._before, self._shutting_down)),
             (cycles, "run_asgi", self._run_asgi),
@@ -132,10 +131,15 @@ class Uvicorn(OnProtocols):
         conn = self._watch.of(protocol)
         if conn is None or not conn.under_way:
             return
+        request = conn.under_way[0]
         if protocol.transport.is_closing():
-            conn.told(Reason.CONNECTION_CLOSE)
-            self._watch.closing(protocol)
-        self._watch.answered(conn.under_way[0])
+            if attached(protocol.cycle) is request and not seams.closes(protocol):
+                # A write has failed, and the transport has not come to say so.
+                self._watch.hung_up(protocol, unsent=True)
+            else:
+                conn.told(Reason.CONNECTION_CLOSE)
+                self._watch.closing(protocol)
+        self._watch.answered(request)
 
     def _received(self, original: Hook) -> Hook:
         watch, contain = self._watch, self._watch.guard.contain
