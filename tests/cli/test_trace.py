@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kit.otlp import MS, Export
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from otel_httptrace.cli.app import run
 from otel_httptrace.report.facts import failed_by
@@ -147,7 +148,7 @@ def test_what_was_raised_is_read_from_wherever_spans_come() -> None:
     """The class that upstream's last event `exception` names, without its module, is the same from all three."""
     made = Export()
     span = made.get(0, 10, http__conn__reused=True, httptrace__body__outcome="complete")
-    span.status.code = 2
+    span.status.code = Status.STATUS_CODE_ERROR
     for name in ("urllib3.exceptions.DecodeError", "requests.exceptions.ContentDecodingError"):
         event = span.events.add(name=names.EVENT_EXCEPTION)
         event.attributes.add(key="exception.message").value.string_value = "s3cr3t"
