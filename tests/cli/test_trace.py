@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from kit.otlp import MS, Export
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from otel_httptrace.cli.app import run
+from otel_httptrace.report.facts import failed_by
 from otel_httptrace.report.otlp import from_json, from_protobuf, to_json
-from otel_httptrace.report.sources.jaeger import _sentences
+from otel_httptrace.report.rows import rows
+from otel_httptrace.report.sources.jaeger import _raised, _sentences
 from otel_httptrace.telemetry import names
 
 SAID = "Connected anew because of shop.py:27 in known, which took 2.0 ms: the one before was closed"
@@ -139,3 +142,26 @@ def test_sentences_are_read_from_wherever_spans_come() -> None:
     assert [span.sentences for span in from_protobuf(made)] == expected
     assert [span.sentences for span in from_json(json.loads(to_json(made)))] == expected
     assert list(_sentences(logs)) == [(5000, SAID)]
+
+
+def test_what_was_raised_is_read_from_wherever_spans_come() -> None:
+    """The class that upstream's last event `exception` names, without its module, is the same from all three."""
+    made = Export()
+    span = made.get(0, 10, http__conn__reused=True, httptrace__body__outcome="complete")
+    span.status.code = Status.STATUS_CODE_ERROR
+    for name in ("urllib3.exceptions.DecodeError", "requests.exceptions.ContentDecodingError"):
+        event = span.events.add(name=names.EVENT_EXCEPTION)
+        event.attributes.add(key="exception.message").value.string_value = "s3cr3t"
+        event.attributes.add(key=names.EXCEPTION_TYPE).value.string_value = name
+    span.events.add(name="another").attributes.add(key=names.EXCEPTION_TYPE).value.string_value = "ValueError"
+    logs = [
+        {"fields": [{"key": "event", "value": names.EVENT_EXCEPTION}, {"key": names.EXCEPTION_TYPE, "value": name}]}
+        for name in ("urllib3.exceptions.DecodeError", "requests.exceptions.ContentDecodingError")
+    ]
+
+    spans = [*from_protobuf(made.request), *from_json(json.loads(to_json(made.request)))]
+    assert [one.raised for one in spans] == ["ContentDecodingError"] * 2
+    assert _raised([*logs, {"fields": [{"key": "event", "value": "another"}]}]) == "ContentDecodingError"
+    assert _raised([]) == ""
+    (row,) = rows(spans[:1])
+    assert failed_by(row) == "ContentDecodingError"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import cycle
 from typing import Any
 
 import pytest
@@ -37,6 +36,9 @@ _ROUTES: dict[str, Any] = {
     "/trickle": _trickle,
     "/half": worlds.half(10_000, worlds.no_more),
     "/last": worlds.LAST,
+    "/soon": worlds.after(0.3, answer()),
+    "/never": worlds.silence,
+    "/moved": answer(b"", "Location: /quick", status="301 Moved Permanently"),
     "/malformed": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
 }
 
@@ -50,7 +52,7 @@ def _two_servers(host: str | None, lookup: float) -> Iterator[worlds.World]:
         yield worlds.World((*urls, f"http://127.0.0.1:{free_port()}/"), first, names, others=[second])
 
 
-#: What is done wrong, and what is found, in that order.
+#: What is done wrong, and what is found, in that order; with httpx and httpx2 in turn.
 MIXED = {
     "left_unread no_shared_client": ["body_not_read", "client_per_request"],
     "left_unread slow_answers": ["server_slow", "body_not_read"],
@@ -65,26 +67,48 @@ MIXED = {
 }
 
 
-def _told(done: str, library: str, host: str | None = None, lookup: float = 0.0) -> list[str]:
+#: The same where calls are made together, or with requests: how it is run, and with which program.
+MORE = {
+    ("mixed", "httpx asyncio", "given_up no_shared_client"): ["cancelled_in", "client_per_request"],
+    ("mixed", "httpx2 trio", "crowded refused"): ["failed", "pool_saturated"],
+    ("mixed", "httpx2 asyncio", "left_unread blocked"): ["process_stalled", "body_not_read"],
+    ("mixed", "httpx trio", "failed_over_it crowded"): ["application_failed", "pool_saturated"],
+    ("mixed_requests", "httpx sync", "left_unread busy"): ["error_statuses", "body_not_read"],
+    ("mixed_requests", "httpx sync", "no_shared_session slow_answers"): ["server_slow", "client_per_request"],
+    ("mixed_requests", "httpx sync", "moved each_its_last"): ["redirected", "connection_close"],
+    ("mixed_requests", "httpx sync", "undecodable left_unread"): ["failed", "body_not_read"],
+    ("mixed_requests", "httpx sync", "refused broken_off"): ["body_failed", "failed"],
+}
+
+
+def _told(done: str, how: str, host: str | None = None, lookup: float = 0.0, program: str = "mixed") -> list[str]:
     case = Case(
         done,
-        "mixed",
+        program,
         partial(_two_servers, host, lookup),
         "",
         arguments=tuple(done.split()),
         thresholds=scaled(wait=0.5, receive=0.5, gap=0.5, dns=0.5),
+        stalls="blocked" in done,
     )
-    told = play(case, f"{library} sync")
+    told = play(case, how)
     assert told.returned == 0, str(told)
     return [one.verdict for one in told.report.findings]
 
 
-@pytest.mark.parametrize(("done", "library"), [*zip(MIXED, cycle(["httpx", "httpx2"]), strict=False)])
-def test_two_causes_are_two_findings(done: str, library: str) -> None:
+@pytest.mark.parametrize("done", MIXED)
+def test_two_causes_are_two_findings(done: str) -> None:
     """Two causes are two findings, the worse first."""
-    assert _told(done, library) == MIXED[done]
+    library = ("httpx", "httpx2")[[*MIXED].index(done) % 2]
+    assert _told(done, f"{library} sync") == MIXED[done]
+
+
+@pytest.mark.parametrize(("program", "how", "done"), MORE)
+def test_two_causes_of_other_clients(program: str, how: str, done: str) -> None:
+    """So it is on asyncio and trio, where one call holds up another, and with requests."""
+    assert _told(done, how, program=program) == MORE[program, how, done]
 
 
 def test_a_slow_resolver_is_asked_too_often() -> None:
     """Where a resolver is slow, and most of its answers are for connections opened in vain, the waste is told first."""
-    assert _told("left_unread", "httpx", "shop.test", 0.6) == ["body_not_read", "dns_slow"]
+    assert _told("left_unread", "httpx sync", "shop.test", 0.6) == ["body_not_read", "dns_slow"]

@@ -139,7 +139,11 @@ def failed_by(row: Row) -> str:
     return (
         closed_by(row)
         or error_type(row)
-        or ("TooManyRedirects" if redirected_in_vain(row) else GAVE_UP if repeated_in_vain(row) else "an error")
+        or ("TooManyRedirects" if redirected_in_vain(row) else GAVE_UP if repeated_in_vain(row) else "")
+        # requests decodes when our part is over; upstream records what was raised, and without the newer conventions
+        # no error.type.
+        or (row.failed and row.raised)
+        or "an error"
     )
 
 

@@ -73,6 +73,7 @@ def from_protobuf(request: ExportTraceServiceRequest) -> Iterator[Span]:
                         for link in span.links
                     ),
                     sentences=tuple(_sentences(span)) if span.events else (),
+                    raised=_raised(span) if span.events else "",
                     server=span.kind == ProtobufSpan.SPAN_KIND_SERVER,
                 )
 
@@ -83,6 +84,18 @@ def _sentences(span: ProtobufSpan) -> Iterator[tuple[int, str]]:
             said = _attributes(event.attributes).get(names.MESSAGE)
             if isinstance(said, str):
                 yield event.time_unix_nano, said
+
+
+def _raised(span: ProtobufSpan) -> str:
+    for event in reversed(span.events):
+        if event.name == names.EVENT_EXCEPTION:
+            return class_of(_attributes(event.attributes).get(names.EXCEPTION_TYPE))
+    return ""
+
+
+def class_of(name: Any) -> str:
+    """The class that an event's ``exception.type`` names, without its module; empty if it is no text."""
+    return name.rpartition(".")[2] if isinstance(name, str) else ""
 
 
 def _attributes(pairs: Iterable[Any]) -> dict[str, Any]:
@@ -210,6 +223,7 @@ def _json_span(span: dict[str, Any], scope: str, sender: Source) -> Span:
         attributes=_json_attributes(get("attributes")),
         links=tuple(_json_links(links)) if links else (),
         sentences=tuple(_json_sentences(events)) if events else (),
+        raised=_json_raised(events) if events else "",
         server=kind in _SERVER,
     )
 
@@ -223,6 +237,14 @@ def _json_sentences(events: Any) -> Iterator[tuple[int, str]]:
             said = _json_attributes(get("attributes")).get(names.MESSAGE)
             if isinstance(said, str):
                 yield _time(get("timeUnixNano") or get("time_unix_nano"), "timeUnixNano"), said
+
+
+def _json_raised(events: Any) -> str:
+    # That they are a list of objects was seen to before.
+    for event in reversed(events):
+        if event.get("name") == names.EVENT_EXCEPTION:
+            return class_of(_json_attributes(event.get("attributes")).get(names.EXCEPTION_TYPE))
+    return ""
 
 
 def _json_links(links: Any) -> Iterator[Link]:

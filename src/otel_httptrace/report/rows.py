@@ -170,6 +170,7 @@ class Row:
         target: method, origin and path, to know the same request again; not to be shown.
         before: what was sent before, within the same span; the rest tells of what was sent last.
         sentences: what its events ``httptrace.diagnosis`` say, in the order in which it happened.
+        raised: the class of the exception that passed through it, as upstream has recorded; empty if it has not.
         path: that of the URL, with ``{id}`` for what is no word; empty if the span does not say.
         other: what is known of it from the server; None if nothing is. Set by whoever has both ends.
         client: the library that made it, as in `clients`; empty if the span does not say.
@@ -194,6 +195,7 @@ class Row:
     target: str = ""
     path: str = ""
     sentences: tuple[str, ...] = ()
+    raised: str = ""
     before: list[Sent] = field(default_factory=list)
     other: Other | None = None
     client: str = ""
@@ -401,6 +403,7 @@ class Assembler:
             target=_target(span.name, attributes),
             path=paths.path(attributes),
             sentences=tuple(said for _, said in sorted(span.sentences)) if span.sentences else (),
+            raised=span.raised,
             client=_client(span.scope),
         )
         if attributes.get(names.BODY_OUTCOME) == "never_closed" and not round(row.phases.get("receive", 1.0) * 1e6):

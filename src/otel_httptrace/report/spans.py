@@ -34,6 +34,7 @@ class Span:
         failed: whether its status is ERROR.
         scope: the name of the instrumentation that made it; empty where the source does not say.
         sentences: of its events ``httptrace.diagnosis``, each with the nanoseconds since the epoch when it happened.
+        raised: the class that its last event ``exception`` names, without its module; empty if it has none.
     """
 
     trace_id: str
@@ -49,5 +50,6 @@ class Span:
     attributes: dict[str, Any]
     links: tuple[Link, ...]
     sentences: tuple[tuple[int, str], ...] = ()
+    raised: str = ""
     server: bool = False
     half: bool = False

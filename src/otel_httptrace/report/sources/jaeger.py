@@ -25,7 +25,7 @@ import orjson
 
 from ...core.ledger import BLAMED
 from ...telemetry import names
-from ..otlp import source
+from ..otlp import class_of, source
 from ..printable import one_line
 from ..spans import Link, Source, Span
 from . import Problems, SourceError
@@ -226,6 +226,7 @@ def span(data: dict[str, Any], sender: Source) -> Span:
         attributes=attributes,
         links=tuple(links),
         sentences=tuple(_sentences(data.get("logs") or ())),
+        raised=_raised(data.get("logs") or ()),
         server=kind == "server",
     )
 
@@ -236,6 +237,15 @@ def _sentences(logs: Any) -> Iterator[tuple[int, str]]:
         said = fields.get(names.MESSAGE)
         if fields.get("event") == names.EVENT_DIAGNOSIS and isinstance(said, str):
             yield _microseconds(log["timestamp"]), said
+
+
+def _raised(logs: Any) -> str:
+    found = ""
+    for log in logs:
+        fields = _tags(log.get("fields") or ())
+        if fields.get("event") == names.EVENT_EXCEPTION:
+            found = class_of(fields.get(names.EXCEPTION_TYPE))
+    return found
 
 
 def _began(trace: dict[str, Any]) -> int:

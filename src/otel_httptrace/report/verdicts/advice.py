@@ -37,6 +37,12 @@ _INVALID: Final = (
     "at its Content-Length"
 )
 
+#: In httpx, requests and urllib3.
+UNDECODABLE: Final = (
+    "the body is not what its Content-Encoding says: look at what sends it (a proxy that changes one and not the other), or ask for another "
+    "encoding (Accept-Encoding: identity)"
+)
+
 _IN_TLS: Final = (
     "the other side refused in TLS, and its alert says why: a client certificate that it asks for (cert=) or does not accept, a TLS version, "
     "a cipher, a name (SNI) that it does not know"
@@ -91,7 +97,7 @@ _ERRORS: Final[dict[str, str]] = {
     "at a time; 5xx: its log); the pauses between, as Retry-After or backoff_factor say, are in the time of the request",
     "ProxyError": "the proxy refused: look at its log, the credentials in its URL (407), what it allows (403), and whether it reaches the "
     "server (502, 503, 504); the exception's text has the status",
-    "DecodingError": "the body is not what its Content-Encoding says: look at what sends it",
+    **dict.fromkeys(("DecodingError", "ContentDecodingError", "DecodeError"), UNDECODABLE),
     **dict.fromkeys(
         POOL_TIMEOUTS,
         "no connection came free in time: look at what holds the pool, then raise its limit or the pool timeout",

@@ -37,7 +37,7 @@ from ..facts import (
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, listed, seconds, size, spread
-from .advice import DOING, advice_for
+from .advice import DOING, UNDECODABLE, advice_for
 from .definitions import CLOSES_UNSAID, INSTANT, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
 from .dialling import FREE_THREADS, NO_THREAD, without_thread
 from .kind import Kind
@@ -208,10 +208,7 @@ class ApplicationFailed(_Failure):
         told, numbers = statuses(tally.noted("statuses"))
         advice = f"look at that line: {error} was raised while the response was in use; the server and the network had done their part"
         if error == "DecodingError":
-            advice = (
-                "the body is not what its Content-Encoding says: look at what sends it (a proxy that changes one and not the other), "
-                "or ask for another encoding (Accept-Encoding: identity)"
-            )
+            advice = UNDECODABLE
         elif error == "HTTPStatusError":
             return self.make(
                 tally,
