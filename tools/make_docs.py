@@ -371,13 +371,13 @@ it).
 
 ![A PoolTimeout: pointing at the mark shows the sentence, with the line that holds the pool](jaeger-mark.png)
 
-2. Click the bar, which is one click. The line *Tags*, which need not be opened, begins with what hurt: `httptrace.conn.open_reason` and
-   `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and `httptrace.pool.held_at`; of a failure,
-   `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to its story. Without that file the tags are
-   in the order of their names, and ours come behind `http.*`.
-3. *Logs*, which Jaeger 2 shows opened, has the whole sentences. A request that failed before its headers also has an event `exception`, with
-   message and stack trace: that is upstream's own. Ours, of a body that broke off, has the class alone, as parsers
-   quote what they could not read.
+2. Click the bar: that is one click. The line *Tags*, which need not be opened, begins with what hurt:
+   `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
+   `httptrace.pool.held_at`; of a failure, `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to
+   its story. Without that file the tags are in the order of their names, and ours come behind `http.*`.
+3. *Logs*, which Jaeger 2 shows opened, has the whole sentences. A request that failed before its headers also has an
+   event `exception`, with message and stack trace: that is upstream's own. Ours, of a body that broke off, has the
+   class alone, as parsers quote what they could not read.
 4. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
    another trace >" is as it should be: click it. **A 404 there** means that Jaeger does not have that span: it has
    not ended (a response that is still held open), it was sampled away, or its process died before it had sent it. The
