@@ -388,21 +388,27 @@ it).
 ![A request that had to open a new connection: the reason and the line stand in the first line of tags](jaeger.png)
 
 1. Search with the tags of the story, open a trace, and look for the bars with a thin vertical mark: each mark is an
-   event. Point at it: `httptrace.message` is a sentence, and the line of code stands at its beginning.
-2. Click the bar. The line *Tags*, which need not be opened, begins with what hurt: `httptrace.conn.open_reason` and
-   `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and `httptrace.pool.held_at`; of a failure,
-   `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to its story. Without that file the tags are
-   in the order of their names, and ours come behind `http.*`.
-3. *Logs* has the whole sentences. A request that failed before its headers also has an event `exception`, with
-   message and stack trace: that is upstream's own. Ours, of a body that broke off, has the class alone, as parsers
-   quote what they could not read.
+   event. Point at it, without a click: `httptrace.message` is a sentence, and the line of code stands at its beginning.
+   Jaeger centres what it shows on the mark: at the left of a narrow window its beginning is cut off, then click.
+   A server's spans have no marks: what they tell stands in their tags.
+
+![A PoolTimeout: pointing at the mark shows the sentence, with the line that holds the pool](jaeger-mark.png)
+
+2. Click the bar: that is one click. The line *Tags*, which need not be opened, begins with what hurt:
+   `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
+   `httptrace.pool.held_at`; of a failure, `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to
+   its story. Without that file the tags are in the order of their names, and ours come behind `http.*`.
+3. *Logs*, which Jaeger 2 shows opened, has the whole sentences. A request that failed before its headers also has an
+   event `exception`, with message and stack trace: that is upstream's own. Ours, of a body that broke off, has the
+   class alone, as parsers quote what they could not read.
 4. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
    another trace >" is as it should be: click it. **A 404 there** means that Jaeger does not have that span: it has
    not ended (a response that is still held open), it was sampled away, or its process died before it had sent it. The
    line is known all the same: it stands on the span that you came from.
-5. *Compare*: in the list of traces tick one request that opened a connection and one that reused a connection, then
-   *Compare Traces*. `http.getconn`, `http.dns`, `http.connect` and `http.tls` are there on one side only: that is
-   what the reason costs.
+5. *Compare*: in the list of traces tick one with a request that opened a connection, and one of the same operation
+   whose request reused one, then *Compare Traces*. Red is what only the first has: `http.getconn`, `http.dns`,
+   `http.connect`, `http.tls`, which is what the reason costs. The request itself stands there twice, red and green, as
+   with children it is another path. Traces whose roots have other names have nothing in common there.
 
 **Grafana**, Tempo (by its documentation: there is none here to try). Explore, Tempo, TraceQL, the query of the story;
 open a span. *Span attributes* has the reason and the line, *Events* the sentence (also `{ event.httptrace.message =~

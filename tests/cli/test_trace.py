@@ -163,5 +163,9 @@ def test_what_was_raised_is_read_from_wherever_spans_come() -> None:
     assert [one.raised for one in spans] == ["ContentDecodingError"] * 2
     assert _raised([*logs, {"fields": [{"key": "event", "value": "another"}]}]) == "ContentDecodingError"
     assert _raised([]) == ""
+    # null is as good as {} in JSON of protobuf.
+    document = json.loads(to_json(made.request))
+    document["resourceSpans"][0]["scopeSpans"][0]["spans"][0]["events"].append(None)
+    assert [one.raised for one in from_json(document)] == ["ContentDecodingError"]
     (row,) = rows(spans[:1])
     assert failed_by(row) == "ContentDecodingError"

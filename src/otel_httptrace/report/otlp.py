@@ -240,10 +240,11 @@ def _json_sentences(events: Any) -> Iterator[tuple[int, str]]:
 
 
 def _json_raised(events: Any) -> str:
-    # That they are a list of objects was seen to before.
+    # That they are a list was seen to before.
     for event in reversed(events):
-        if event.get("name") == names.EVENT_EXCEPTION:
-            return class_of(_json_attributes(event.get("attributes")).get(names.EXCEPTION_TYPE))
+        get = _object(event, "events").get
+        if get("name") == names.EVENT_EXCEPTION:
+            return class_of(_json_attributes(get("attributes")).get(names.EXCEPTION_TYPE))
     return ""
 
 
