@@ -28,7 +28,11 @@ async def asgi(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
         return
-    if scope["type"] != "http":
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
         return
     path = scope["path"]
     while (message := await receive()).get("more_body"):

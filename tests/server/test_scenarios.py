@@ -259,6 +259,20 @@ def half_closed_mid_response(client: Client, server: Running) -> None:
     conn.ended()
 
 
+@scenario(Expected(0), closed="upgraded", kinds=("uvicorn-h11", "uvicorn-httptools", "hypercorn"), ws="wsproto")
+def becomes_a_websocket(client: Client, server: Running) -> None:
+    """After a request it is switched over, and carries no other."""
+    conn = client.connect()
+    conn.get()
+    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+    conn.send(conn.head("/ok", *upgrade, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="))
+    assert b" 101 " in conn.some()
+    conn.close()
+    upgraded = client.sent.pop().number
+    span = until(lambda: server.requests().get(upgraded))
+    assert not [name for name in span if "httptrace" in name]
+
+
 @scenario(closed="error")
 def no_http(client: Client, server: Running) -> None:
     """What comes is no HTTP."""
