@@ -230,7 +230,7 @@ class Observer:
         if exchange.lent is not None:
             exchange.lent.take_back(exchange)
         ledger = exchange.ledger
-        if timeout.which == evidence.POOL_TIMEOUT and exchange.conn is not None:
+        if timeout.which == evidence.POOL_TIMEOUT and exchange.conn is not None and not exchange.send_at:
             # The connection had refused it, out of our sight.
             ledger.refused(exchange, now)
         cancelled = errors.cancelled(error)

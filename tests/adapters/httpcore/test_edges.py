@@ -583,3 +583,40 @@ def test_what_an_iterator_that_is_no_generator_raises_is_told_and_raised() -> No
     assert raised.value is broken
     assert told == [broken]
     assert exchange.bytes_read == 3
+
+
+async def test_a_keepalive_expiry_without_an_end(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:
+    """An infinite `keepalive_expiry`, which httpcore takes, is none: such a client's requests are told as any other's."""
+    limits = flavour.httpx.Limits(keepalive_expiry=float("inf"))
+    async with flavour.client(limits=limits) as client:
+        for _ in range(2):
+            await client.get(server.url())
+
+    assert telemetry.column("http.conn.reused") == [False, True]
+
+
+async def test_a_body_that_raises_another_clients_timeout(
+    flavour: Flavour, server: Server, telemetry: Telemetry
+) -> None:
+    """A timeout of another client, raised by what makes the body, is none of this pool's: it failed as it was sent."""
+    errors = (flavour.httpx.PoolTimeout("another's"), flavour.httpcore.PoolTimeout("another's"))
+
+    def parts(error: Exception) -> Any:
+        yield b"part"
+        raise error
+
+    async def parts_later(error: Exception) -> Any:
+        yield b"part"
+        raise error
+
+    async with flavour.client() as client:
+        await client.get(server.url())
+        for error in errors:
+            body = (parts if flavour.mode == "sync" else parts_later)(error)
+            with pytest.raises(type(errors[0])):
+                await client.request("POST", server.url(), content=body)
+
+    assert telemetry.column("httptrace.failed_phase")[1:] == ["send", "send"]
+    assert telemetry.column("http.conn.reused")[1] is True
+    for name in ("httptrace.pool.held_at", "httptrace.timeout"):
+        assert telemetry.column(name)[1] is None

@@ -7,6 +7,7 @@ nothing of a pool, so nothing is assumed of them.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -25,6 +26,8 @@ _FRAMES: Final = frozenset({b"content-length", b"transfer-encoding"})
 COUNT_ONLY_IDLE: Final = frozenset({"httpcore2"})
 #: How many frames a walk up from a body's close looks at: a bound, far above the few that there are.
 _MOST_GENERATORS: Final = 32
+#: The packages whose exceptions are a pool's own.
+_CORES: Final = frozenset({"httpcore", "httpcore2"})
 #: Which of the configured timeouts struck, by the exception's class. Their names are public, and the values' keys are
 #: these (https://www.encode.io/httpcore/extensions/#timeout).
 _TIMEOUTS: Final = {
@@ -43,11 +46,13 @@ def limits(pool: object, counts_only_idle: bool) -> Limits:
         # Unlimited is kept as sys.maxsize.
         return value if isinstance(value, int) and value < _UNLIMITED else None
 
+    # Infinity is a limit that httpcore takes, and none.
     expiry = getattr(pool, "_keepalive_expiry", None)
+    limited = isinstance(expiry, (int, float)) and math.isfinite(expiry)
     return Limits(
         connections=number("_max_connections"),
         keepalive=number("_max_keepalive_connections"),
-        keepalive_expiry=int(expiry * 1e9) if isinstance(expiry, (int, float)) else None,
+        keepalive_expiry=int(expiry * 1e9) if limited else None,  # type: ignore[operator]
         counts_only_idle=counts_only_idle,
     )
 
@@ -201,7 +206,8 @@ def address(stream: Any, which: str) -> Address | None:
 def timeout(error: BaseException, extensions: Any) -> Timeout:
     """Which timeout *error* is, and how long: *extensions* are the request's, where the client puts them (public)."""
     which = _TIMEOUTS.get(type(error).__name__)
-    if which is None:
+    # A body that the application makes may raise another client's.
+    if which is None or type(error).__module__.partition(".")[0] not in _CORES:
         return Timeout()
     timeouts = extensions.get("timeout") if isinstance(extensions, Mapping) else None
     return configured(which, timeouts.get(which) if isinstance(timeouts, Mapping) else None)

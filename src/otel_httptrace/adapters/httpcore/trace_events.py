@@ -40,7 +40,9 @@ class _Lent:
 
     def take_back(self, exchange: Exchange) -> None:
         """Give the request its own extensions back."""
-        exchange.request.extensions = self.extensions
+        # Unless somebody has given it others meanwhile.
+        if isinstance(exchange.request.extensions, TracedExtensions):
+            exchange.request.extensions = self.extensions
         exchange.lent = None
 
 
