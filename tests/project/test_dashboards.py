@@ -23,6 +23,7 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from kit import contract
 
+from otel_httptrace.server import described as server_described
 from otel_httptrace.server.ledger import Reason
 from otel_httptrace.telemetry import described, names
 
@@ -59,12 +60,8 @@ def expressions() -> Iterator[str]:
 def prometheus_names() -> set[str]:
     """The names of the contract's metrics, in Prometheus."""
     found = set(SPAN_METRICS)
-    kinds = {one.name: one.kind for one in described.METRICS}
-    # What the server's half has is on a page that is written by hand.
-    table = (ROOT / "docs/server.md").read_text().partition("## Metrics")[2].partition("\n## ")[0]
-    told = dict(re.findall(r"^\| `([\w.]+)` \| (\w+, \S+) \|", table, re.MULTILINE))
-    assert set(told) == contract.server_metrics()
-    kinds |= {name: kind.removeprefix("Observable").lower() for name, kind in told.items()}
+    assert {one.name for one in server_described.METRICS} == contract.server_metrics()
+    kinds = {one.name: one.kind.removeprefix("observable ") for one in (*described.METRICS, *server_described.METRICS)}
     for name, stated in kinds.items():
         kind, _, unit = stated.partition(", ")
         base = name.replace(".", "_") + ("_seconds" if unit == "s" else "")
