@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -107,27 +109,33 @@ def test_retries_that_are_used_up(telemetry: Telemetry) -> None:
 def crowded() -> Iterator[str]:
     """The URL of a server whose queue is full until the first SYN has been lost."""
     with Blackhole() as hole:
-        listener, opened = hole._listener, []
+        listener, opened, talking = hole._listener, [], []
         listener.settimeout(None)
 
         def serve() -> None:
             try:
                 while True:
                     opened.append(listener.accept()[0])
-                    threading.Thread(target=talk, args=(opened[-1],), daemon=True).start()
+                    talking.append(threading.Thread(target=talk, args=(opened[-1],), daemon=True))
+                    talking[-1].start()
             except OSError:
                 return
 
         def talk(sock: Any) -> None:
-            while sock.recv(65536):
-                sock.sendall(answer())
+            with contextlib.suppress(OSError):
+                while sock.recv(65536):
+                    sock.sendall(answer())
 
         thread = threading.Timer(0.3, serve)
         thread.start()
         yield hole.url()
         listener.shutdown(2)
         thread.join()
-        for sock in opened:
+        for sock, one in zip(opened, talking, strict=True):
+            with contextlib.suppress(OSError):
+                # Else closing it would be an error in the thread that reads from it.
+                sock.shutdown(socket.SHUT_RDWR)
+            one.join()
             sock.close()
 
 
