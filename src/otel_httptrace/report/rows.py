@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from ..clients import CLIENTS, scopes
+from ..core.timeline import PORTS
 from ..server import names as served
 from ..telemetry import described, names
 from . import paths
@@ -559,7 +560,6 @@ def _well_typed(attributes: dict[str, Any]) -> dict[str, Any]:
 _YEARS: Final = 1e9
 
 _AUTHORITY: Final = re.compile("[^/?#]*//[^/?#]*")
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def origin(attributes: dict[str, Any]) -> str:
@@ -585,6 +585,6 @@ def _origin(start: str) -> str:
         return ""
     if ":" in host:
         host = f"[{host}]"
-    if port is None or port == _DEFAULT_PORTS.get(parts.scheme):
+    if port is None or port == PORTS.get(parts.scheme):
         return f"{parts.scheme}://{host}"
     return f"{parts.scheme}://{host}:{port}"

@@ -46,13 +46,14 @@ def limits(pool: object, counts_only_idle: bool) -> Limits:
         # Unlimited is kept as sys.maxsize.
         return value if isinstance(value, int) and value < _UNLIMITED else None
 
-    # Infinity is a limit that httpcore takes, and none.
     expiry = getattr(pool, "_keepalive_expiry", None)
-    limited = isinstance(expiry, (int, float)) and math.isfinite(expiry)
+    if not isinstance(expiry, (int, float)) or not math.isfinite(expiry):
+        # Infinity is a limit that httpcore takes, and none.
+        expiry = None
     return Limits(
         connections=number("_max_connections"),
         keepalive=number("_max_keepalive_connections"),
-        keepalive_expiry=int(expiry * 1e9) if limited else None,  # type: ignore[operator]
+        keepalive_expiry=None if expiry is None else int(expiry * 1e9),
         counts_only_idle=counts_only_idle,
     )
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ...core.ledger import Limits
-from ...core.timeline import Address, Origin, Shared
+from ...core.timeline import PORTS, Address, Origin, Shared
 from ...observe import evidence, probe
 from ...observe.marks import answer
 
@@ -57,10 +57,7 @@ def origin(pool: Any) -> Origin | None:
     scheme, host, port = getattr(pool, "scheme", None), getattr(pool, "host", None), getattr(pool, "port", None)
     if not isinstance(scheme, str) or not isinstance(host, str):
         return None
-    return Origin(scheme, host, port if isinstance(port, int) else _PORTS.get(scheme))
-
-
-_PORTS: Final = {"http": 80, "https": 443}
+    return Origin(scheme, host, port if isinstance(port, int) else PORTS.get(scheme))
 
 
 def forwards(pool: Any) -> bool:
@@ -123,7 +120,7 @@ def target(connection: Any) -> Origin | None:
     if parts is None or not parts.hostname:
         return None
     port = answer(lambda: parts.port)
-    return Origin(parts.scheme, parts.hostname, port or _PORTS.get(parts.scheme))
+    return Origin(parts.scheme, parts.hostname, port or PORTS.get(parts.scheme))
 
 
 def awaits_answer(connection: Any, frame: FrameType | None) -> bool:
