@@ -202,6 +202,16 @@ async def test_a_connection_that_is_retired(
     assert evidence(telemetry.request())["httptrace.failed_cause"] == "NO_ERROR"
 
 
+async def hold(flavour: Flavour, start: Callable[..., Task], client: Any, server: H2Server, number: int) -> list[Task]:
+    """As many requests that are held, behind a first one that was not."""
+    tasks: list[Task] = []
+    while len(tasks) < number:
+        # One after the other: httpcore gives two threads the same stream now and then, also without us.
+        tasks.append(start(client.get, server.url("/held")))
+        await flavour.until(lambda: len(server.streams) == 1 + len(tasks))
+    return tasks
+
+
 @pytest.mark.parametrize("retired", [False, True], ids=["cut", "goaway"])
 async def test_streams_that_end_with_their_connection(
     flavour: Flavour, h2_server: Callable[..., H2Server], telemetry: Telemetry, client_tls: Any, retired: bool
@@ -211,11 +221,7 @@ async def test_streams_that_end_with_their_connection(
     async with flavour.client(http2=True, verify=client_tls) as client:
         await client.get(server.url())
         async with flavour.together() as start:
-            tasks: list[Task] = []
-            while len(tasks) < 3:
-                # One after the other: httpcore gives two threads the same stream now and then, also without us.
-                tasks.append(start(client.get, server.url("/held")))
-                await flavour.until(lambda: len(server.streams) == 1 + len(tasks))
+            tasks = await hold(flavour, start, client, server, 3)
             peer = server.peers[0]
             if retired:
                 peer.goaway()
@@ -785,11 +791,7 @@ async def test_all_streams_end_at_once(
     async with flavour.client(http2=True, verify=client_tls) as client:
         await client.get(server.url())
         async with flavour.together() as start:
-            held: list[Task] = []
-            while len(held) < 2:
-                # One after the other: httpcore gives two threads the same stream now and then, also without us.
-                held.append(start(client.get, server.url("/held")))
-                await flavour.until(lambda: len(server.streams) == 1 + len(held))
+            await hold(flavour, start, client, server, 2)
             third = start(client.get, server.url("/third"))
             await flavour.sleep(0.2)
             for stream in server.streams[1:]:
