@@ -108,13 +108,23 @@ class Guard:
         try:
             if critical or _innermost_is_ours(fault):
                 breaker.failed(at_once=critical)
-            self._log(kind, fault, for_good=breaker.for_good)
+            self._log(kind, fault, breaker.for_good)
         except RecursionError:
             # No room even for this: then the next fault is logged.
             pass
         return _Paused(breaker, function)
 
-    def _log(self, kind: str, fault: Exception, *, for_good: bool) -> None:
+    def in_locks(self, later: Callable[[tuple[Any, ...]], object]) -> Guard:
+        """The same guard for hooks that are called while the client may hold a lock of its own, which none re-enters.
+
+        A log handler may make requests with the very same client, and would wait for that lock for ever.
+
+        Args:
+            later: given a function that logs a fault, and its arguments, to be called where no lock is held.
+        """
+        return _InLocks(self, later)
+
+    def _log(self, kind: str, fault: Exception, for_good: bool) -> None:
         name = f"{kind} for good" if for_good else kind
         if name in self._logged:
             return
@@ -134,6 +144,16 @@ class Guard:
                 raise
         else:
             self._logged.add(name)
+
+
+class _InLocks(Guard):
+    def __init__(self, guard: Guard, later: Callable[[tuple[Any, ...]], object]) -> None:
+        self.failing = guard.failing
+        self._later = later
+        self._logs = guard._log
+
+    def _log(self, kind: str, fault: Exception, for_good: bool) -> None:
+        self._later((self._logs, kind, fault, for_good))
 
 
 class _Breaker:

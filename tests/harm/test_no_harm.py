@@ -320,7 +320,7 @@ async def test_exceptions_and_their_tracebacks(
         async with flavour.client() as client:
             server.go.set() if target == "/half-closed" else None
             try:
-                await client.get(url, timeout=0.05 if target == "timeout" else 10)
+                await client.get(url, timeout=flavour.httpx.Timeout(10, read=0.05 if target == "timeout" else 10))
             except Exception as error:
                 server.go.set()
                 # To the exception itself and what it was mapped from.
@@ -471,6 +471,37 @@ def test_a_stand_in_for_a_pool(core: Any, telemetry: Telemetry) -> None:
         core.ConnectionPool.handle_request()
     with core.ConnectionPool() as pool, pytest.raises(core.UnsupportedProtocol):
         pool.handle_request(core.Request("GET", "ftp://stand.in/"))
+
+
+@pytest.mark.parametrize("closable", [True, False])
+@pytest.mark.parametrize("read", [True, False])
+async def test_a_body_that_a_mock_makes(
+    read: bool, closable: bool, flavour: Flavour, bare_telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a mock of the pool, a body is read or closed as told; of one that has no close nothing is told, and its span ends."""
+    core = flavour.httpcore
+
+    def answer() -> Any:
+        return core.Response(200, content=flavour.httpx.ByteStream(b"hello") if closable else b"hello")
+
+    def handle_request(self: Any, request: Any) -> Any:
+        return answer()
+
+    async def handle_async_request(self: Any, request: Any) -> Any:
+        return answer()
+
+    with monkeypatch.context() as mocked:
+        mocked.setattr(core.ConnectionPool, "handle_request", handle_request)
+        mocked.setattr(core.AsyncConnectionPool, "handle_async_request", handle_async_request)
+        bare_telemetry.instrument()
+        async with flavour.client() as client:
+            response = await client.open("GET", "http://mock.test/")
+            if read:
+                assert b"".join([part async for part in response.parts()]) == b"hello"
+            await response.close()
+            outcome = ("complete" if read else "closed_early") if closable else None
+            assert bare_telemetry.column("httptrace.body.outcome") == [outcome]
+        bare_telemetry.uninstrument()
 
 
 async def test_a_users_own_span(flavour: Flavour, server: Server, telemetry: Telemetry) -> None:

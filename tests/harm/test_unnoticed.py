@@ -13,8 +13,10 @@ import os
 import pickle
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import traceback
 import types
 import unittest.mock
@@ -29,16 +31,19 @@ import httpx
 import httpx2
 import pytest
 from kit.clients import Flavour
+from kit.http2 import H2Server
 from kit.server import Server
 from kit.telemetry import Telemetry, patchable
 from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.adapters.httpcore.observer import Observer
+from otel_httptrace.adapters.httpcore.trace_events import TraceEvents
 from otel_httptrace.guard import Guard, interrupted
 from otel_httptrace.observe.lifetime import Lifetime
 from otel_httptrace.observe.lookalike import lookalike
 from otel_httptrace.observe.patches import Patches
+from otel_httptrace.observe.resolver import Resolver
 
 
 class Struck(Exception):
@@ -143,6 +148,57 @@ async def test_the_iterator_of_a_body_is_of_the_type_it_was(
             assert not parts.ag_running
             assert b"".join([part async for part in parts])
             await parts.aclose()
+
+
+async def test_a_loop_knows_the_generators_that_it_knows_without_us(
+    flavour: Flavour, server: Server, bare_telemetry: Telemetry
+) -> None:
+    """A body that is read makes as many asynchronous generators known to the event loop as without us."""
+    met: list[Any] = []
+
+    async def read() -> list[str]:
+        former = sys.get_asyncgen_hooks()
+        async with flavour.client() as client:
+            response = await client.open("GET", server.url())
+            met.clear()
+            sys.set_asyncgen_hooks(firstiter=met.append)
+            try:
+                assert b"".join([part async for part in response.parts()]) == b"hello"
+            finally:
+                sys.set_asyncgen_hooks(*former)
+            await response.close()
+        return [one.__qualname__ for one in met]
+
+    bare = await read()
+    bare_telemetry.instrument()
+    assert await read() == bare
+    assert ("PoolByteStream.__aiter__" in bare) is not flavour.sync
+
+
+def test_a_loop_that_ends_closes_bodies_left_half_read(server: Server, bare_telemetry: Telemetry) -> None:
+    """Twenty bodies are left in their midst as the loop ends: nothing is told to its exception handler."""
+    # Not of httpx2: its own generators close one another, so that the loop complains of them without us.
+    said, kept = list[Any](), list[Any]()
+    bare_telemetry.instrument()
+
+    async def leave() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+        client = httpx.AsyncClient()
+        kept.append(client)
+        for _ in range(20):
+            response = await client.send(client.build_request("GET", server.url("/half")), stream=True)
+            parts = response.aiter_bytes()
+            assert await parts.__anext__()
+            kept.append(parts)
+
+    try:
+        asyncio.run(leave())
+    finally:
+        server.go.set()
+    assert said == []
+    kept.clear()
+    gc.collect()
+    assert len(bare_telemetry.requests()) == 20
 
 
 @pytest.mark.parametrize("core", [httpcore, httpcore2], ids=lambda core: core.__name__)
@@ -326,6 +382,61 @@ def test_after_a_fault_of_ours_telemetry_is_whole_again(
             assert client.get(server.url()).status_code == 200
     assert bare_telemetry.column("httptrace.body.outcome") == [None, "complete", "complete"]
     assert [record.levelno for record in caplog.records if record.name == "otel_httptrace"] == [logging.ERROR]
+
+
+@pytest.mark.contained
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        pytest.param(Observer, "created", id="the pool's"),
+        pytest.param(Resolver, "_begin", id="the connection's"),
+        pytest.param(TraceEvents, "_note", id="http2's"),
+    ],
+)
+def test_a_log_handler_that_makes_requests_waits_for_no_lock_of_the_clients(
+    owner: type,
+    name: str,
+    h2_server: Callable[..., H2Server],
+    client_tls: ssl.SSLContext,
+    bare_telemetry: Telemetry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault within the pool's or a connection's lock is logged, and the handler may use the same client for it."""
+    original, faults, answers = vars(owner)[name], [1], list[int]()
+    server = h2_server()
+
+    def fails(*args: Any) -> Any:
+        if faults:
+            faults.pop()
+            raise ZeroDivisionError
+        return original(*args)
+
+    fails.__name__ = name
+    monkeypatch.setattr(owner, name, fails)
+    bare_telemetry.instrument()
+
+    class Sends(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.name == "otel_httptrace":
+                answers.append(client.get(server.url(host="localhost")).status_code)
+
+    def use() -> None:
+        for _ in range(2):
+            assert client.get(server.url(host="localhost")).status_code == 200
+
+    logger, handler = logging.getLogger("otel_httptrace"), Sends()
+    logger.addHandler(handler)
+    client = httpx.Client(http2=True, verify=client_tls)
+    try:
+        # Not this thread: it would wait for ever, and so would a close of the client.
+        user = threading.Thread(target=use, daemon=True)
+        user.start()
+        user.join(10)
+        assert not user.is_alive()
+    finally:
+        logger.removeHandler(handler)
+    client.close()
+    assert (faults, answers) == ([], [200])
 
 
 @pytest.mark.contained

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 from ..core.timeline import Exchange
@@ -122,8 +123,7 @@ def async_iteration(
 ) -> Callable[..., Any]:
     """A stream's ``__aiter__``: an asynchronous generator function, as the libraries' own are.
 
-    Left half-way, it closes the library's generator behind it in the same step, as nobody else would before
-    the garbage collector does.
+    Left half-way, it closes the library's generator behind it in the same step, as nobody else does: see `_hidden`.
     """
 
     async def __aiter__(self: Any) -> AsyncGenerator[bytes, None]:
@@ -142,7 +142,12 @@ def async_iteration(
                     first.reading_since = _now()
                 except BaseException:
                     contain("reading")
-            async for part in parts:
+            step, following = _hidden(parts), parts.__anext__
+            while True:
+                try:
+                    part = await step
+                except StopAsyncIteration:
+                    break
                 if first is not None:
                     try:
                         first.body_read(_now(), len(part))
@@ -158,6 +163,7 @@ def async_iteration(
                         contain("reading")
                 elif further is not None:
                     further.begins()
+                step = following()
             if first is not None:
                 try:
                     first.body_ended(_now())
@@ -168,12 +174,22 @@ def async_iteration(
         except BaseException as error:
             if first is not None and first.reading_since:
                 failed(first, error, self)
-            # The loop may be closing all generators at its end, this one among them.
-            if not getattr(parts, "ag_running", False):
-                await parts.aclose()
+            await parts.aclose()
             raise
 
     return __aiter__
+
+
+def _hidden(parts: AsyncGenerator[bytes, None]) -> Awaitable[bytes]:
+    # The first step of *parts*, at which the event loop would get to know it. The loop knows the generator that stands
+    # before it, as it would know *parts* without us, and no other: at its end it closes all it knows at once
+    # (`loop.shutdown_asyncgens`), and of two that close one another the second is told to be running already.
+    hooks = sys.get_asyncgen_hooks()
+    try:
+        sys.set_asyncgen_hooks(None, None)
+        return parts.__anext__()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
 
 
 class Observed:

@@ -82,12 +82,15 @@ class Lifetime:
         #: with within the collector, or was interrupted, as a function and its arguments; and network streams of
         #: which the close was. To put something there is one step, which nothing can interrupt.
         self.later: deque[Any] = deque()
+        #: For hooks called while the client may hold a lock of its own: httpcore's pools while they assign requests,
+        #: its connections while they dial or, with HTTP/2, read.
+        self.guard_in_locks = guard.in_locks(self.later.append)
         self.active = False
         #: Finds the application's lines; None if they are not wanted.
         self.call_sites: CallSite | None = None
         self._at_first: Callable[[], object] | None = None
         patches.on_dropped = self.later.append
-        self.resolver = Resolver(patches, guard, self.looked_up)
+        self.resolver = Resolver(patches, self.guard_in_locks, self.looked_up)
 
     def start(self, sink: Sink, call_sites: CallSite | None, at_first: Callable[[], object]) -> None:
         """Observe, from empty counts on; what is under way from an earlier start ends as it would have.

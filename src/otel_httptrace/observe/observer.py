@@ -187,24 +187,27 @@ class Observer:
         if exchange.status == 101 or (exchange.method == b"CONNECT" and 200 <= exchange.status < 300):
             self._upgraded(exchange, now)
             return
-        lifetime = self.lifetime
+        lifetime, kind = self.lifetime, type(stream)
         try:
+            if id(kind) not in self._bodies:
+                self._know_body(kind)
             watch = Watch(stream, lifetime.later.append)
             store(stream, KEY, exchange)
         except (AttributeError, TypeError):
-            # It takes no attribute or no weak reference: we could not tell when it is collected.
+            # It has no close that we would see, as httpcore's own of `Response(content=b"...")`, which mocks return;
+            # or it takes no attribute or no weak reference, and we could not tell when it is collected.
             exchange.over_at = now
             lifetime.finish(exchange, None)
             return
         watch.of = exchange
         exchange.ledger.process.exchanges[exchange] = watch
-        if id(type(stream)) not in self._bodies:
-            self._know_body(type(stream))
         if not self.guard.failing or self.guard.trusts("end"):
             # Else no span may be kept open.
             exchange.ledger.process.sink.awaits_body(exchange)
 
     def _know_body(self, cls: type) -> None:
+        if not hasattr(cls, "close") and not hasattr(cls, "aclose"):
+            raise TypeError
         self.watch_body(cls)
         bodies, key = self._bodies, id(cls)
         bodies[key] = weakref.ref(cls, lambda _: bodies.pop(key, None))

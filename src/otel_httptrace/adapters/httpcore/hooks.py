@@ -178,8 +178,8 @@ class Hooks:
         return handle_async_request
 
     def _create_connection(self, original: Hook) -> Hook:
-        guard, created, lifetime = self._guard, self._observer.created, self._lifetime
-        later, mend = lifetime.later, lifetime.mend
+        lifetime, created = self._lifetime, self._observer.created
+        guard, later, mend = lifetime.guard_in_locks, lifetime.later, lifetime.mend
 
         def create_connection(self: Any, origin: Any) -> Any:
             connection = original(self, origin)
@@ -276,11 +276,11 @@ class Hooks:
         self._patches.replace_method(cls, "aclose" if hasattr(cls, "aclose") else "close", self._stream_close)
 
     def _read(self, original: Hook) -> Hook:
-        return counting(original, _reads, partial(self._guard.contain, "reads"))
+        return counting(original, _reads, partial(self._lifetime.guard_in_locks.contain, "reads"))
 
     def _stream_close(self, original: Hook) -> Hook:
         observer = self._observer
-        contain = partial(self._guard.contain, "stream_closing")
+        contain = partial(self._lifetime.guard_in_locks.contain, "stream_closing")
         return preceded(original, observer.stream_closing, contain, whatever=True, missed=self._lifetime.later.append)
 
     # A response, and its stream.
@@ -297,10 +297,11 @@ class Hooks:
     def watch_body(self, cls: type) -> None:
         """Patch *cls*, a type of response stream."""
         replace = self._patches.replace_method
+        # What a stand-in for a pool returns may be both, as httpx's `ByteStream` is.
         if hasattr(cls, "__aiter__"):
             replace(cls, "__aiter__", self._async_iteration)
             replace(cls, "aclose", self._async_close)
-        else:
+        if hasattr(cls, "__iter__"):
             replace(cls, "__iter__", self._sync_iteration)
             replace(cls, "close", self._sync_close)
 

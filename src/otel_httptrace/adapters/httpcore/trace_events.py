@@ -115,7 +115,7 @@ class TraceEvents:
             return
         exchange.lent = _Lent(extensions)
         user = extensions.get("trace")
-        guard, note = self._lifetime.guard, self._note
+        guard, note = self._lifetime.guard_in_locks, self._note
 
         def trace(name: str, info: dict[str, Any]) -> Any:
             guard(note, exchange, conn, name, info)
