@@ -35,6 +35,7 @@ from kit.http2 import H2Server
 from kit.server import Server
 from kit.telemetry import Telemetry, patchable
 from opentelemetry.sdk.trace import SpanProcessor
+from torture.injection import Injection, Place
 
 from otel_httptrace import HTTPTraceInstrumentor
 from otel_httptrace.adapters.httpcore.observer import Observer
@@ -599,37 +600,25 @@ def test_a_patch_that_is_interrupted_is_undone_all_the_same() -> None:
         def method(self) -> str:
             return "original"
 
+    def interrupt(place: Place) -> None:
+        raise _Interruption
+
+    def make(original: Callable[..., str]) -> Callable[..., str]:
+        return lambda self: "replaced"
+
     original, made = vars(Owner)["method"], 0
-    # Whoever measures coverage traces, too, and goes on after this.
-    former = sys.gettrace()
     for number in range(1, 5000):
-        patches, count = Patches(), 0
-
-        def trace(frame: Any, event: str, arg: Any, number: int = number) -> Any:
-            nonlocal count
-            if "otel_httptrace" not in frame.f_code.co_filename:
-                return None
-            frame.f_trace_opcodes = True
-            if event == "opcode":
-                count += 1
-                if count == number:
-                    raise _Interruption
-            return trace
-
-        def make(original: Callable[..., str]) -> Callable[..., str]:
-            return lambda self: "replaced"
-
-        sys.settrace(trace)
+        patches = Patches()
+        injection = Injection(interrupt, number)
         try:
-            patches.replace(Owner, "method", make)
+            with injection:
+                patches.replace(Owner, "method", make)
         except _Interruption:
             made += 1
         else:
             break
-        finally:
-            sys.settrace(former)
         patches.replace(Owner, "method", make)
         assert Owner().method() == "replaced"
         patches.restore()
         assert vars(Owner)["method"] is original
-    assert 200 < made < 4999, made
+    assert made == injection.count > 20, made
