@@ -21,9 +21,11 @@ from kit.server import Server, free_port
 from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, NumberDataPoint, Sum
+from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, NumberDataPoint, Sum
 
-from otel_httptrace.telemetry.metrics import _Lasting
+from otel_httptrace.core.ledger import Ledger, Limits, Process
+from otel_httptrace.core.timeline import Exchange, Origin
+from otel_httptrace.telemetry.metrics import Metrics, _Lasting
 
 
 def at(server: Server, **more: Any) -> tuple[tuple[str, Any], ...]:
@@ -458,6 +460,30 @@ def test_origins_beyond_the_limit_are_other(server: Server, resolver: Resolver, 
     assert sum(telemetry.metric("httptrace.connections.closed").values()) == 4
     assert len({dict(said)["dns.question.name"] for said in telemetry.metric("dns.lookup.duration")}) <= 3
     assert len({dict(said)["server.address"] for said in telemetry.metric("http.client.connection.duration")}) <= 3
+
+
+def _collected(reader: InMemoryMetricReader, name: str) -> list[Metric]:
+    data = reader.get_metrics_data()
+    assert data is not None
+    scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
+    return [metric for scope in scopes for metric in scope.metrics if metric.name == name]
+
+
+def test_a_crawler_does_not_make_the_sdk_grow() -> None:
+    """Of twenty thousand origins, collected in between, a few thousand are ever shown, and no request is lost."""
+    reader = InMemoryMetricReader()
+    metrics = Metrics(MeterProvider([reader]).get_meter("crawler"), 1000, lambda: None)
+    ledger, shown, sent = Ledger(Process(), Limits()), set[str](), 20_000
+    for number in range(sent):
+        exchange = Exchange(ledger, None, 0, 0)
+        exchange.target = Origin("http", f"h{number}.test", 80)
+        metrics.finished(exchange)
+        if number % 500 == 499:
+            (metric,) = _collected(reader, "httptrace.requests")
+            points = [point for point in metric.data.data_points if isinstance(point, NumberDataPoint)]
+            shown.update(str((point.attributes or {})["server.address"]) for point in points)
+            assert sum(point.value for point in points) == number + 1
+    assert 1000 < len(shown) <= 4001
 
 
 @pytest.mark.settings(max_origins=5)

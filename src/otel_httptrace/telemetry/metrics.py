@@ -2,6 +2,8 @@
 # something rare happened (a lookup, a wait, a connection's end) and when a
 # reader collects. The counts are kept per origin, as many as `max_origins`,
 # the least recently used moving to one called "_other": no total is ever lost.
+# Not for ever: the SDK remembers each origin it was ever shown, so a crawler's
+# would grow. After some turnover, what is new counts as "_other" at once.
 #
 # Locks are re-entrant: a signal handler of the application's may make a request
 # while one is held.
@@ -31,6 +33,8 @@ _LOOKUP_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75,
 _CONNECTION_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
 _OTHER: Final = "_other"
+#: How many origins may take the place of another.
+_MOST_TURNOVER: Final = 3000
 #: How many names of errors and their causes are told apart, for any exception of the application's is one.
 _MAX_CAUSES: Final = 100
 _NONE: Final = object()
@@ -173,6 +177,7 @@ class Metrics:
         self._lock = threading.RLock()
         self._counts: OrderedDict[Origin | None, _Counts] = OrderedDict()
         self._others: _Counts = {}
+        self._turnover = 0
         #: The most recently used, for the next request is usually for the same.
         self._latest: tuple[object, _Counts] = (_NONE, {})
         self._names = _Capped(self._max_origins)
@@ -195,8 +200,12 @@ class Metrics:
     def _use(self, origin: Origin | None) -> _Counts:
         counts = self._counts.get(origin)
         if counts is None:
+            full = len(self._counts) >= self._max_origins
+            if full and self._turnover >= _MOST_TURNOVER:
+                return self._others
             counts = self._counts[origin] = {}
-            if len(self._counts) > self._max_origins:
+            if full:
+                self._turnover += 1
                 _, oldest = self._counts.popitem(last=False)
                 for key, number in oldest.items():
                     self._others[key] = self._others.get(key, 0) + number
