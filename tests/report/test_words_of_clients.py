@@ -66,6 +66,34 @@ def test_an_answer_that_http_client_cannot_read() -> None:
     assert finding.rivals == ()
 
 
+@pytest.mark.parametrize(
+    ("error", "received", "beyond"),
+    [
+        ("RemoteProtocolError", 102_401, "had no end of its headers within 100.0 KiB"),
+        ("LineTooLong", None, "had a line of more than 64.0 KiB in its headers"),
+        ("HTTPException", None, "had more than 100 headers"),
+    ],
+)
+def test_headers_beyond_what_the_client_reads(error: str, received: int | None, beyond: str) -> None:
+    """Headers that are in order, and more than the client reads, are told as that; a byte less proves nothing."""
+    known = {} if received is None else {"response__bytes_received": received}
+    finding = first(failing("wait", error, **AT_WORK, **known))
+    within = first(failing("wait", "RemoteProtocolError", **AT_WORK, response__bytes_received=102_400))
+
+    assert (finding.verdict, finding.rivals) == ("malformed_response", ())
+    assert f"1 answer from {finding.origin} {beyond}, which is the most that this client reads" in finding.sentence
+    assert "no valid head" in within.sentence
+
+
+def test_answers_that_follow_others() -> None:
+    """Where each was on a connection that had carried another answer, that one may have been longer than it said."""
+    after = failing("wait", "RemoteProtocolError", **AT_WORK, response__bytes_received=6)
+    new = failing("wait", "RemoteProtocolError", http__conn__reused=False, response__bytes_received=6)
+
+    assert "each on a connection that had carried another answer" in first(after, after).sentence
+    assert "that had carried another answer" not in first(after, new).sentence
+
+
 def test_a_response_that_timed_out_half_way() -> None:
     """Where a body stopped coming the advice is about the timeout, in either client's words."""
     told = {

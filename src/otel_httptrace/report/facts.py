@@ -33,6 +33,11 @@ BROKEN: Final = (
 #: What came could not be read: httpcore has one word for that and for a connection that ended, http.client has several,
 #: for that alone.
 UNREADABLE: Final = ("BadStatusLine", "UnknownProtocol", "LineTooLong", "HTTPException")
+#: The most that a client reads of a head: bytes until its end in h11, as httpcore sets it (MAX_INCOMPLETE_EVENT_SIZE),
+#: and in http.client bytes of a line (_MAXLINE) and headers (_MAXHEADERS).
+MOST_OF_HEAD: Final = 100 * 1024
+MOST_OF_LINE: Final = 65_536
+MOST_HEADERS: Final = 100
 #: How a request that got no answer from a server that is gone fails.
 DISCONNECTED: Final = ("RemoteProtocolError", *BROKEN)
 #: What the clients raise where a request of theirs failed on the way: all names of httpx.TransportError, and what
@@ -87,6 +92,15 @@ def cause(row: Row) -> str | None:
             if isinstance(more, str) and more != general:
                 return more
     return None
+
+
+def beyond_limit(row: Row) -> str:
+    """Which limit of its client the head of its answer was beyond: ``head``, ``line`` or ``headers``; empty if none."""
+    error = error_type(row)
+    if error == "RemoteProtocolError":
+        return "head" if row.attributes.get(names.RESPONSE_BYTES_RECEIVED, 0) > MOST_OF_HEAD else ""
+    # Of all that http.client says by that very class there is just this.
+    return {"LineTooLong": "line", "HTTPException": "headers"}.get(error or "", "")
 
 
 def answered_badly(row: Row | Sent) -> bool:

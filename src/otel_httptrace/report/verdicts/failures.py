@@ -20,7 +20,11 @@ from ...telemetry import names
 from ..ends import Ends
 from ..facts import (
     ERRORS,
+    MOST_HEADERS,
+    MOST_OF_HEAD,
+    MOST_OF_LINE,
     READ_TIMEOUTS,
+    beyond_limit,
     broke,
     cause,
     closing_place,
@@ -437,19 +441,49 @@ class MalformedResponse(_Failure):
 
     name = "malformed_response"
 
+    def key(self, row: Row) -> Any:
+        return (row.origin, beyond_limit(row))
+
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.measure("bytes", row.attributes.get(names.RESPONSE_BYTES_RECEIVED))
+        tally.note("reused", row.attributes.get(names.CONN_REUSED) or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
+        origin, beyond = key
         came = tally.measures.get("bytes")
+        numbers = {"bytes_received": came.most if came else None, "beyond": beyond or None}
+        if beyond:
+            most = {
+                "head": f"had no end of its headers within {size(MOST_OF_HEAD)}",
+                "line": f"had a line of more than {size(MOST_OF_LINE)} in its headers",
+                "headers": f"had more than {MOST_HEADERS} headers",
+            }[beyond]
+            return self.make(
+                tally,
+                f"{count(tally.count, 'answer')} from {named(origin)} {most}, which is the most that this client reads ({errors(tally)})",
+                "look at what the server, or a proxy, puts into the headers (curl -sI URL): cookies that grow in number, policies, links, "
+                f"what is meant for debugging; the limit is {'httpcore' if beyond == 'head' else 'http.client'}'s and has no setting",
+                because="the client gave the answer up at that limit",
+                numbers=numbers,
+            )
         after = f", after {size(came.most)}" + (" or less" if came.least < came.most else "") if came else ""
+        on, advice = (
+            "",
+            "an illegal header or status line, another protocol on that port, or the rest of an answer before",
+        )
+        if tally.noted("reused")[True] == tally.count:
+            # A server that cannot speak HTTP would have shown that on a new connection.
+            on = f", {'each ' if tally.count > 1 else ''}on a connection that had carried another answer"
+            advice = (
+                "the rest of that answer, if it was longer than it said (its Content-Length, a body with 204, 304 or HEAD), or an illegal "
+                "header or status line"
+            )
         return self.make(
             tally,
-            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({errors(tally)}){after}: what came is no valid head of an HTTP response",
-            "look at what the server sent (the exception's text, or tcpdump): an illegal header or status line, another protocol on that port, "
-            "or the rest of an answer before",
-            numbers={"bytes_received": came.most if came else None},
+            f"{count(tally.count, 'answer')} from {named(origin)} could not be parsed ({errors(tally)}){after}{on}: what came is no valid head of an HTTP response",
+            f"look at what the server sent (the exception's text, or tcpdump): {advice}",
+            numbers=numbers,
         )
 
 
