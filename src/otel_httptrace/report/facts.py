@@ -6,7 +6,7 @@ from typing import Final
 
 from ..clients import CLIENTS, counting_slots
 from ..telemetry import names
-from .rows import Row, Sent
+from .rows import REDIRECTS, Row, Sent
 
 #: Error codes of HTTP/2 (RFC 9113, section 7).
 HTTP2_CODES: Final = frozenset(
@@ -54,8 +54,7 @@ _LEFT: Final = frozenset({"CancelledError", "Cancelled", "GeneratorExit", "Keybo
 
 _COUNTING_SLOTS: Final = counting_slots()
 
-#: Statuses that a client follows, and those of them that hold for ever.
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Of the statuses that a client follows, those that hold for ever.
 PERMANENT: Final = frozenset({301, 308})
 #: So many of them within one span, and no other answer, are a client that gave up.
 VAIN: Final = 5
