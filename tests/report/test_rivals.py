@@ -11,7 +11,7 @@ from kit.otlp import opening, reusing, row, served
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Finding, Sure, Thresholds
 from otel_httptrace.report.rows import Other, Row, Sent, Step
-from otel_httptrace.report.spans import Link
+from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.verdicts.definitions import FAILURES
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
 
@@ -599,6 +599,43 @@ def test_cancelled_for_a_sibling() -> None:
         in findings(rows)["cancelled_in"].sentence
     )
     assert "just after" not in findings(later)["cancelled_in"].sentence
+
+
+def given_up(phase: str, start: float, duration: float, **rest: Any) -> Row:
+    """A request that its caller gave up."""
+    known: dict[str, Any] = {f"time__{phase}": duration, **rest}
+    known |= {"body__outcome": "cancelled"} if phase == "receive" else {"status": None, "failed_phase": phase}
+    return row(start, duration, **known)
+
+
+@pytest.mark.parametrize(
+    ("rows", "together"),
+    [
+        ([given_up("wait", 0.0, 1.0), given_up("connect", 0.4, 0.61), given_up("receive", 0.8, 0.2)], True),
+        ([given_up(phase, 2.0 * at, 1.0) for at, phase in enumerate(("wait", "receive", "wait"))], True),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.4, 0.7)], False),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.5, 0.5), given_up("wait", 7.0, 0.1)], False),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.5, 0.5, source=Source("other", "2"))], False),
+    ],
+    ids=["at one instant", "after the same time", "at different times", "some of them", "in two processes"],
+)
+def test_cancelled_in_several_phases(rows: list[Row], together: bool) -> None:
+    """What was given up at one instant, or each after the same time, is one finding in however many phases."""
+    found = [finding for finding in analyze(rows).findings if finding.verdict == "cancelled_in"]
+
+    assert len(found) == (1 if together else 2)
+    assert sum(finding.requests for finding in found) == len(rows)
+    assert all(("phases" in (finding.numbers or {})) is together for finding in found)
+
+
+def test_given_up_while_bytes_came() -> None:
+    """Of bodies that came a little at a time until a timer gave them up, it is said that no read timeout helps."""
+    dripping = [given_up("receive", 2.0 * at, 1.5, body__max_gap=0.1) for at in range(3)]
+    silent = [given_up("receive", 2.0 * at, 1.5, body__max_gap=1.4) for at in range(3)]
+
+    said = "bytes of the body came all that time, at most 100 ms apart: no read timeout strikes then"
+    assert said in findings(dripping)["cancelled_in"].sentence
+    assert said not in findings(silent)["cancelled_in"].sentence
 
 
 def test_a_port_at_which_nothing_ever_went_well() -> None:

@@ -177,7 +177,7 @@ class Row:
         path: that of the URL, with ``{id}`` for what is no word; empty if the span does not say.
         other: what is known of it from the server; None if nothing is. Set by whoever has both ends.
         client: the library that made it, as in `clients`; empty if the span does not say.
-        asked: origin and path of what was sent first, where redirects within the span led to another server; else empty.
+        asked: origin and path of what was sent first, where redirects within it led to another server; else empty.
     """
 
     name: str
