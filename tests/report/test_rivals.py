@@ -638,6 +638,30 @@ def test_given_up_while_bytes_came() -> None:
     assert said not in findings(silent)["cancelled_in"].sentence
 
 
+@pytest.mark.parametrize("verdict", ["error_statuses", "server_slow", "closed_without_answer", "body_failed"])
+def test_one_of_a_servers_addresses(verdict: str) -> None:
+    """What befell all requests to one of a server's addresses, and none to the others, is told of that address."""
+    known: dict[str, dict[str, Any]] = {
+        "error_statuses": {"status": 500},
+        "server_slow": {"time__wait": 9.0, "duration": 9.0},
+        "closed_without_answer": {**BEFORE, **CLOSED, "failed_phase": "wait", "error__type": "ReadError"},
+        "body_failed": {**CLOSED, "failed": True, "body__outcome": "failed", "error__type": "ReadError"},
+    }
+    bad = [reusing(network__peer__address="10.0.0.2", **known[verdict]) for _ in range(5)]
+    well = [reusing(network__peer__address="10.0.0.1") for _ in range(5)]
+    also_there = [reusing(network__peer__address="10.0.0.2") for _ in range(30)]
+    also_here = reusing(network__peer__address="10.0.0.1", **known[verdict])
+    unknown = reusing(**known[verdict])
+
+    told = findings([*bad, *well])[verdict]
+    assert told.numbers is not None and told.numbers["address"] == "10.0.0.2"
+    assert told.sentence.endswith(
+        "; all of them had gone to 10.0.0.2, one of 2 addresses, and 5 requests to the other did not do so"
+    )
+    for rows in (bad, [*bad, *well, *also_there], [*bad, *well, also_here], [*bad, *well, unknown]):
+        assert "address" not in (findings(rows)[verdict].numbers or {})
+
+
 def test_a_port_at_which_nothing_ever_went_well() -> None:
     """Where every connection is closed at once, it may be the wrong port or scheme; not where others went well."""
     at_once = [gone(http__conn__reused=False, time__wait=0.001) for _ in range(3)]

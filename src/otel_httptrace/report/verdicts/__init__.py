@@ -27,6 +27,7 @@ from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row, Served
 from ..units import seconds as written
 from . import reasons
+from .addresses import Addresses
 from .closes import ConnectionClose
 from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, Reopened, ServerClosesIdle
 from .dialling import AddressFallback, DnsSlow, TlsSlow
@@ -64,9 +65,11 @@ class Verdicts:
         self._thresholds = thresholds
         self._ends = Ends() if ends is None else ends
         self._opened: Counter[str] = Counter()
-        self._failures = Failures(thresholds, self._ends)
+        self._addresses = Addresses()
+        self._failures = Failures(thresholds, self._ends, self._addresses)
         self._serving = Serving(thresholds, self._ends)
         self._statuses = ErrorStatuses(thresholds)
+        self._statuses.addresses = self._addresses
         self._repeated = CallRepeated(thresholds)
         self._body_not_read = BodyNotRead(thresholds, self._opened)
         self._pool = Pool(thresholds)
@@ -99,6 +102,7 @@ class Verdicts:
         known, phases, limits = row.attributes, row.phases, self._thresholds
         broken, badly = broke(row), answered_badly(row)
         self._pool.saw(row)
+        self._addresses.saw(row)
         self._failures.seen(row)
         self._statuses.saw(row)
         self._repeated.saw(row, failed=broken or badly)

@@ -41,6 +41,7 @@ from ..facts import (
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, listed, seconds, size, spread
+from .addresses import Addresses
 from .advice import DOING, UNDECODABLE, advice_for
 from .definitions import CLOSES_UNSAID, INSTANT, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
 from .dialling import FREE_THREADS, NO_THREAD, without_thread
@@ -51,6 +52,8 @@ from .tally import MAX_KEYS, Tally, at_line, errors, named, named_all, statuses,
 
 #: Timeouts that are looked at together; of more, each is judged alone.
 _TOGETHER: Final = 5_000
+#: What one of several servers that have one name may do, and the others not.
+_AT_AN_ADDRESS: Final = frozenset({"server_slow", "closed_without_answer", "body_failed", "malformed_response"})
 #: Seconds until a packet that was lost is sent again while nothing is known of the way (RFC 6298, section 2.1).
 LOST_PACKET: Final = 1.0
 
@@ -463,7 +466,7 @@ class MalformedResponse(_Failure):
                 tally,
                 f"{count(tally.count, 'answer')} from {named(origin)} {most}, which is the most that this client reads ({errors(tally)})",
                 "look at what the server, or a proxy, puts into the headers (curl -sI URL): cookies that grow in number, policies, links, "
-                f"what is meant for debugging; the limit is {'httpcore' if beyond == 'head' else 'http.client'}'s and has no setting",
+                "what is meant for debugging; no setting of the client raises that limit",
                 because="the client gave the answer up at that limit",
                 numbers=numbers,
             )
@@ -977,9 +980,10 @@ class Failures:
     Args:
         limits: from where on something is a finding.
         ends: tells what servers say of requests.
+        addresses: tells which address of a server requests went to.
     """
 
-    def __init__(self, limits: Thresholds, ends: Ends) -> None:
+    def __init__(self, limits: Thresholds, ends: Ends, addresses: Addresses) -> None:
         self._limits = limits
         self._files = TooManyOpenFiles(limits)
         self._stalled = ProcessStalled(limits)
@@ -1002,6 +1006,10 @@ class Failures:
             Http2Goaway(limits), Http2StreamReset(limits), MalformedResponse(limits), UploadStalled(limits), upload, self._dead,
             self._between, server, self._stale, closed, BodyFailed(limits), self._failed,
         )  # fmt: skip
+        for kind in self._kinds:
+            if kind.name in _AT_AN_ADDRESS:
+                kind.addresses = addresses
+        self._addresses = addresses
         self._slow: tuple[Kind, ...] = (inherited, foreign, self._stalled, upload, server)
         #: Timeouts, to be looked at together.
         self._timeouts: list[Row] = []
@@ -1069,8 +1077,8 @@ class Failures:
     def findings(self) -> list[Finding]:
         """What was found, in no order."""
         # More may come: what is kept stays to be looked at again. Rows are the same for all.
-        rows = (self._timeouts, self._closes, self._slow_ones, self._waits)
-        told = copy.deepcopy(self, {id(one): one for one in rows})
+        same = (self._timeouts, self._closes, self._slow_ones, self._waits, self._addresses)
+        told = copy.deepcopy(self, {id(one): one for one in same})
         told._together()
         return [finding for kind in told._kinds for finding in kind.findings()]
 
