@@ -236,10 +236,10 @@ class Report:
                 f"(by os._exit, or of a signal): {count(self.unsent_spans, 'span')} may be missing here"
             )
         if self.unended_requests:
-            one = self.unended_requests == 1
+            were, have = ("was", "has") if self.unended_requests == 1 else ("were", "have")
             told.append(
-                f"{count(self.unended_requests, 'request')} {'was' if one else 'were'} still under way when "
-                f"{'its process' if one else 'their processes'} ended, and {'has no span' if one else 'have no spans'}: "
-                f"with a shorter timeout, what {'it' if one else 'they'} waited for is told"
+                f"{count(self.unended_requests, 'request')} {were} still under way when "
+                f"{'its process' if were == 'was' else 'their processes'} ended, and {have} no span: with a shorter "
+                "timeout, what was waited for is told"
             )
         return "; ".join(told)
