@@ -391,7 +391,7 @@ def test_many_errors_of_a_server_are_a_finding() -> None:
 def test_what_is_harmless_comes_last() -> None:
     """One cancelled request is told after hundreds of lost connections; a failure is not."""
     lost = [opening("keepalive_expired") for _ in range(100)]
-    gave_up, refused = row(status=None, failed_phase="wait"), failed("connect", "ConnectError")
+    gave_up, refused = row(status=None, failed_phase="wait"), failed("connect", "ConnectError", start=5.0)
 
     assert list(findings([gave_up, refused, *lost])) == ["failed", "keepalive_expired", "cancelled_in"]
 
@@ -599,6 +599,21 @@ def test_cancelled_for_a_sibling() -> None:
         in findings(rows)["cancelled_in"].sentence
     )
     assert "just after" not in findings(later)["cancelled_in"].sentence
+
+
+def test_cancelled_for_the_one_thing_that_failed() -> None:
+    """What was cancelled just after the one thing that failed is told with that; not where others were cancelled, too."""
+    cancelled: dict[str, Any] = {**CLOSED, "status": None, "failed_phase": "wait", "time__wait": 0.3, "duration": 0.3}
+    cancelled["conn__close_reason"] = "request_cancelled"
+    malformed = gone(response__bytes_received=41, duration=0.3)
+    rows = [malformed, *(row(**cancelled, start=0.001 * number) for number in range(6))]
+    refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError", start=9.0)
+
+    (told,) = findings(rows).values()
+    assert told.sentence.endswith("; 6 other requests were cancelled just after, with 6 connections")
+    begun_after = {**cancelled, "duration": 0.002, "time__wait": 0.002}
+    for more in (row(**cancelled, start=5.0), refused, row(**begun_after, start=0.301)):
+        assert "cancelled_in" in findings([*rows, more])
 
 
 def given_up(phase: str, start: float, duration: float, **rest: Any) -> Row:

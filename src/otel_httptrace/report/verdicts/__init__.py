@@ -25,6 +25,7 @@ from ..ends import Ends
 from ..facts import answered_badly, broke, phase_of, status_raised, without_slot
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row, Served
+from ..units import count
 from ..units import seconds as written
 from . import reasons
 from .addresses import Addresses
@@ -230,6 +231,7 @@ class Verdicts:
             for finding in found
             if finding.verdict == "server_closes_idle" and finding.sure is Sure.CERTAIN
         }
+        found = _with_siblings(found)
         return [
             replace(finding, advice=reasons.TOO_LATE.format(gap=written(gap)))
             if finding.verdict == "keepalive_expired" and (gap := closed.get(finding.origin)) is not None
@@ -256,6 +258,29 @@ class Verdicts:
             return (level, finding.sure is not Sure.POSSIBLE, finding.requests, finding.seconds)
 
         return tuple(_causes_first(sorted(found, key=rank, reverse=True)))
+
+
+def _with_siblings(found: list[Finding]) -> list[Finding]:
+    # Those who wait for several at a time cancel the others when one fails. Where that was all that was cancelled, and
+    # there is one thing to have failed, it is told with that.
+    failed = [finding for finding in found if finding.severity is Severity.FAILED]
+    siblings = [
+        finding
+        for finding in found
+        if finding.verdict == "cancelled_in" and (finding.numbers or {}).get("after_failures") == finding.requests
+    ]
+    if len(failed) != 1 or not siblings:
+        return found
+    cancelled = sum(finding.requests for finding in siblings)
+    lost = sum((finding.numbers or {}).get("connections_lost", 0) for finding in siblings)
+    (cause,) = failed
+    told = replace(
+        cause,
+        sentence=f"{cause.sentence}; {count(cancelled, 'other request')} {'was' if cancelled == 1 else 'were'} cancelled just after, "
+        + (f"with {count(lost, 'connection')}" if lost else "and no connection was lost with them"),
+        numbers={**(cause.numbers or {}), "cancelled": cancelled},
+    )
+    return [told if finding is cause else finding for finding in found if finding not in siblings]
 
 
 def _causes_first(ranked: list[Finding]) -> Iterator[Finding]:

@@ -121,13 +121,13 @@ class Cancelled(Kind):
                 kept.append((row.end, failed_by(row) if broke(row) else str(row.status)))
 
     def _after(self, given: list[_Given]) -> Counter[str]:
-        """Those cancelled just after another request of their process had failed: how many, by what that failed by."""
+        """Those cancelled just after another request of their process failed, as they were under way: how many, by its failure."""
         after: Counter[str] = Counter()
         failed = {source: sorted(ends) for source, ends in self._failed.items()}
-        for source, end, _ in given:
+        for source, end, duration in given:
             ends = failed.get(source, [])
             last = bisect.bisect_right(ends, (end, "\U0010ffff")) - 1
-            if last >= 0 and end - ends[last][0] <= JUST_AFTER:
+            if last >= 0 and end - ends[last][0] <= min(JUST_AFTER, duration):
                 after[ends[last][1]] += 1
         return after
 
@@ -219,6 +219,7 @@ class Cancelled(Kind):
                 "phase": phases[0][0],
                 "connections_lost": lost,
                 **({"phases": dict(phases)} if numbered else {}),
+                **({"after_failures": after.total()} if after else {}),
             },
             harmless=tally.count < self.limits.cancelled,
         )
