@@ -58,6 +58,37 @@ def test_each_clients_words(phase: str, httpx: str, urllib3: str, rest: dict[str
     assert other.sentence == one.sentence.replace(httpx, urllib3)
 
 
+@pytest.mark.parametrize(
+    ("phase", "cause", "errors"),
+    [
+        ("connect", "ECONNREFUSED", ("ConnectError", "NewConnectionError")),
+        ("tls", "ECONNRESET", ("ConnectError", "ConnectionResetError")),
+        ("connect", None, ("ConnectTimeout", "ConnectTimeoutError")),
+    ],
+)
+def test_clients_that_fail_alike(phase: str, cause: str | None, errors: tuple[str, str]) -> None:
+    """What failed for one cause is one finding, though each client has a class of its own for it."""
+    known: dict[str, Any] = {} if cause is None else {"failed_cause": cause}
+    (finding,) = analyze([failing(phase, error, **known) for error in errors]).findings
+
+    assert finding.requests == 2
+    assert " or ".join(sorted(errors)) in finding.sentence
+    assert cause != "ECONNRESET" or "hung up in the handshake" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("lasted", "limit"), [((30.0, 30.2, 31.0), True), ((30.0, 30.2, 33.0), False), ((0.5, 0.5, 0.5), False)]
+)
+def test_bodies_that_end_after_the_same_time(lasted: tuple[float, ...], limit: bool) -> None:
+    """Bodies that broke off after the same time each look like a limit that somebody set; others do not."""
+    broken: dict[str, Any] = {"failed": True, "body__outcome": "failed", "error__type": "RemoteProtocolError"}
+    finding = first(*(row(**broken, time__receive=time, body__read_wait=time) for time in lasted))
+
+    assert finding.verdict == "body_failed"
+    assert (f"each {lasted[0]:.1f} s after its headers" in finding.sentence) is limit
+    assert ("a limit that somebody set" in finding.advice) is limit
+
+
 def test_an_answer_that_http_client_cannot_read() -> None:
     """http.client has words of its own for what cannot be read: no bytes need to have been counted."""
     finding = first(failing("wait", "BadStatusLine", **AT_WORK))

@@ -43,17 +43,19 @@ from ..rows import Row
 from ..units import count, listed, seconds, size, spread
 from .addresses import Addresses
 from .advice import DOING, UNDECODABLE, advice_for
-from .definitions import CLOSES_UNSAID, INSTANT, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
+from .definitions import CLOSES_UNSAID, INSTANT, MANY, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
 from .dialling import FREE_THREADS, NO_THREAD, without_thread
 from .kind import Kind
 from .seen_there import outside
 from .settings import advised, called
-from .tally import MAX_KEYS, Tally, at_line, errors, named, named_all, statuses, were
+from .tally import DIAL, MAX_KEYS, Tally, at_line, errors, named, named_all, statuses, were
 
 #: Timeouts that are looked at together; of more, each is judged alone.
 _TOGETHER: Final = 5_000
 #: What one of several servers that have one name may do, and the others not.
 _AT_AN_ADDRESS: Final = frozenset({"server_slow", "closed_without_answer", "body_failed", "malformed_response"})
+#: Seconds of a body that a limit may end: what takes less ends after the same time by chance.
+_LIMIT: Final = 1.0
 #: Seconds until a packet that was lost is sent again while nothing is known of the way (RFC 6298, section 2.1).
 LOST_PACKET: Final = 1.0
 
@@ -336,9 +338,6 @@ class _DialTimeout(_Failure):
     doing = ""
     advice = ""
 
-    def key(self, row: Row) -> Any:
-        return (row.origin, error_type(row))
-
     def cost(self, row: Row) -> float:
         return row.phases.get(self.phase, row.duration)
 
@@ -352,7 +351,6 @@ class _DialTimeout(_Failure):
         tally.measure("queued", queued(row) if self.phase == "dns" else None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        origin, error = key
         waited = tally.measures.get("queued")
         held = without_thread(tally)
         advice = FREE_THREADS if held else self.advice
@@ -363,7 +361,7 @@ class _DialTimeout(_Failure):
         through = f" through the proxy {next(iter(tally.noted('proxies')))}" if tally.noted("proxies") else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(origin)}{through} ran into {error}{of} in the {self.phase} phase ({self.doing}), "
+            f"{count(tally.count, 'request')} to {named(key)}{through} ran into {errors(tally)}{of} in the {self.phase} phase ({self.doing}), "
             f"which had taken {spread(tally.least, tally.most)}{no_thread}",
             advice
             + (
@@ -906,6 +904,7 @@ class BodyFailed(_Failure):
         super().noting(row, tally)
         known = row.attributes
         tally.note("amounts", (known.get(names.BODY_BYTES_READ, 0), known.get(names.HTTP_RESPONSE_BODY_SIZE)))
+        tally.measure("lasted", row.phases.get("receive"))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         origin, error = key
@@ -920,11 +919,20 @@ class BodyFailed(_Failure):
                 "this program spent most of the time between reads, and a server that cannot send gives up after a while (nginx: send_timeout, "
                 "60 s): read the body at once, and do the work with it after that; else look at the server's log at that moment"
             )
+        lasted, limit = tally.measures.get("lasted"), ""
+        if lasted is not None and tally.count >= MANY and lasted.least >= _LIMIT and lasted.most <= 1.05 * lasted.least:
+            # No timeout of the client's is for a whole body.
+            limit = f", each {seconds(lasted.least)} after its headers"
+            advice = (
+                "each broke off after the same time, as by a limit that somebody set: look for one of that length in the server, in a proxy or a "
+                "load balancer between (for a whole response, or an idle one); else look at the server's log at these moments"
+            )
         if error in READ_TIMEOUTS:
+            limit = ""
             advice = "no byte came for as long as the read timeout: look at the server, or allow it more time"
         return self.make(
             tally,
-            f"{count(tally.count, 'response')} from {named(origin)} failed half-way ({error}), {example}",
+            f"{count(tally.count, 'response')} from {named(origin)} failed half-way ({error}), {example}{limit}",
             advice,
             numbers={"error": error, "bytes_read": read, "size": whole},
         )
@@ -949,15 +957,18 @@ class Failed(_Failure):
         tally.note("answered", row.attributes.get(names.BODY_OUTCOME) == "complete" or None)
 
     def findings(self) -> Iterator[Finding]:
-        # One cause, one finding: what failed alike at several servers is told once.
+        # One cause, one finding: what failed alike at several servers is told once, and so is what the system, TLS or
+        # the resolver said to several clients, each of which has a class of its own for it.
         alike: dict[Any, Tally] = {}
-        for key, tally in self.tallies:
-            alike.setdefault(key[1:], Tally()).merge(tally)
+        for (_, phase, error, why), tally in self.tallies:
+            said = why is not None and why.isupper() and phase in DIAL and phase != "proxy"
+            alike.setdefault((phase, None if said else error, why), Tally()).merge(tally)
         for key, tally in alike.items():
             yield self.finding(key, tally)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         phase, error, why = key
+        error = error or errors(tally)
         total = sum(self.requests[origin] for origin in tally.origins)
         of = f" of {total:,}" if total >= tally.count else ""
         while_ = f" while {DOING.get(phase, phase)}" if phase else ", before anything was seen of them"
