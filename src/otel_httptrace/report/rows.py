@@ -416,6 +416,9 @@ class Assembler:
             del row.phases["receive"]
         if self._children:
             row.steps = list(self._steps(row, span, span))
+        if row.origin and not row.before and attributes.get(names.CONN_REUSED) is not False:
+            # Most: nothing is to be learnt or asked.
+            return row
         led = self._led_to(row, row.attributes, row.steps)
         if not row.origin:
             row.origin = led
