@@ -187,6 +187,7 @@ def _request(row: Row) -> dict[str, Any]:
         "steps": [_step(step) for step in row.steps],
         "before": [
             {
+                "origin": sent.origin,
                 "started": sent.start,
                 "seconds": sent.duration,
                 "status": sent.status,
