@@ -630,10 +630,32 @@ def test_what_was_not_sent_is_told(program: Callable[..., str], server: Server, 
 
     report = json.loads(path.read_text())
     assert (ran.returncode, report["requests"]) == (0, 4)
-    assert (report["unsent_processes"], report["unsent_spans"]) == (1, 3)
+    assert (report["unsent_processes"], report["unsent_spans"], report["unended_requests"]) == (1, 3, 0)
     told = "1 process ended before all spans were sent (by os._exit, or of a signal): 3 spans may be missing here"
     assert f"! {told}" in ran.stderr.splitlines()
     assert told in html.read_text()
+
+
+#: Reads an answer, and is killed while it waits for another.
+HANGING = """
+    import os, signal, sys, httpx
+    client = httpx.Client(timeout=None)
+    client.get(sys.argv[1])
+    def die(name, info):
+        if name == "http11.receive_response_headers.started":
+            os.kill(os.getpid(), signal.SIGKILL)
+    client.get(sys.argv[1], extensions={"trace": die})
+"""
+
+
+def test_a_request_that_never_ended_is_told(program: Callable[..., str], server: Server, tmp_path: Path) -> None:
+    """A program that is killed while it waits has no span of that, and the report says so."""
+    path = tmp_path / "report.json"
+    ran = httptrace("run", "--json", path, "--width", "200", "--", PYTHON, program(HANGING), server.url())
+
+    report = json.loads(path.read_text())
+    assert (ran.returncode, report["unended_requests"]) == (-signal.SIGKILL, 1)
+    assert "1 request was still under way when its process ended, and has no span: with a shorter timeout" in ran.stderr
 
 
 def test_only_what_is_ours_is_counted(program: Callable[..., str], server: Server) -> None:

@@ -30,6 +30,7 @@ from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Finding, Thresholds
 from otel_httptrace.report.otlp import from_protobuf
 from otel_httptrace.report.rows import rows
+from otel_httptrace.report.summary import Report
 
 UPSTREAM = "opentelemetry.instrumentation.httpx"
 
@@ -370,5 +371,10 @@ def names(spans: Sequence[ReadableSpan]) -> list[str]:
 
 def told(telemetry: Telemetry, limits: Thresholds | None = None) -> list[Finding]:
     """What a report of all that came out finds."""
+    return list(reported(telemetry, limits).findings)
+
+
+def reported(telemetry: Telemetry, limits: Thresholds | None = None) -> Report:
+    """A report of all that came out."""
     sent = ExportTraceServiceRequest.FromString(encode_spans(telemetry.spans()).SerializeToString())
-    return list(analyze(rows(from_protobuf(sent)), limits or Thresholds()).findings)
+    return analyze(rows(from_protobuf(sent)), limits or Thresholds())

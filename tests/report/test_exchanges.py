@@ -83,9 +83,9 @@ def test_json_and_page_have_them() -> None:
     embedded = json.loads(data)
     names = [embedded["strings"][number] for number in embedded["steps"]["0"][::5]]
 
-    assert [(sent["status"], sent["failed"], len(sent["steps"])) for sent in request["before"]] == [
-        (302, False, 1),
-        (None, True, 3),
+    assert [(sent["origin"], sent["status"], sent["failed"], len(sent["steps"])) for sent in request["before"]] == [
+        ("http://api.test", 302, False, 1),
+        ("http://api.test", None, True, 3),
     ]
     assert request["before"][1]["attributes"]["httptrace.conn.open_reason"] == "all_busy"
     assert [step["name"] for step in request["steps"]] == ["http.getconn", "http.dns", "http.connect"]

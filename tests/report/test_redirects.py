@@ -14,7 +14,8 @@ import httpx2
 import pytest
 import requests
 from kit.otlp import reusing
-from kit.telemetry import Telemetry, told
+from kit.server import Server, answer, free_port
+from kit.telemetry import Telemetry, reported, told
 
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Severity, Sure
@@ -99,6 +100,32 @@ def test_a_url_that_is_wrong_each_time(
     assert (finding.verdict, finding.severity, finding.requests) == ("redirected", Severity.WASTE, 4)
     assert finding.numbers == {"statuses": {"301" if path == "/old" else "307": 4}}
     assert finding.sure is (Sure.CERTAIN if path == "/old" else Sure.LIKELY)
+
+
+def test_where_a_redirect_leads(telemetry: Telemetry) -> None:
+    """What happened after a redirect is told of the server that it led to, which is nobody's proxy; the first one redirected."""
+    gone = f"http://127.0.0.1:{free_port()}"
+    with Server({"/in": answer(b"", status="401 Unauthorized")}) as other, Server() as first, requests.Session() as one:
+        first.routes["/in"] = answer(b"", f"Location: {other.url('/in')}", status="301 Moved Permanently")
+        first.routes["/gone"] = answer(b"", f"Location: {gone}/", status="302 Found")
+        for _ in range(3):
+            assert one.get(first.url("/in")).status_code == 401
+        with pytest.raises(requests.ConnectionError):
+            one.get(first.url("/gone"))
+        one.get(other.url())
+
+        report = reported(telemetry)
+        assert [(finding.verdict, finding.origin) for finding in report.findings] == [
+            ("requests_refused", other.url("")),
+            ("failed", gone),
+            ("redirected", first.url("")),
+        ]
+        assert "3 of them had been redirected to it by another server" in report.findings[0].sentence
+        assert {origin.name: (origin.requests, origin.opened, origin.reused) for origin in report.origins} == {
+            first.url(""): (0, 1, 3),
+            other.url(""): (4, 1, 3),
+            gone: (1, 0, 0),
+        }
 
 
 def test_circles_of_requests_one_after_the_other(telemetry: Telemetry, url: str) -> None:

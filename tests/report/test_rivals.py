@@ -11,7 +11,7 @@ from kit.otlp import opening, reusing, row, served
 from otel_httptrace.report.analysis import analyze
 from otel_httptrace.report.findings import Finding, Sure, Thresholds
 from otel_httptrace.report.rows import Other, Row, Sent, Step
-from otel_httptrace.report.spans import Link
+from otel_httptrace.report.spans import Link, Source
 from otel_httptrace.report.verdicts.definitions import FAILURES
 from otel_httptrace.report.verdicts.kind import DEFINITIONS
 
@@ -391,7 +391,7 @@ def test_many_errors_of_a_server_are_a_finding() -> None:
 def test_what_is_harmless_comes_last() -> None:
     """One cancelled request is told after hundreds of lost connections; a failure is not."""
     lost = [opening("keepalive_expired") for _ in range(100)]
-    gave_up, refused = row(status=None, failed_phase="wait"), failed("connect", "ConnectError")
+    gave_up, refused = row(status=None, failed_phase="wait"), failed("connect", "ConnectError", start=5.0)
 
     assert list(findings([gave_up, refused, *lost])) == ["failed", "keepalive_expired", "cancelled_in"]
 
@@ -599,6 +599,82 @@ def test_cancelled_for_a_sibling() -> None:
         in findings(rows)["cancelled_in"].sentence
     )
     assert "just after" not in findings(later)["cancelled_in"].sentence
+
+
+def test_cancelled_for_the_one_thing_that_failed() -> None:
+    """What was cancelled just after the one thing that failed is told with that; not where others were cancelled, too."""
+    cancelled: dict[str, Any] = {**CLOSED, "status": None, "failed_phase": "wait", "time__wait": 0.3, "duration": 0.3}
+    cancelled["conn__close_reason"] = "request_cancelled"
+    malformed = gone(response__bytes_received=41, duration=0.3)
+    rows = [malformed, *(row(**cancelled, start=0.001 * number) for number in range(6))]
+    refused = row(failed=True, status=None, failed_phase="connect", error__type="ConnectError", start=9.0)
+
+    (told,) = findings(rows).values()
+    assert told.sentence.endswith("; 6 other requests were cancelled just after, with 6 connections")
+    begun_after = {**cancelled, "duration": 0.002, "time__wait": 0.002}
+    for more in (row(**cancelled, start=5.0), refused, row(**begun_after, start=0.301)):
+        assert "cancelled_in" in findings([*rows, more])
+
+
+def given_up(phase: str, start: float, duration: float, **rest: Any) -> Row:
+    """A request that its caller gave up."""
+    known: dict[str, Any] = {f"time__{phase}": duration, **rest}
+    known |= {"body__outcome": "cancelled"} if phase == "receive" else {"status": None, "failed_phase": phase}
+    return row(start, duration, **known)
+
+
+@pytest.mark.parametrize(
+    ("rows", "together"),
+    [
+        ([given_up("wait", 0.0, 1.0), given_up("connect", 0.4, 0.61), given_up("receive", 0.8, 0.2)], True),
+        ([given_up(phase, 2.0 * at, 1.0) for at, phase in enumerate(("wait", "receive", "wait"))], True),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.4, 0.7)], False),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.5, 0.5), given_up("wait", 7.0, 0.1)], False),
+        ([given_up("wait", 0.0, 1.0), given_up("receive", 0.5, 0.5, source=Source("other", "2"))], False),
+    ],
+    ids=["at one instant", "after the same time", "at different times", "some of them", "in two processes"],
+)
+def test_cancelled_in_several_phases(rows: list[Row], together: bool) -> None:
+    """What was given up at one instant, or each after the same time, is one finding in however many phases."""
+    found = [finding for finding in analyze(rows).findings if finding.verdict == "cancelled_in"]
+
+    assert len(found) == (1 if together else 2)
+    assert sum(finding.requests for finding in found) == len(rows)
+    assert all(("phases" in (finding.numbers or {})) is together for finding in found)
+
+
+def test_given_up_while_bytes_came() -> None:
+    """Of bodies that came a little at a time until a timer gave them up, it is said that no read timeout helps."""
+    dripping = [given_up("receive", 2.0 * at, 1.5, body__max_gap=0.1) for at in range(3)]
+    silent = [given_up("receive", 2.0 * at, 1.5, body__max_gap=1.4) for at in range(3)]
+
+    said = "bytes of the body came all that time, at most 100 ms apart: no read timeout strikes then"
+    assert said in findings(dripping)["cancelled_in"].sentence
+    assert said not in findings(silent)["cancelled_in"].sentence
+
+
+@pytest.mark.parametrize("verdict", ["error_statuses", "server_slow", "closed_without_answer", "body_failed"])
+def test_one_of_a_servers_addresses(verdict: str) -> None:
+    """What befell all requests to one of a server's addresses, and none to the others, is told of that address."""
+    known: dict[str, dict[str, Any]] = {
+        "error_statuses": {"status": 500},
+        "server_slow": {"time__wait": 9.0, "duration": 9.0},
+        "closed_without_answer": {**BEFORE, **CLOSED, "failed_phase": "wait", "error__type": "ReadError"},
+        "body_failed": {**CLOSED, "failed": True, "body__outcome": "failed", "error__type": "ReadError"},
+    }
+    bad = [reusing(network__peer__address="10.0.0.2", **known[verdict]) for _ in range(5)]
+    well = [reusing(network__peer__address="10.0.0.1") for _ in range(5)]
+    also_there = [reusing(network__peer__address="10.0.0.2") for _ in range(30)]
+    also_here = reusing(network__peer__address="10.0.0.1", **known[verdict])
+    unknown = reusing(**known[verdict])
+
+    told = findings([*bad, *well])[verdict]
+    assert told.numbers is not None and told.numbers["address"] == "10.0.0.2"
+    assert told.sentence.endswith(
+        "; all of them had gone to 10.0.0.2, one of 2 addresses, and 5 requests to the other did not do so"
+    )
+    for rows in (bad, [*bad, *well, *also_there], [*bad, *well, also_here], [*bad, *well, unknown]):
+        assert "address" not in (findings(rows)[verdict].numbers or {})
 
 
 def test_a_port_at_which_nothing_ever_went_well() -> None:

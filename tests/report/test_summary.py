@@ -144,6 +144,7 @@ def test_the_json_is_whole_and_tells_no_url() -> None:
         "failures": "",
         "unsent_processes": 0,
         "unsent_spans": 0,
+        "unended_requests": 0,
         "started": 1_800_000_000.0,
         "ended": 1_800_000_000.01,
         "services": ["shop"],

@@ -58,12 +58,71 @@ def test_each_clients_words(phase: str, httpx: str, urllib3: str, rest: dict[str
     assert other.sentence == one.sentence.replace(httpx, urllib3)
 
 
+@pytest.mark.parametrize(
+    ("phase", "cause", "errors"),
+    [
+        ("connect", "ECONNREFUSED", ("ConnectError", "NewConnectionError")),
+        ("tls", "ECONNRESET", ("ConnectError", "ConnectionResetError")),
+        ("connect", None, ("ConnectTimeout", "ConnectTimeoutError")),
+    ],
+)
+def test_clients_that_fail_alike(phase: str, cause: str | None, errors: tuple[str, str]) -> None:
+    """What failed for one cause is one finding, though each client has a class of its own for it."""
+    known: dict[str, Any] = {} if cause is None else {"failed_cause": cause}
+    (finding,) = analyze([failing(phase, error, **known) for error in errors]).findings
+
+    assert finding.requests == 2
+    assert " or ".join(sorted(errors)) in finding.sentence
+    assert cause != "ECONNRESET" or "hung up in the handshake" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("lasted", "limit"), [((30.0, 30.2, 31.0), True), ((30.0, 30.2, 33.0), False), ((0.5, 0.5, 0.5), False)]
+)
+def test_bodies_that_end_after_the_same_time(lasted: tuple[float, ...], limit: bool) -> None:
+    """Bodies that broke off after the same time each look like a limit that somebody set; others do not."""
+    broken: dict[str, Any] = {"failed": True, "body__outcome": "failed", "error__type": "RemoteProtocolError"}
+    finding = first(*(row(**broken, time__receive=time, body__read_wait=time) for time in lasted))
+
+    assert finding.verdict == "body_failed"
+    assert (f"each {lasted[0]:.1f} s after its headers" in finding.sentence) is limit
+    assert ("a limit that somebody set" in finding.advice) is limit
+
+
 def test_an_answer_that_http_client_cannot_read() -> None:
     """http.client has words of its own for what cannot be read: no bytes need to have been counted."""
     finding = first(failing("wait", "BadStatusLine", **AT_WORK))
 
     assert finding.verdict == "malformed_response"
     assert finding.rivals == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "received", "beyond"),
+    [
+        ("RemoteProtocolError", 102_401, "had no end of its headers within 100.0 KiB"),
+        ("LineTooLong", None, "had a line of more than 64.0 KiB in its headers"),
+        ("HTTPException", None, "had more than 100 headers"),
+    ],
+)
+def test_headers_beyond_what_the_client_reads(error: str, received: int | None, beyond: str) -> None:
+    """Headers that are in order, and more than the client reads, are told as that; a byte less proves nothing."""
+    known = {} if received is None else {"response__bytes_received": received}
+    finding = first(failing("wait", error, **AT_WORK, **known))
+    within = first(failing("wait", "RemoteProtocolError", **AT_WORK, response__bytes_received=102_400))
+
+    assert (finding.verdict, finding.rivals) == ("malformed_response", ())
+    assert f"1 answer from {finding.origin} {beyond}, which is the most that this client reads" in finding.sentence
+    assert "no valid head" in within.sentence
+
+
+def test_answers_that_follow_others() -> None:
+    """Where each was on a connection that had carried another answer, that one may have been longer than it said."""
+    after = failing("wait", "RemoteProtocolError", **AT_WORK, response__bytes_received=6)
+    new = failing("wait", "RemoteProtocolError", http__conn__reused=False, response__bytes_received=6)
+
+    assert "each on a connection that had carried another answer" in first(after, after).sentence
+    assert "that had carried another answer" not in first(after, new).sentence
 
 
 def test_a_response_that_timed_out_half_way() -> None:

@@ -27,6 +27,11 @@ def _trickle(peer: Peer, request: Request) -> None:
     peer.send(b"other")
 
 
+def _killed(peer: Peer, request: Request) -> None:
+    time.sleep(0.2)
+    peer.close()
+
+
 _ROUTES: dict[str, Any] = {
     "/large": answer(worlds.MUCH[:300_000]),
     "/slow": _slow,
@@ -39,6 +44,9 @@ _ROUTES: dict[str, Any] = {
     "/soon": worlds.after(0.3, answer()),
     "/never": worlds.silence,
     "/moved": answer(b"", "Location: /quick", status="301 Moved Permanently"),
+    "/killed": _killed,
+    "/forbidden": answer(b"", status="403 Forbidden"),
+    "/cookies": answer(b"", *(f"Set-Cookie: {number}=" for number in range(120))),
     "/malformed": b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
 }
 
@@ -48,6 +56,7 @@ def _two_servers(host: str | None, lookup: float) -> Iterator[worlds.World]:
     with ExitStack() as stack:
         first, second = (stack.enter_context(Server(dict(_ROUTES))) for _ in range(2))
         urls = first.url("", host=host), second.url("")
+        first.routes["/elsewhere"] = answer(b"", f"Location: {second.url('/forbidden')}", status="302 Found")
         names = {host: [lookup, ["127.0.0.1"]]} if host else None
         yield worlds.World((*urls, f"http://127.0.0.1:{free_port()}/"), first, names, others=[second])
 
@@ -64,6 +73,7 @@ MIXED = {
     "slow_answers malformed": ["malformed_response", "server_slow"],
     "each_its_last left_unread": ["body_not_read", "connection_close"],
     "trickling each_its_last": ["body_slow_server", "connection_close"],
+    "killed crowded": ["closed_without_answer", "pool_saturated"],
 }
 
 
@@ -73,11 +83,21 @@ MORE = {
     ("mixed", "httpx2 trio", "crowded refused"): ["failed", "pool_saturated"],
     ("mixed", "httpx2 asyncio", "left_unread blocked"): ["process_stalled", "body_not_read"],
     ("mixed", "httpx trio", "failed_over_it crowded"): ["application_failed", "pool_saturated"],
+    ("mixed", "httpx2 asyncio", "one_of_several_fails no_shared_client"): ["malformed_response", "client_per_request"],
+    ("mixed", "httpx2 trio", "closed_too_soon out_of_patience"): ["client_closed_in_use", "cancelled_in"],
     ("mixed_requests", "httpx sync", "left_unread busy"): ["error_statuses", "body_not_read"],
     ("mixed_requests", "httpx sync", "no_shared_session slow_answers"): ["server_slow", "client_per_request"],
     ("mixed_requests", "httpx sync", "moved each_its_last"): ["redirected", "connection_close"],
     ("mixed_requests", "httpx sync", "undecodable left_unread"): ["failed", "body_not_read"],
     ("mixed_requests", "httpx sync", "refused broken_off"): ["body_failed", "failed"],
+    ("mixed_requests", "httpx sync", "one_kept_of_four tried_again_in_vain"): [
+        "server_slow",
+        "keepalive_limit_too_low",
+    ],
+    ("mixed_requests", "httpx sync", "refused_elsewhere too_much_of_a_head"): [
+        "requests_refused",
+        "malformed_response",
+    ],
 }
 
 

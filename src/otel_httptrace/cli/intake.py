@@ -20,6 +20,7 @@ from ..report.findings import Thresholds
 from ..report.otlp import from_protobuf, to_json
 from ..report.rows import Assembler, Row
 from ..report.summary import Report
+from .programs.inject import Unsent
 
 _LENGTH: Final = 64
 
@@ -43,7 +44,7 @@ class Intake:
         self.spans = 0
         self.requests = 0
         #: Processes that ended before they had sent all their spans, and how many spans these lost.
-        self.unsent = (0, 0)
+        self.unsent = Unsent()
         #: Origins of the receiver's own: what is sent there is no request of the program's.
         self.own: frozenset[str] = frozenset()
         self._thread = threading.Thread(target=self._run, name="httptrace-fold", daemon=True)
@@ -71,12 +72,13 @@ class Intake:
                     problem if times == 1 else f"{problem} ({times} times)" for problem, times in self._problems.items()
                 ),
             )
-            processes, spans = self.unsent
+            unsent = self.unsent
             return replace(
                 report,
                 origins=copy.deepcopy(report.origins),
-                unsent_processes=processes,
-                unsent_spans=spans,
+                unsent_processes=unsent.processes,
+                unsent_spans=unsent.spans,
+                unended_requests=unsent.requests,
             )
 
     def _run(self) -> None:

@@ -119,10 +119,7 @@ class Analysis:
         self._sample.add(row)
 
     def _count(self, row: Row) -> None:
-        origin = self._origins.get(row.origin)
-        if origin is None:
-            name = row.origin if len(self._origins) < _MAX_ORIGINS else _OTHER
-            origin = self._origins.setdefault(name, Origin(name))
+        origin = self._origin(row.origin)
         origin.requests += 1
         origin.failed += row.failed
         origin.cancelled += row.cancelled
@@ -133,7 +130,7 @@ class Analysis:
         # Of what was sent before within the request: what it did to connections, and no more. Whether the request
         # failed and what it took is the request's own.
         for sent in row.before:
-            _count_sent(origin, sent)
+            _count_sent(self._origin(sent.origin or row.origin), sent)
         if row.status is not None and (row.status in origin.statuses or len(origin.statuses) < _MAX_NAMES):
             origin.statuses[row.status] += 1
         if broke(row):
@@ -155,6 +152,13 @@ class Analysis:
             times["total"].add(row.duration)
         if row.path:
             self._count_path(origin, row)
+
+    def _origin(self, name: str) -> Origin:
+        origin = self._origins.get(name)
+        if origin is None:
+            name = name if len(self._origins) < _MAX_ORIGINS else _OTHER
+            origin = self._origins.setdefault(name, Origin(name))
+        return origin
 
     def _count_path(self, origin: Origin, row: Row) -> None:
         path = origin.paths.get(row.path)

@@ -6,7 +6,7 @@ from typing import Final
 
 from ..clients import CLIENTS, counting_slots
 from ..telemetry import names
-from .rows import Row, Sent
+from .rows import REDIRECTS, Row, Sent
 
 #: Error codes of HTTP/2 (RFC 9113, section 7).
 HTTP2_CODES: Final = frozenset(
@@ -33,6 +33,11 @@ BROKEN: Final = (
 #: What came could not be read: httpcore has one word for that and for a connection that ended, http.client has several,
 #: for that alone.
 UNREADABLE: Final = ("BadStatusLine", "UnknownProtocol", "LineTooLong", "HTTPException")
+#: The most that a client reads of a head: bytes until its end in h11, as httpcore sets it (MAX_INCOMPLETE_EVENT_SIZE),
+#: and in http.client bytes of a line (_MAXLINE) and headers (_MAXHEADERS).
+MOST_OF_HEAD: Final = 100 * 1024
+MOST_OF_LINE: Final = 65_536
+MOST_HEADERS: Final = 100
 #: How a request that got no answer from a server that is gone fails.
 DISCONNECTED: Final = ("RemoteProtocolError", *BROKEN)
 #: What the clients raise where a request of theirs failed on the way: all names of httpx.TransportError, and what
@@ -49,8 +54,7 @@ _LEFT: Final = frozenset({"CancelledError", "Cancelled", "GeneratorExit", "Keybo
 
 _COUNTING_SLOTS: Final = counting_slots()
 
-#: Statuses that a client follows, and those of them that hold for ever.
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+#: Of the statuses that a client follows, those that hold for ever.
 PERMANENT: Final = frozenset({301, 308})
 #: So many of them within one span, and no other answer, are a client that gave up.
 VAIN: Final = 5
@@ -87,6 +91,15 @@ def cause(row: Row) -> str | None:
             if isinstance(more, str) and more != general:
                 return more
     return None
+
+
+def beyond_limit(row: Row) -> str:
+    """Which limit of its client the head of its answer was beyond: ``head``, ``line`` or ``headers``; empty if none."""
+    error = error_type(row)
+    if error == "RemoteProtocolError":
+        return "head" if row.attributes.get(names.RESPONSE_BYTES_RECEIVED, 0) > MOST_OF_HEAD else ""
+    # Of all that http.client says by that very class there is just this.
+    return {"LineTooLong": "line", "HTTPException": "headers"}.get(error or "", "")
 
 
 def answered_badly(row: Row | Sent) -> bool:

@@ -142,6 +142,7 @@ class Sent:
         status: the response's status code; None if there was no response.
         attributes: of the span, with the names and types of a request's.
         steps: its own child spans.
+        origin: which server it was sent to, as far as that is known: else the one that was asked before.
     """
 
     start: float
@@ -150,6 +151,7 @@ class Sent:
     status: int | None
     attributes: dict[str, Any]
     steps: list[Step] = field(default_factory=list)
+    origin: str = ""
 
 
 @dataclass(slots=True)
@@ -161,7 +163,7 @@ class Row:
         trace_id: hexadecimal, as is ``span_id``.
         start: seconds since the epoch, of which ``duration`` is the length in seconds.
         failed: whether its status is ERROR.
-        origin: ``scheme://host:port``, a default port left out; empty if the span does not say.
+        origin: ``scheme://host:port``, a default port left out, of what was sent last; empty if the span does not say.
         status: the response's status code; None if there was no response.
         attributes: of the span; those of `telemetry.names` are of their type. A URL is not to be shown: see ``path``.
         phases: seconds by phase, those that were observed.
@@ -175,6 +177,7 @@ class Row:
         path: that of the URL, with ``{id}`` for what is no word; empty if the span does not say.
         other: what is known of it from the server; None if nothing is. Set by whoever has both ends.
         client: the library that made it, as in `clients`; empty if the span does not say.
+        asked: origin and path of what was sent first, where redirects within it led to another server; else empty.
     """
 
     name: str
@@ -200,6 +203,7 @@ class Row:
     before: list[Sent] = field(default_factory=list)
     other: Other | None = None
     client: str = ""
+    asked: str = ""
 
     @property
     def observed(self) -> bool:
@@ -329,7 +333,7 @@ class Assembler:
         #: Requests that wait, with the number of spans that had come before.
         self._requests: OrderedDict[tuple[str, str], tuple[int, Span]] = OrderedDict()
         self._children: OrderedDict[tuple[str, str], tuple[int, list[Span]]] = OrderedDict()
-        #: Where connections lead that requests without a URL were sent on.
+        #: Where connections lead: some requests have no URL, and of redirected ones it is not that of the last.
         self._led: OrderedDict[tuple[Source, int], str] = OrderedDict()
         #: Spans of others.
         self.foreign = 0
@@ -412,34 +416,52 @@ class Assembler:
             del row.phases["receive"]
         if self._children:
             row.steps = list(self._steps(row, span, span))
+        if row.origin and not row.before and attributes.get(names.CONN_REUSED) is not False:
+            # Most: nothing is to be learnt or asked.
+            return row
+        led = self._led_to(row, row.attributes, row.steps)
         if not row.origin:
-            row.origin = self._dialled(row)
+            row.origin = led
+        elif row.before and led not in ("", row.origin) and any(sent.status in REDIRECTS for sent in row.before):
+            row.asked, row.origin, row.path = row.origin + row.path, led, ""
         return row
 
-    def _dialled(self, row: Row) -> str:
-        # Some instrumentations (botocore's) say no URL. Where a connection leads its opening said.
-        connection = row.connection
-        for step in row.steps:
+    def _led_to(self, row: Row, attributes: dict[str, Any], steps: list[Step]) -> str:
+        # Where what was sent went: what got its connection says that, or what had opened it. Some instrumentations
+        # (botocore's) say no URL.
+        number, reused = attributes.get(names.CONN_ID), attributes.get(names.CONN_REUSED)
+        connection = (row.source, number) if number is not None else None
+        if connection is not None and reused is not False and connection in self._led:
+            return self._led[connection]
+        for step in steps:
             host, port = step.attributes.get(names.SERVER_ADDRESS), step.attributes.get(names.SERVER_PORT)
             if step.name == names.SPAN_GETCONN and isinstance(host, str) and isinstance(port, int):
-                tls = any(one.name == names.SPAN_TLS for one in row.steps)
-                found = _origin(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
-                if connection is not None:
+                tls = any(one.name == names.SPAN_TLS for one in steps)
+                scheme = "https" if tls or port == PORTS["https"] else "http"
+                if (reused or number is None) and not tls and port not in PORTS.values():
+                    # It got as far as to neither.
+                    scheme = row.origin.partition(":")[0] or scheme
+                found = _origin(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+                # A forward proxy's connection leads anywhere.
+                if connection is not None and not reused and (tls or not _forwards(steps, host, port)):
                     self._led[connection] = found
                     if len(self._led) > self._window:
                         self._led.popitem(last=False)
                 return found
-        return self._led.get(connection, "") if connection is not None else ""
+        return ""
 
     def _before(self, row: Row, request: Span, child: Span) -> Sent:
         attributes = _well_typed(child.attributes)
+        steps = list(self._steps(row, request, child))
+        led = self._led_to(row, attributes, steps)
         return Sent(
             start=(child.start - request.start) / 1e9 if row.timed else 0.0,
             duration=(child.end - child.start) / 1e9,
             failed=child.failed,
             status=attributes.get("http.response.status_code"),
             attributes=attributes,
-            steps=list(self._steps(row, request, child)),
+            steps=steps,
+            origin=led if row.before and led else row.before[-1].origin if row.before else row.origin,
         )
 
     def _steps(self, row: Row, request: Span, parent: Span) -> Iterator[Step]:
@@ -468,6 +490,14 @@ class Assembler:
     def _take_children(self, span: Span) -> Iterator[Span]:
         _, children = self._children.pop((span.trace_id, span.span_id), (0, ()))
         return iter(sorted(children, key=lambda child: (child.start, child.end)))
+
+
+def _forwards(steps: list[Step], host: str, port: int) -> bool:
+    return any(
+        step.name == names.SPAN_CONNECT
+        and (step.attributes.get(names.SERVER_ADDRESS), step.attributes.get(names.SERVER_PORT)) != (host, port)
+        for step in steps
+    )
 
 
 def _served(span: Span) -> Served:
@@ -559,6 +589,8 @@ def _well_typed(attributes: dict[str, Any]) -> dict[str, Any]:
 
 _YEARS: Final = 1e9
 
+#: Statuses that a client follows.
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _AUTHORITY: Final = re.compile("[^/?#]*//[^/?#]*")
 
 

@@ -60,6 +60,7 @@ def document(report: Report) -> dict[str, Any]:
         "failures": report.failures,
         "unsent_processes": report.unsent_processes,
         "unsent_spans": report.unsent_spans,
+        "unended_requests": report.unended_requests,
         "started": report.started,
         "ended": report.ended,
         "services": list(report.services),
@@ -186,6 +187,7 @@ def _request(row: Row) -> dict[str, Any]:
         "steps": [_step(step) for step in row.steps],
         "before": [
             {
+                "origin": sent.origin,
                 "started": sent.start,
                 "seconds": sent.duration,
                 "status": sent.status,

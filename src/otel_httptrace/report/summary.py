@@ -188,7 +188,8 @@ class Report:
         servers: what servers tell of their connections, most requests first.
         both_ends: whether there are spans of servers at all, also such as tell of no connection.
         unsent_processes: how many are known to have ended before they had sent all their spans, ``unsent_spans`` of
-            them; what was read from elsewhere than a run does not tell.
+            them; and ``unended_requests`` how many requests were under way then. What was read from elsewhere than a
+            run does not tell.
     """
 
     spans: int
@@ -208,6 +209,7 @@ class Report:
     problems: tuple[str, ...] = ()
     unsent_processes: int = 0
     unsent_spans: int = 0
+    unended_requests: int = 0
     servers: tuple[Server, ...] = ()
     both_ends: bool = False
 
@@ -226,10 +228,18 @@ class Report:
 
     @property
     def unsent(self) -> str:
-        """A sentence on the processes that ended before they had sent all their spans; empty if none did."""
-        if not self.unsent_processes:
-            return ""
-        return (
-            f"{count(self.unsent_processes, 'process', 'processes')} ended before all spans were sent (by os._exit, or "
-            f"of a signal): {count(self.unsent_spans, 'span')} may be missing here"
-        )
+        """What is known to be missing because processes ended, in a sentence; empty if nothing is."""
+        told = []
+        if self.unsent_processes:
+            told.append(
+                f"{count(self.unsent_processes, 'process', 'processes')} ended before all spans were sent "
+                f"(by os._exit, or of a signal): {count(self.unsent_spans, 'span')} may be missing here"
+            )
+        if self.unended_requests:
+            were, have = ("was", "has") if self.unended_requests == 1 else ("were", "have")
+            told.append(
+                f"{count(self.unended_requests, 'request')} {were} still under way when "
+                f"{'its process' if were == 'was' else 'their processes'} ended, and {have} no span: with a shorter "
+                "timeout, what was waited for is told"
+            )
+        return "; ".join(told)

@@ -320,7 +320,8 @@ def _origin(origin: Origin, width: int) -> RenderableType:
             counts.add_row(title, _counted(counted))
     if counts.row_count:
         parts.append(counts)
-    parts.append(_phases(origin, width))
+    if origin.phases:
+        parts.append(_phases(origin, width))
     if len(origin.paths) > 1:
         parts.append(_paths(origin, width))
     return Group(*parts)
@@ -543,7 +544,8 @@ def _remarks(row: Row) -> Iterable[str]:
     known = row.attributes
     yield from map(_sent_before, row.before)
     if row.origin or row.status is not None:
-        yield printable(row.origin + row.path) + (f", status {row.status}" if row.status is not None else "")
+        went = f"{row.asked}, redirected to {row.origin}" if row.asked else row.origin + row.path
+        yield printable(went) + (f", status {row.status}" if row.status is not None else "")
     failed_phase = known.get(names.FAILED_PHASE)
     if failed_phase is not None:
         error = known.get(names.ERROR_TYPE)

@@ -105,6 +105,10 @@ def _malformed(peer: Peer, request: Request) -> None:
     peer.send(b"HTTP/9.9 what\r\nnothing: more\r\n\r\n")
 
 
+def _surplus(peer: Peer, request: Request) -> None:
+    peer.send(head("Content-Length: 5") + b"hello world")
+
+
 def _silent_then_malformed(peer: Peer, request: Request) -> None:
     peer.send(head(status="103 Early Hints"))
     peer.server.go.wait(PATIENCE)
@@ -137,6 +141,24 @@ async def test_an_answer_that_did_not_come(
         "httptrace.failed_cause": cause,
         "httptrace.response.bytes_received": received,
     }
+
+
+async def test_an_answer_that_came_with_the_one_before(
+    flavour: Flavour, serve: Callable[..., Server], telemetry: Telemetry
+) -> None:
+    """What follows an answer that was longer than it said is read as the next one, which was waited for and not sent."""
+    server = serve({"/surplus": _surplus})
+    async with flavour.client() as client:
+        await client.get(server.url("/surplus"))
+        with pytest.raises(flavour.httpx.RemoteProtocolError):
+            await client.get(server.url())
+
+    _, failed = telemetry.requests()
+    assert evidence(failed) == {
+        "httptrace.failed_cause": "RemoteProtocolError",
+        "httptrace.response.bytes_received": len(" world"),
+    }
+    assert attributes(failed)["httptrace.failed_phase"] == "wait"
 
 
 async def test_what_the_application_handles_is_no_cause(flavour: Flavour, telemetry: Telemetry) -> None:

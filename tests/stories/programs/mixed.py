@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
@@ -36,6 +37,18 @@ def slow_answers() -> None:
 def no_shared_client() -> None:
     for _ in range(5):
         httpx.get(f"{other}/quick", timeout=20)  # <- not shared
+
+
+def crowded() -> None:
+    limits = httpx.Limits(max_connections=2)
+    with httpx.Client(limits=limits, timeout=20) as narrow, ThreadPoolExecutor(8) as workers:
+        for _ in range(8):
+            workers.submit(narrow.get, f"{other}/soon")
+
+
+def killed() -> None:
+    for _ in range(2):
+        tried(client.get, f"{url}/killed")
 
 
 def refused() -> None:

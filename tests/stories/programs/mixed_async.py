@@ -40,6 +40,40 @@ async def given_up(client: httpx.AsyncClient) -> None:
             await client.get(f"{url}/never", extensions=when_it_waits(scope.cancel))
 
 
+async def out_of_patience(client: httpx.AsyncClient) -> None:
+    for _ in range(3):
+        with anyio.move_on_after(0.2):
+            await client.get(f"{url}/never")
+
+
+async def one_of_several_fails(client: httpx.AsyncClient) -> None:
+    async def ask() -> None:
+        await client.get(f"{other}/never", extensions=when_it_waits(waiting.set))
+
+    async def fail() -> None:
+        await waiting.wait()
+        await tried(client.get, f"{other}/malformed")
+        tasks.cancel_scope.cancel()
+
+    for _ in range(3):
+        waiting = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            tasks.start_soon(fail)
+
+
+async def closed_too_soon(client: httpx.AsyncClient) -> None:
+    own, waiting = httpx.AsyncClient(timeout=20), anyio.Event()
+
+    async def ask() -> None:
+        await tried(own.send, own.build_request("GET", f"{other}/never", extensions=when_it_waits(waiting.set)))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await waiting.wait()
+        await own.aclose()  # <- closed too soon
+
+
 async def no_shared_client(client: httpx.AsyncClient) -> None:
     for _ in range(5):
         async with httpx.AsyncClient(timeout=20) as own:  # <- not shared

@@ -197,7 +197,13 @@ class Observer(shared.Observer):
     def failed(self, exchange: Exchange, error: BaseException) -> None:
         """The pool raised *error* instead of returning a response."""
         now = _now()
-        request = exchange.request
+        request, conn = exchange.request, exchange.conn
+        if conn is not None and exchange.send_at and not exchange.wait_at and conn.probe.stream() is not None:
+            # Nothing was read since it was written, and yet an answer could not be parsed: that had been read together
+            # with the one before, which was longer than it said. h11 cannot fail to parse less than one byte.
+            left = conn.probe.unreadable()
+            if left is not None:
+                exchange.wait_at, exchange.received = now, max(1, left)
         timeout = seams.timeout(error, answer(lambda: request.extensions))
         self.request_failed(exchange, error, now, lambda: seams.target(request), timeout)
 

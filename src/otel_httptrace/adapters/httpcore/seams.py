@@ -103,6 +103,13 @@ class Probe(probe.Probe):
         ours = getattr(state, "our_state", None)
         return None if ours is None else str(ours) == "IDLE"
 
+    def unreadable(self) -> int | None:
+        """How many bytes are left of what HTTP/1.1 could not parse: ``_h11_state``; None if that was not so."""
+        state: Any = getattr(innermost(self._connection()), "_h11_state", None)
+        if str(getattr(state, "their_state", None)) != "ERROR":
+            return None
+        return answer(lambda: len(state.trailing_data[0])) or 0
+
     def stream(self) -> Any:
         """The network stream that is watched; None if it is gone."""
         return self._stream()

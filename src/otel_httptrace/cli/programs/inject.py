@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -144,6 +144,20 @@ def _requirements(name: str) -> Iterator[Requirement]:
             yield Requirement(text)
 
 
+class Unsent(NamedTuple):
+    """What processes had not sent when they ended.
+
+    Args:
+        processes: how many had not sent all spans that had ended.
+        spans: how many spans that were.
+        requests: how many requests were under way then: their spans had not ended.
+    """
+
+    processes: int = 0
+    spans: int = 0
+    requests: int = 0
+
+
 class Lent:
     """A folder for the program's PYTHONPATH, which instruments it; it is gone when this is left."""
 
@@ -179,16 +193,17 @@ class Lent:
         texts = (path.read_text(encoding="utf-8") for path in Path(self.folder, inside.IMPORTED).iterdir())
         return {name for text in texts for name in text.splitlines()}
 
-    def unsent(self) -> tuple[int, int]:
-        """How many processes have ended before they had sent all their spans, and how many spans that were."""
-        processes = spans = 0
+    def unsent(self) -> Unsent:
+        """What processes that have ended had not sent."""
+        processes = spans = requests = 0
         for path in Path(self.folder, inside.PROCESSES).iterdir():
             data = path.read_bytes()
-            ended, taken = inside.COUNTS.unpack(data) if len(data) == inside.COUNTS.size else (0, 0)
-            if ended > taken and _over(path):
-                processes += 1
-                spans += ended - taken
-        return processes, spans
+            ended, taken, under_way = inside.COUNTS.unpack(data) if len(data) == inside.COUNTS.size else (0, 0, 0)
+            if (ended > taken or under_way) and _over(path):
+                processes += ended > taken
+                spans += max(0, ended - taken)
+                requests += under_way
+        return Unsent(processes, spans, requests)
 
     def __enter__(self) -> Lent:
         return self

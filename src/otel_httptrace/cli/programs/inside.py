@@ -21,8 +21,8 @@ from typing import Any
 PACKAGES, PROCESSES, PYTHONS = "site-packages", "processes", "pythons.json"
 #: Which modules make HTTP requests and are perhaps not observed; and where each process that ends says which it uses.
 OTHERS, IMPORTED = "others.json", "imported"
-#: Of spans, how many ended and how many were taken by the receiver: 64 bits each.
-COUNTS = struct.Struct("=QQ")
+#: Of spans, how many ended and how many were taken by the receiver; and how many requests are under way: 64 bits each.
+COUNTS = struct.Struct("=QQQ")
 #: Milliseconds that a child waits at its end for the receiver.
 _PATIENCE = 3000
 _NEEDED = (
@@ -114,10 +114,14 @@ def _look_after(processes: str) -> None:
     tally = _Tally(processes)
 
     class Counting(SpanProcessor):
+        def on_start(self, span: Any, parent_context: Any = None) -> None:
+            if span.kind is trace.SpanKind.CLIENT and span.get_span_context().trace_flags.sampled:
+                tally.add(under_way=1)
+
         def on_end(self, span: Any) -> None:
             context = span.get_span_context()
             if context is not None and context.trace_flags.sampled:
-                tally.add(ended=1)
+                tally.add(ended=1, under_way=-1 if span.kind is trace.SpanKind.CLIENT else 0)
 
     provider.add_span_processor(Counting())
     for module, name in _EXPORTERS:
@@ -145,7 +149,7 @@ class _Tally:
         self._lock = threading.RLock()
         self._map: Any = None
         self._file: Any = None
-        self._ended = self._taken = 0
+        self._ended = self._taken = self._under_way = 0
 
     def _open(self) -> None:
         import mmap  # noqa: PLC0415
@@ -165,14 +169,16 @@ class _Tally:
             # The command is gone, or the disk is full: then nothing is counted.
             pass
 
-    def add(self, ended: int = 0, taken: int = 0) -> None:
+    def add(self, ended: int = 0, taken: int = 0, under_way: int = 0) -> None:
         with self._lock:
             self._ended += ended
             self._taken += taken
+            # What a forked child ends may have begun in its parent.
+            self._under_way = max(0, self._under_way + under_way)
             if self._map is None:
                 self._open()
             if self._map:
-                COUNTS.pack_into(self._map, 0, self._ended, self._taken)
+                COUNTS.pack_into(self._map, 0, self._ended, self._taken, self._under_way)
 
 
 def _own_connections(exporter: Any) -> None:

@@ -25,8 +25,10 @@ from ..ends import Ends
 from ..facts import answered_badly, broke, phase_of, status_raised, without_slot
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row, Served
+from ..units import count
 from ..units import seconds as written
 from . import reasons
+from .addresses import Addresses
 from .closes import ConnectionClose
 from .connections import BodyNotRead, ClientPerRequest, KeepaliveLimit, Reopened, ServerClosesIdle
 from .dialling import AddressFallback, DnsSlow, TlsSlow
@@ -64,9 +66,11 @@ class Verdicts:
         self._thresholds = thresholds
         self._ends = Ends() if ends is None else ends
         self._opened: Counter[str] = Counter()
-        self._failures = Failures(thresholds, self._ends)
+        self._addresses = Addresses()
+        self._failures = Failures(thresholds, self._ends, self._addresses)
         self._serving = Serving(thresholds, self._ends)
         self._statuses = ErrorStatuses(thresholds)
+        self._statuses.addresses = self._addresses
         self._repeated = CallRepeated(thresholds)
         self._body_not_read = BodyNotRead(thresholds, self._opened)
         self._pool = Pool(thresholds)
@@ -99,6 +103,7 @@ class Verdicts:
         known, phases, limits = row.attributes, row.phases, self._thresholds
         broken, badly = broke(row), answered_badly(row)
         self._pool.saw(row)
+        self._addresses.saw(row)
         self._failures.seen(row)
         self._statuses.saw(row)
         self._repeated.saw(row, failed=broken or badly)
@@ -226,6 +231,7 @@ class Verdicts:
             for finding in found
             if finding.verdict == "server_closes_idle" and finding.sure is Sure.CERTAIN
         }
+        found = _with_siblings(found)
         return [
             replace(finding, advice=reasons.TOO_LATE.format(gap=written(gap)))
             if finding.verdict == "keepalive_expired" and (gap := closed.get(finding.origin)) is not None
@@ -252,6 +258,29 @@ class Verdicts:
             return (level, finding.sure is not Sure.POSSIBLE, finding.requests, finding.seconds)
 
         return tuple(_causes_first(sorted(found, key=rank, reverse=True)))
+
+
+def _with_siblings(found: list[Finding]) -> list[Finding]:
+    # Those who wait for several at a time cancel the others when one fails. Where that was all that was cancelled, and
+    # there is one thing to have failed, it is told with that.
+    failed = [finding for finding in found if finding.severity is Severity.FAILED]
+    siblings = [
+        finding
+        for finding in found
+        if finding.verdict == "cancelled_in" and (finding.numbers or {}).get("after_failures") == finding.requests
+    ]
+    if len(failed) != 1 or not siblings:
+        return found
+    cancelled = sum(finding.requests for finding in siblings)
+    lost = sum((finding.numbers or {}).get("connections_lost", 0) for finding in siblings)
+    (cause,) = failed
+    told = replace(
+        cause,
+        sentence=f"{cause.sentence}; {count(cancelled, 'other request')} {'was' if cancelled == 1 else 'were'} cancelled just after, "
+        + (f"with {count(lost, 'connection')}" if lost else "and no connection was lost with them"),
+        numbers={**(cause.numbers or {}), "cancelled": cancelled},
+    )
+    return [told if finding is cause else finding for finding in found if finding not in siblings]
 
 
 def _causes_first(ranked: list[Finding]) -> Iterator[Finding]:

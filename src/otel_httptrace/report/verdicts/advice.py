@@ -49,7 +49,7 @@ _IN_TLS: Final = (
 )
 _HUNG_UP: Final = (
     "the other side hung up in the handshake without a word: it wants a client certificate, does not know the name (SNI), does not speak TLS "
-    "there, or is overloaded; through a proxy, its tunnel may have ended"
+    "there, or is overloaded; or a firewall between forbids that name; through a proxy, its tunnel may have ended"
 )
 
 #: By cause, as it is in `httptrace.failed_cause` or in `error.type` of the step.
@@ -77,6 +77,8 @@ _CAUSES: Final[dict[str, str]] = {
     "or widen net.ipv4.ip_local_port_range",
     "address_not_available": "no local port is left, or this host does not have the local address: keep connections (one client), "
     "or widen net.ipv4.ip_local_port_range",
+    "EADDRINUSE": "the local port that connections are to be made from (source_address) is in use, perhaps by one that was just closed "
+    "(TIME_WAIT): leave the port to the system, and keep connections (one client)",
     "EACCES": "the operating system forbids it: look at the firewall, the sandbox (seccomp, SELinux), the socket's permissions",
     "EPERM": "the operating system forbids it: look at the firewall, the sandbox (seccomp, SELinux), the socket's permissions",
     "access_denied": "the operating system forbids it: look at the firewall, the sandbox (seccomp, SELinux), the socket's permissions",
@@ -138,6 +140,8 @@ def advice_for(phase: str, error: str, cause: str | None) -> str:
         return _IN_TLS
     if phase == "proxy" and error in DISCONNECTED:
         return _PROXYS
+    if phase == "tls" and cause in ("ECONNRESET", "connection_reset", "EPIPE"):
+        return _HUNG_UP
     if phase == "send" and error not in KNOWN and cause not in _CAUSES:
         return (
             f"{error} is no error of the client's: what makes the request's body (content=, data=, files=) raised it, or a callback; the "

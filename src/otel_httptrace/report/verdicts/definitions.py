@@ -23,6 +23,7 @@ from ..facts import (
     BROKEN,
     CONNECT_TIMEOUTS,
     DISCONNECTED,
+    MOST_OF_HEAD,
     NO_FILES,
     READ_TIMEOUTS,
     UNREADABLE,
@@ -404,7 +405,10 @@ FAILURES: Final = (
         (
             _BY_US, _STREAM, _RETIRED,
             # httpcore raises the same for both.
-            Rival("the connection ended in the middle of a head that was in order", is_(names.ERROR_TYPE, *UNREADABLE)),
+            Rival(
+                "the connection ended in the middle of a head that was in order",
+                either(is_(names.ERROR_TYPE, *UNREADABLE), above(names.RESPONSE_BYTES_RECEIVED, MOST_OF_HEAD)),
+            ),
         ),
     ),
     Definition(

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from ...telemetry import names
-from ..facts import PERMANENT, REDIRECTS, VAIN, answered_badly, fallback, redirected_in_vain
+from ..facts import PERMANENT, VAIN, answered_badly, fallback, redirected_in_vain
 from ..findings import Severity
-from ..rows import Row, Step
+from ..rows import REDIRECTS, Row, Step
 from ..units import seconds
 from .conditions import Condition, answered, is_, no, that, took
 from .definitions import RAN, STALL, Definition, Rival, Together

@@ -20,7 +20,11 @@ from ...telemetry import names
 from ..ends import Ends
 from ..facts import (
     ERRORS,
+    MOST_HEADERS,
+    MOST_OF_HEAD,
+    MOST_OF_LINE,
     READ_TIMEOUTS,
+    beyond_limit,
     broke,
     cause,
     closing_place,
@@ -37,16 +41,21 @@ from ..facts import (
 from ..findings import Finding, Severity, Sure, Thresholds
 from ..rows import Row
 from ..units import count, listed, seconds, size, spread
+from .addresses import Addresses
 from .advice import DOING, UNDECODABLE, advice_for
-from .definitions import CLOSES_UNSAID, INSTANT, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
+from .definitions import CLOSES_UNSAID, INSTANT, MANY, RAN, REFUSED_IN_TLS, SLOW_BODY, SLOW_READER
 from .dialling import FREE_THREADS, NO_THREAD, without_thread
 from .kind import Kind
 from .seen_there import outside
 from .settings import advised, called
-from .tally import MAX_KEYS, Tally, at_line, errors, named, named_all, statuses, were
+from .tally import DIAL, MAX_KEYS, Tally, at_line, errors, named, named_all, statuses, were
 
 #: Timeouts that are looked at together; of more, each is judged alone.
 _TOGETHER: Final = 5_000
+#: What one of several servers that have one name may do, and the others not.
+_AT_AN_ADDRESS: Final = frozenset({"server_slow", "closed_without_answer", "body_failed", "malformed_response"})
+#: Seconds of a body that a limit may end: what takes less ends after the same time by chance.
+_LIMIT: Final = 1.0
 #: Seconds until a packet that was lost is sent again while nothing is known of the way (RFC 6298, section 2.1).
 LOST_PACKET: Final = 1.0
 
@@ -329,9 +338,6 @@ class _DialTimeout(_Failure):
     doing = ""
     advice = ""
 
-    def key(self, row: Row) -> Any:
-        return (row.origin, error_type(row))
-
     def cost(self, row: Row) -> float:
         return row.phases.get(self.phase, row.duration)
 
@@ -345,7 +351,6 @@ class _DialTimeout(_Failure):
         tally.measure("queued", queued(row) if self.phase == "dns" else None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        origin, error = key
         waited = tally.measures.get("queued")
         held = without_thread(tally)
         advice = FREE_THREADS if held else self.advice
@@ -356,7 +361,7 @@ class _DialTimeout(_Failure):
         through = f" through the proxy {next(iter(tally.noted('proxies')))}" if tally.noted("proxies") else ""
         return self.make(
             tally,
-            f"{count(tally.count, 'request')} to {named(origin)}{through} ran into {error}{of} in the {self.phase} phase ({self.doing}), "
+            f"{count(tally.count, 'request')} to {named(key)}{through} ran into {errors(tally)}{of} in the {self.phase} phase ({self.doing}), "
             f"which had taken {spread(tally.least, tally.most)}{no_thread}",
             advice
             + (
@@ -437,19 +442,49 @@ class MalformedResponse(_Failure):
 
     name = "malformed_response"
 
+    def key(self, row: Row) -> Any:
+        return (row.origin, beyond_limit(row))
+
     def noting(self, row: Row, tally: Tally) -> None:
         super().noting(row, tally)
         tally.measure("bytes", row.attributes.get(names.RESPONSE_BYTES_RECEIVED))
+        tally.note("reused", row.attributes.get(names.CONN_REUSED) or None)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
+        origin, beyond = key
         came = tally.measures.get("bytes")
+        numbers = {"bytes_received": came.most if came else None, "beyond": beyond or None}
+        if beyond:
+            most = {
+                "head": f"had no end of its headers within {size(MOST_OF_HEAD)}",
+                "line": f"had a line of more than {size(MOST_OF_LINE)} in its headers",
+                "headers": f"had more than {MOST_HEADERS} headers",
+            }[beyond]
+            return self.make(
+                tally,
+                f"{count(tally.count, 'answer')} from {named(origin)} {most}, which is the most that this client reads ({errors(tally)})",
+                "look at what the server, or a proxy, puts into the headers (curl -sI URL): cookies that grow in number, policies, links, "
+                "what is meant for debugging; no setting of the client raises that limit",
+                because="the client gave the answer up at that limit",
+                numbers=numbers,
+            )
         after = f", after {size(came.most)}" + (" or less" if came.least < came.most else "") if came else ""
+        on, advice = (
+            "",
+            "an illegal header or status line, another protocol on that port, or the rest of an answer before",
+        )
+        if tally.noted("reused")[True] == tally.count:
+            # A server that cannot speak HTTP would have shown that on a new connection.
+            on = f", {'each ' if tally.count > 1 else ''}on a connection that had carried another answer"
+            advice = (
+                "the rest of that answer, if it was longer than it said (its Content-Length, a body with 204, 304 or HEAD), or an illegal "
+                "header or status line"
+            )
         return self.make(
             tally,
-            f"{count(tally.count, 'answer')} from {named(key)} could not be parsed ({errors(tally)}){after}: what came is no valid head of an HTTP response",
-            "look at what the server sent (the exception's text, or tcpdump): an illegal header or status line, another protocol on that port, "
-            "or the rest of an answer before",
-            numbers={"bytes_received": came.most if came else None},
+            f"{count(tally.count, 'answer')} from {named(origin)} could not be parsed ({errors(tally)}){after}{on}: what came is no valid head of an HTTP response",
+            f"look at what the server sent (the exception's text, or tcpdump): {advice}",
+            numbers=numbers,
         )
 
 
@@ -869,6 +904,7 @@ class BodyFailed(_Failure):
         super().noting(row, tally)
         known = row.attributes
         tally.note("amounts", (known.get(names.BODY_BYTES_READ, 0), known.get(names.HTTP_RESPONSE_BODY_SIZE)))
+        tally.measure("lasted", row.phases.get("receive"))
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         origin, error = key
@@ -883,11 +919,20 @@ class BodyFailed(_Failure):
                 "this program spent most of the time between reads, and a server that cannot send gives up after a while (nginx: send_timeout, "
                 "60 s): read the body at once, and do the work with it after that; else look at the server's log at that moment"
             )
+        lasted, limit = tally.measures.get("lasted"), ""
+        if lasted is not None and tally.count >= MANY and lasted.least >= _LIMIT and lasted.most <= 1.05 * lasted.least:
+            # No timeout of the client's is for a whole body.
+            limit = f", each {seconds(lasted.least)} after its headers"
+            advice = (
+                "each broke off after the same time, as by a limit that somebody set: look for one of that length in the server, in a proxy or a "
+                "load balancer between (for a whole response, or an idle one); else look at the server's log at these moments"
+            )
         if error in READ_TIMEOUTS:
+            limit = ""
             advice = "no byte came for as long as the read timeout: look at the server, or allow it more time"
         return self.make(
             tally,
-            f"{count(tally.count, 'response')} from {named(origin)} failed half-way ({error}), {example}",
+            f"{count(tally.count, 'response')} from {named(origin)} failed half-way ({error}), {example}{limit}",
             advice,
             numbers={"error": error, "bytes_read": read, "size": whole},
         )
@@ -912,15 +957,18 @@ class Failed(_Failure):
         tally.note("answered", row.attributes.get(names.BODY_OUTCOME) == "complete" or None)
 
     def findings(self) -> Iterator[Finding]:
-        # One cause, one finding: what failed alike at several servers is told once.
+        # One cause, one finding: what failed alike at several servers is told once, and so is what the system, TLS or
+        # the resolver said to several clients, each of which has a class of its own for it.
         alike: dict[Any, Tally] = {}
-        for key, tally in self.tallies:
-            alike.setdefault(key[1:], Tally()).merge(tally)
+        for (_, phase, error, why), tally in self.tallies:
+            said = why is not None and why.isupper() and phase in DIAL and phase != "proxy"
+            alike.setdefault((phase, None if said else error, why), Tally()).merge(tally)
         for key, tally in alike.items():
             yield self.finding(key, tally)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         phase, error, why = key
+        error = error or errors(tally)
         total = sum(self.requests[origin] for origin in tally.origins)
         of = f" of {total:,}" if total >= tally.count else ""
         while_ = f" while {DOING.get(phase, phase)}" if phase else ", before anything was seen of them"
@@ -943,9 +991,10 @@ class Failures:
     Args:
         limits: from where on something is a finding.
         ends: tells what servers say of requests.
+        addresses: tells which address of a server requests went to.
     """
 
-    def __init__(self, limits: Thresholds, ends: Ends) -> None:
+    def __init__(self, limits: Thresholds, ends: Ends, addresses: Addresses) -> None:
         self._limits = limits
         self._files = TooManyOpenFiles(limits)
         self._stalled = ProcessStalled(limits)
@@ -968,6 +1017,10 @@ class Failures:
             Http2Goaway(limits), Http2StreamReset(limits), MalformedResponse(limits), UploadStalled(limits), upload, self._dead,
             self._between, server, self._stale, closed, BodyFailed(limits), self._failed,
         )  # fmt: skip
+        for kind in self._kinds:
+            if kind.name in _AT_AN_ADDRESS:
+                kind.addresses = addresses
+        self._addresses = addresses
         self._slow: tuple[Kind, ...] = (inherited, foreign, self._stalled, upload, server)
         #: Timeouts, to be looked at together.
         self._timeouts: list[Row] = []
@@ -1035,8 +1088,8 @@ class Failures:
     def findings(self) -> list[Finding]:
         """What was found, in no order."""
         # More may come: what is kept stays to be looked at again. Rows are the same for all.
-        rows = (self._timeouts, self._closes, self._slow_ones, self._waits)
-        told = copy.deepcopy(self, {id(one): one for one in rows})
+        same = (self._timeouts, self._closes, self._slow_ones, self._waits, self._addresses)
+        told = copy.deepcopy(self, {id(one): one for one in same})
         told._together()
         return [finding for kind in told._kinds for finding in kind.findings()]
 

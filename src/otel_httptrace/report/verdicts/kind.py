@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ...telemetry import names
 from .. import findings
 from ..findings import Evidence, Finding, Severity, Share, Sure, Thresholds
 from ..rows import Row
+from ..units import count
+from .addresses import Addresses
 from .definitions import FAILURES, OTHERS, Definition
 from .definitions_attempts import MORE
 from .definitions_server import SERVERS
@@ -32,6 +35,8 @@ class Kind:
         self.limits = limits
         self.defined = DEFINITIONS[self.name]
         self.tallies: Tallies[Any] = Tallies()
+        #: Set where one of a server's addresses may be at fault.
+        self.addresses: Addresses | None = None
 
     def take(self, row: Row) -> bool:
         """Count *row* if it is a case of this."""
@@ -45,6 +50,8 @@ class Kind:
         tally = self.tallies[self.key(row) if key is None else key]
         tally.add(row, self.cost(row), self.what(row))
         tally.doubt(self.defined.left(row, self.limits))
+        if self.addresses is not None:
+            tally.note("addresses", row.attributes.get(names.NETWORK_PEER_ADDRESS))
         self.noting(row, tally)
         return tally
 
@@ -101,6 +108,14 @@ class Kind:
             certain = sure
         if because is None:
             because = self.defined.because if not rivals else "the facts fit it, and leave other causes"
+        apart = self.addresses.apart(tally) if self.addresses is not None else None
+        if apart is not None:
+            sentence += (
+                f"; all of them had gone to {apart.address}, one of {apart.among:,} addresses, and "
+                f"{count(apart.elsewhere, 'request')} to the other{'s' if apart.among > 2 else ''} did not do so"
+            )
+            advice = f"look at what is different at {apart.address}; {advice}"
+            numbers = {**(numbers or {}), "address": apart.address}
         origins = tuple(Share(origin, number) for origin, number in tally.origins.most_common())
         return Finding(
             verdict=self.name,

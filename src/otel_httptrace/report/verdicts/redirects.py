@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from ..facts import PERMANENT, REDIRECTS, redirected_in_vain
+from ..facts import PERMANENT, redirected_in_vain
 from ..findings import Finding, Thresholds
-from ..rows import Row
+from ..rows import REDIRECTS, Row, Sent
 from ..units import count, seconds
 from .definitions_attempts import AT_ONCE, MOST, same_but_for_slash
 from .kind import Kind
@@ -84,11 +84,12 @@ class Redirected(Kind):
         tally.note("statuses", row.status)
         tally.note("paths", row.path or None)
 
-    def sent(self, row: Row, status: int, spent: float) -> None:
+    def sent(self, row: Row, sent: Sent) -> None:
         """Count what was sent within *row* before, and was answered by a redirect for ever."""
-        tally = self.tallies[row.origin]
-        tally.add(row, spent, f"status {status} after {seconds(spent)}, before")
-        tally.note("statuses", status)
+        asked = replace(row, origin=sent.origin or row.origin)
+        tally = self.tallies[asked.origin]
+        tally.add(asked, sent.duration, f"status {sent.status} after {seconds(sent.duration)}, before")
+        tally.note("statuses", sent.status)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
         told, numbers = statuses(tally.noted("statuses"))
@@ -120,7 +121,7 @@ class Redirects:
         """Any request that was answered, in the order of their ends."""
         for sent in row.before:
             if sent.status in PERMANENT:
-                self._redirected.sent(row, sent.status, sent.duration)
+                self._redirected.sent(row, sent)
         # What gave up within its own span is told as that: see `failed`.
         redirect = row.status in REDIRECTS and not redirected_in_vain(row)
         if not redirect and not self._open:

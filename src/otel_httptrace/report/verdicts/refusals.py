@@ -51,6 +51,7 @@ class RequestsRefused(Kind):
 
     def noting(self, row: Row, tally: Tally) -> None:
         tally.note("statuses", row.status)
+        tally.note("redirected", bool(row.asked) or None)
         tally.note("lines", row.attributes.get(names.BODY_CLOSED_AT))
 
     def findings(self) -> Iterator[Finding]:
@@ -63,9 +64,16 @@ class RequestsRefused(Kind):
     def finding(self, key: Any, tally: Tally) -> Finding:
         ((most, _),) = tally.noted("statuses").most_common(1)
         told, numbers = statuses(tally.noted("statuses"))
+        redirected, advice = tally.noted("redirected")[True], _ADVICE.get(most, _ELSE)
+        to = f"; {redirected:,} of them had been redirected to it by another server" if redirected else ""
+        if redirected == tally.count and most in (401, 403):
+            advice = (
+                "ask this server itself: it is another one that redirects to it, and clients drop Authorization then; else the credentials are "
+                "missing, wrong or have expired"
+            )
         return self.make(
             tally,
-            f"{named(key)} refused {tally.count:,} of the {self._answers[key]:,} requests that it answered ({told})",
-            _ADVICE.get(most, _ELSE),
+            f"{named(key)} refused {tally.count:,} of the {self._answers[key]:,} requests that it answered ({told}){to}",
+            advice,
             numbers={"statuses": numbers},
         )

@@ -7,7 +7,7 @@ import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ...telemetry import names
 from ..facts import broke, failed_by, proxy, status_raised
@@ -16,7 +16,7 @@ from ..rows import Row
 from ..spans import Source
 from ..units import count, seconds, share, spread
 from .advice import DOING
-from .definitions import ATTEMPTS
+from .definitions import ATTEMPTS, INSTANT
 from .kind import Kind
 from .tally import MAX_KEYS, Tally, named, named_all, statuses, were
 
@@ -77,16 +77,41 @@ class BodySlowConsumer(_BodySlow):
     advice = "look at what is done with each part: read the body first, or do the work elsewhere; meanwhile the connection is held"
 
 
+class _Given(NamedTuple):
+    """A request that was given up: by which process, when, and after how long."""
+
+    source: Source
+    end: float
+    duration: float
+
+
+def _at_ends_of(those: list[_Given], others: list[_Given]) -> bool:
+    """Whether each of those ended at the same instant as one of the others, of the same process."""
+    ends: dict[Source, list[float]] = {}
+    for one in sorted(others, key=lambda other: other.end):
+        ends.setdefault(one.source, []).append(one.end)
+    for one in those:
+        known = ends.get(one.source, [])
+        first = bisect.bisect_left(known, one.end - INSTANT)
+        if first == len(known) or known[first] > one.end + INSTANT:
+            return False
+    return True
+
+
 class Cancelled(Kind):
-    """Story 13."""
+    """Story 13.
+
+    The phase that a request was in says what it waited for, and not who gave it up: what one cause has cancelled is
+    one finding, in however many phases.
+    """
 
     name = "cancelled_in"
 
     def __init__(self, limits: Thresholds) -> None:
         super().__init__(limits)
-        #: When requests of a process failed, and by what; and when they were cancelled, by phase.
+        #: When requests of a process failed, and by what; and those that were cancelled, by phase.
         self._failed: dict[Source, list[tuple[float, str]]] = {}
-        self._ended: dict[Any, list[tuple[Source, float]]] = {}
+        self._given: dict[str, list[_Given]] = {}
 
     def failure(self, row: Row) -> None:
         """A request that failed, or got an error: who waits for it with others may cancel these."""
@@ -95,16 +120,29 @@ class Cancelled(Kind):
             if len(kept) < _CANCELS:
                 kept.append((row.end, failed_by(row) if broke(row) else str(row.status)))
 
-    def _after(self, key: Any) -> Counter[str]:
-        """Those cancelled just after another request of their process had failed: how many, by what that failed by."""
+    def _after(self, given: list[_Given]) -> Counter[str]:
+        """Those cancelled just after another request of their process failed, as they were under way: how many, by its failure."""
         after: Counter[str] = Counter()
         failed = {source: sorted(ends) for source, ends in self._failed.items()}
-        for source, end in self._ended.get(key, ()):
+        for source, end, duration in given:
             ends = failed.get(source, [])
             last = bisect.bisect_right(ends, (end, "\U0010ffff")) - 1
-            if last >= 0 and end - ends[last][0] <= JUST_AFTER:
+            if last >= 0 and end - ends[last][0] <= min(JUST_AFTER, duration):
                 after[ends[last][1]] += 1
         return after
+
+    def _timed(self, given: list[_Given]) -> bool:
+        """Whether they were given up one after the other, and each after the same time."""
+        took, ends = [one.duration for one in given], [one.end for one in given]
+        return (
+            len(given) >= self.limits.cancelled
+            and max(took) <= 1.2 * min(took)
+            and max(ends) - min(ends) >= max(took) / 2
+        )
+
+    def _one_cause(self, one: list[_Given], other: list[_Given]) -> bool:
+        """Whether what was cancelled in two phases was so by one cause: at the same instants, or after the same time."""
+        return self._timed([*one, *other]) or (_at_ends_of(one, other) and _at_ends_of(other, one))
 
     def key(self, row: Row) -> Any:
         return row.attributes.get(names.FAILED_PHASE, "receive")
@@ -116,33 +154,59 @@ class Cancelled(Kind):
         )
 
     def noting(self, row: Row, tally: Tally) -> None:
-        ended = self._ended.setdefault(self.key(row), [])
-        if row.timed and len(ended) < _CANCELS:
-            ended.append((row.source, row.end))
+        given = self._given.setdefault(self.key(row), [])
+        if row.timed and len(given) < _CANCELS:
+            given.append(_Given(row.source, row.end, row.duration))
+        tally.note("phases", self.key(row))
         tally.note("lost", row.attributes.get(names.CONN_CLOSE_REASON) == "request_cancelled" or None)
+        tally.measure("gap", row.attributes.get(names.BODY_MAX_GAP))
+        tally.note("gaps", names.BODY_MAX_GAP in row.attributes or None)
+
+    def findings(self) -> Iterator[Finding]:
+        """What was found."""
+        # The phase with most of them first: the others are compared with what belongs to it.
+        rest = sorted(self.tallies, key=lambda entry: -entry[1].count)
+        while rest:
+            (phase, first), *rest = rest
+            tally, given, apart = Tally(), list(self._given.get(phase, ())), []
+            tally.merge(first)
+            for other, more in rest:
+                also = self._given.get(other, [])
+                if given and also and self._one_cause(given, also):
+                    tally.merge(more)
+                    given += also
+                else:
+                    apart.append((other, more))
+            rest = apart
+            yield self.finding(given, tally)
 
     def finding(self, key: Any, tally: Tally) -> Finding:
-        lost = tally.noted("lost")[True]
+        lost, phases = tally.noted("lost")[True], tally.noted("phases").most_common()
         with_them = f"{count(lost, 'connection')} lost with {'it' if tally.count == 1 else 'them'}"
         after = self._after(key)
         sibling = after.total() * 2 > tally.count
-        ends = [end for _, end in self._ended.get(key, ())]
-        # One after the other, and each after the same time.
-        timer = (
-            not sibling
-            and tally.count >= self.limits.cancelled
-            and tally.most <= 1.2 * tally.least
-            and max(ends, default=0.0) - min(ends, default=0.0) >= tally.most / 2
-        )
+        timer = not sibling and bool(key) and self._timed(key)
         why = ", ".join(one for one, _ in after.most_common(2))
+        numbered = len(phases) > 1
+        doing = ", ".join(
+            f"{DOING.get(one, one)} ({f'{number:,} in ' if numbered else ''}{one})" for one, number in phases
+        )
+        gap = tally.measures.get("gap")
+        # Of each of them it is known, and none had waited for its caller's whole patience.
+        dripped = gap is not None and timer and tally.noted("gaps")[True] == tally.count and gap.most * 2 <= tally.least
         return self.make(
             tally,
             f"{count(tally.count, 'request')} to {named_all(tally.origins)} {were(tally.count)} cancelled by the caller while "
-            f"{DOING.get(key, key)} ({key}), after {spread(tally.least, tally.most)}; "
+            f"{doing}, after {spread(tally.least, tally.most)}; "
             + (with_them if lost else "no connection was lost")
             + (
                 f"; {after.total():,} of them just after another request of this process had failed ({why})"
                 if sibling
+                else ""
+            )
+            + (
+                f"; bytes of the body came all that time, at most {seconds(gap.most)} apart: no read timeout strikes then"
+                if gap is not None and dripped
                 else ""
             ),
             f"look at the request that failed first ({why}): who waits for several (a task group, gather) cancels the others when one fails"
@@ -151,7 +215,12 @@ class Cancelled(Kind):
             "asyncio.timeout, move_on_after, a deadline of the caller's), and at what takes longer in that phase"
             if timer
             else "look at who cancels: a timeout around the call, a sibling task that failed, a client that went away",
-            numbers={"phase": key, "connections_lost": lost},
+            numbers={
+                "phase": phases[0][0],
+                "connections_lost": lost,
+                **({"phases": dict(phases)} if numbered else {}),
+                **({"after_failures": after.total()} if after else {}),
+            },
             harmless=tally.count < self.limits.cancelled,
         )
 
