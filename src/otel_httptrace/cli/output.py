@@ -14,6 +14,7 @@ import click
 
 from ..report.findings import Thresholds
 from ..report.gate import Gate
+from ..report.look import NOWHERE, Look
 from ..report.printable import printable
 from ..report.terminal import Unread, console
 from .errors import Problem, say
@@ -38,7 +39,7 @@ class Output:
         everything: each origin in full in the text, however many there are.
         gate: which findings are a failure.
         thresholds: from where on something is a finding.
-        look: how to see a trace, by its id; empty where that is known.
+        look: how to look at a request.
     """
 
     text: str | None
@@ -49,7 +50,7 @@ class Output:
     everything: bool
     gate: Gate
     thresholds: Thresholds
-    look: str = ""
+    look: Look = NOWHERE
 
     def check(self) -> None:
         """See whether the files can be written, before a program runs for an hour.
@@ -112,9 +113,10 @@ class Output:
             else:
                 with writing(self.text) as file:
                     self._draw(report, file, trace, since)
-        for path, render in ((self.html, page), (self.json, schema)):
-            if path is not None and (final or path != "-"):
-                _write(path, render(report))
+        if self.html is not None and (final or self.html != "-"):
+            _write(self.html, page(report, self.look.jaeger))
+        if self.json is not None and (final or self.json != "-"):
+            _write(self.json, schema(report))
         if final and self.html is not None and os.path.isfile(self.html) and not self.quiet:
             say(f"page: {Path(self.html).resolve().as_uri()}")
 
@@ -124,7 +126,7 @@ class Output:
             return
         from ..report import text  # noqa: PLC0415
 
-        text.trace(trace, console(stream, self.width), report.requests - len(trace))
+        text.trace(trace, console(stream, self.width), report.requests - len(trace), self.look)
 
     def fails(self, report: Report) -> int:
         """Say which findings of *report* are a failure, if failures were asked for.
@@ -142,18 +144,18 @@ class Output:
         return status
 
 
-def draw(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
+def draw(report: Report, console: Console, *, everything: bool, look: Look, since: str) -> None:
     """The report as text."""
     from ..report import text  # noqa: PLC0415
 
     text.render(report, console, everything=everything, look=look, since=since)
 
 
-def page(report: Report) -> str:
-    """The report as a page."""
+def page(report: Report, jaeger: str = "") -> str:
+    """The report as a page, with links to a Jaeger if there is one."""
     from ..report.page import render  # noqa: PLC0415
 
-    return render(report)
+    return render(report, jaeger)
 
 
 def schema(report: Report) -> str:

@@ -13,6 +13,7 @@ import click
 
 from ... import clients
 from ...report.analysis import Analysis
+from ...report.look import Look
 from ...report.printable import printable
 from ...report.rows import Assembler, Row, Served
 from ...report.sources import SourceError, SpanSource
@@ -92,8 +93,10 @@ def command(
         raise Problem(str(error)) from error
     if trace is not None:
         _check_one(rows, trace, given[0], report, failure)
-    elif source not in (None, "-"):
-        output = replace(output, look=f"httptrace report {shlex.quote(str(source))} --trace ID")
+    if jaeger is not None:
+        output = replace(output, look=Look(jaeger=_without_credentials(jaeger)))
+    elif trace is None and source not in (None, "-"):
+        output = replace(output, look=Look(f"httptrace report {shlex.quote(str(source))} --trace ID"))
     problems = [*spans.problems, *([failure] if failure else []), *report.problems]
     lines = [*problems, *foreign(report)]
     if report.spans:
@@ -129,6 +132,12 @@ def _check_one(rows: list[Row], trace: str, where: str, report: Report, failure:
     if len(ids) > 1:
         more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
         raise Problem(f"--trace {trace}: {len(ids):,} traces begin so: {', '.join(ids[:3])}{more}")
+
+
+def _without_credentials(url: str) -> str:
+    from ...report.sources.api import split_userinfo  # noqa: PLC0415
+
+    return str(split_userinfo(url)[0]).rstrip("/")
 
 
 def _file(path: str) -> SpanSource:
