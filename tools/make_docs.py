@@ -385,27 +385,35 @@ unless set. So in Tempo and Jaeger
 **Jaeger** (1.62 and 2; with [jaeger-ui.json](../collector-config/jaeger/jaeger-ui.json), which compose.yaml gives
 it).
 
-![A request that had to open a new connection: the reason and the line stand in the first line of tags](jaeger.png)
+![Opened by its address: the line at fault stands in the tags and in the sentence, and nothing was clicked](jaeger.png)
 
-1. Search with the tags of the story, open a trace, and look for the bars with a thin vertical mark: each mark is an
-   event. Point at it, without a click: `httptrace.message` is a sentence, and the line of code stands at its beginning.
-   Jaeger centres what it shows on the mark: at the left of a narrow window its beginning is cut off, then click.
+1. **By address, without a click.** Jaeger opens the details of those spans that match `uiFind`:
+   `http://localhost:16686/trace/TRACE?uiFind=httptrace.message` opens all that have a sentence, and
+   `?uiFind=SPAN`, a span's id, opens that one. `httptrace report --jaeger http://localhost:16686 --service shop`
+   prints the latter for each finding, and its page has it for each request (*in Jaeger*).
+2. **From a search.** Search with the tags of the story, and open a trace: Jaeger's search does not hand `uiFind` on.
+   The sign at the left of the trace's name is a link to the first of these addresses: one click opens the details of
+   all spans that have a sentence, in a new tab. Or type `httptrace.message` into *Find…*, and click the target behind it.
+3. **By pointing.** A thin vertical mark on a bar is an event. Point at it, without a click: `httptrace.message` is a
+   sentence, and the line of code stands at its beginning. Jaeger centres what it shows on the mark: at the left of a
+   narrow window its beginning is cut off, then click.
    A server's spans have no marks: what they tell stands in their tags.
 
 ![A PoolTimeout: pointing at the mark shows the sentence, with the line that holds the pool](jaeger-mark.png)
 
-2. Click the bar: that is one click. The line *Tags*, which need not be opened, begins with what hurt:
-   `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
+4. A span's details, which a click on its bar opens, too. The line *Tags*, which need not be opened, begins with what
+   hurt: `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
    `httptrace.pool.held_at`; of a failure, `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to
    its story. Without that file the tags are in the order of their names, and ours come behind `http.*`.
-3. *Logs*, which Jaeger 2 shows opened, has the whole sentences. A request that failed before its headers also has an
+5. *Logs* has the sentences: Jaeger 2 shows it opened, Jaeger 1.62 closed, and a click opens it. Of a long sentence the
+   end is cut off, and a click on it shows all. A request that failed before its headers also has an
    event `exception`, with message and stack trace: that is upstream's own. Ours, of a body that broke off, has the
    class alone, as parsers quote what they could not read.
-4. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
+6. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
    another trace >" is as it should be: click it. **A 404 there** means that Jaeger does not have that span: it has
    not ended (a response that is still held open), it was sampled away, or its process died before it had sent it. The
    line is known all the same: it stands on the span that you came from.
-5. *Compare*: in the list of traces tick one with a request that opened a connection, and one of the same operation
+7. *Compare*: in the list of traces tick one with a request that opened a connection, and one of the same operation
    whose request reused one, then *Compare Traces*. Red is what only the first has: `http.getconn`, `http.dns`,
    `http.connect`, `http.tls`, which is what the reason costs. The request itself stands there twice, red and green, as
    with children it is another path. Traces whose roots have other names have nothing in common there.
@@ -587,7 +595,13 @@ def jaeger_ui() -> str:
         for key, stories in {names.CONN_OPEN_REASON: opened, **STORY_OF}.items()
         for value, story in stories.items()
     ]
-    return json.dumps({"topTagPrefixes": FIRST, "linkPatterns": patterns}, indent=2) + "\n"
+    # Relative to the base path, which Jaeger writes into its page: <base href>.
+    sentences = {
+        "type": "traces",
+        "url": f"trace/#{{traceID}}?uiFind={names.MESSAGE}",
+        "text": "open what httptrace has a sentence on",
+    }
+    return json.dumps({"topTagPrefixes": FIRST, "linkPatterns": [sentences, *patterns]}, indent=2) + "\n"
 
 
 PAGES = {
