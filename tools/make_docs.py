@@ -393,7 +393,8 @@ it).
    prints the latter for each finding, and its page has it for each request (*in Jaeger*).
 2. **From a search.** Search with the tags of the story, and open a trace: Jaeger's search does not hand `uiFind` on.
    The sign at the left of the trace's name is a link to the first of these addresses: one click opens the details of
-   all spans that have a sentence, in a new tab. Or type `httptrace.message` into *Find…*, and click the target behind it.
+   all spans that have a sentence, in a new tab. Or type `httptrace.message` into *Find…*, and click the target behind
+   it.
 3. **By pointing.** A thin vertical mark on a bar is an event. Point at it, without a click: `httptrace.message` is a
    sentence, and the line of code stands at its beginning. Jaeger centres what it shows on the mark: at the left of a
    narrow window its beginning is cut off, then click.
