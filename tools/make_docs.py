@@ -22,6 +22,7 @@ from otel_httptrace.report.verdicts.kind import DEFINITIONS
 from otel_httptrace.report.verdicts.reasons import REASONS
 from otel_httptrace.server import described as server_described
 from otel_httptrace.server import names as served
+from otel_httptrace.server.sentences import ENDED, LOST
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute, Described
 from otel_httptrace.telemetry.sentences import ADDITIONS, SENTENCES
@@ -123,6 +124,7 @@ def attributes() -> str:
         "By `HTTPTraceServerInstrumentor`: see [server.md](server.md).",
         "",
         *_attributes(server_described.REQUEST),
+        *_described(("event", "when", "what", "attributes"), server_described.EVENTS),
         "## Metrics of a server",
         "",
         *_described(("instrument", "kind, unit", "what", "attributes"), server_described.METRICS),
@@ -149,12 +151,24 @@ def server() -> str:
     for name, lines in (
         ("attributes", _attributes(told.REQUEST)),
         ("metrics", (*_described(("instrument", "kind, unit", "what", "attributes"), told.METRICS), *told.PEERS)),
+        ("events", (*_described(("event", "when", "what", "attributes"), told.EVENTS), *_said_by_servers())),
         ("reasons", table(("value", "because"), [(f"`{one.value}`", why) for one, why in told.REASONS.items()])),
     ):
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
         before, after = text.split(begin)[0], text.split(end)[1]
         text = before + begin + "\n".join(lines).rstrip() + "\n" + end + after
     return text
+
+
+def _said_by_servers() -> Iterator[str]:
+    """The sentences on the spans of servers."""
+    return table(
+        ("when", "sentence"),
+        [
+            *((f"`{served.LOST_CLOSE_REASON}` = `{one.value}`", _sentence(text)) for one, text in LOST.items()),
+            *((f"`{served.CONN_CLOSE_REASON}` = `{one.value}`", _sentence(text)) for one, text in ENDED.items()),
+        ],
+    )
 
 
 def _tests() -> None:
@@ -397,8 +411,8 @@ it).
    it.
 3. **By pointing.** A thin vertical mark on a bar is an event. Point at it, without a click: `httptrace.message` is a
    sentence, and the line of code stands at its beginning. Jaeger centres what it shows on the mark: at the left of a
-   narrow window its beginning is cut off, then click.
-   A server's spans have no marks: what they tell stands in their tags.
+   narrow window its beginning is cut off, then click. Stories 43 and 46 have no mark on the server's spans: the one
+   is true of each request there, the other no server sees.
 
 ![A PoolTimeout: pointing at the mark shows the sentence, with the line that holds the pool](jaeger-mark.png)
 
@@ -422,6 +436,10 @@ it).
 **Grafana**, Tempo (by its documentation: there is none here to try). Explore, Tempo, TraceQL, the query of the story;
 open a span. *Span attributes* has the reason and the line, *Events* the sentence (also `{ event.httptrace.message =~
 ".*shop.py.*" }`), *References* the links, which lead nowhere for the same three reasons.
+
+**Zipkin** (3.5.1, tried by hand, with `opentelemetry-exporter-zipkin-json`). Its *annotationQuery* finds tags, by name
+or by value: `httptrace.conn.open_reason=body_not_read and httptrace.conn.lost_at`. The sentences are annotations of the
+span. It has no links: which request lost the connection is not told, and its line is.
 """
 
 

@@ -47,9 +47,8 @@ def describe(span: Span, request: Request, sentences: bool) -> None:
     if not request.before:
         _describe_connection(said, request.conn)
     span.set_attributes(said)
-    lost = request.conn.after
-    if sentences and not request.before and lost is not None:
-        _say(span, of_loss(lost, request.conn.peer))
+    if not request.before and sentences and request.conn.after is not None:
+        _say(span, of_loss(request.conn.after, request.conn.peer))
 
 
 def _say(span: Span, sentence: str | None, at: int | None = None) -> None:
