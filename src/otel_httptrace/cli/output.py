@@ -40,6 +40,8 @@ class Output:
         gate: which findings are a failure.
         thresholds: from where on something is a finding.
         look: how to look at a request.
+        brief: findings only in the text, a line each.
+        given: of its options that shape the text, those that were typed, by their parameters' names.
     """
 
     text: str | None
@@ -51,6 +53,8 @@ class Output:
     gate: Gate
     thresholds: Thresholds
     look: Look = NOWHERE
+    brief: bool = False
+    given: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """See whether the files can be written, before a program runs for an hour.
@@ -63,7 +67,27 @@ class Output:
                 check_writable(str(path))
         if self.json == "-" and self.html == "-":
             raise Problem("only one of --json and --html can go to stdout")
+        if self.quiet and self.text is None:
+            self.refuse("everything", "brief", "width", because="with --quiet")
+        if self.brief:
+            self.refuse("everything", "width", because="with --brief")
         self.check_others()
+
+    def refuse(self, *names: str, because: str) -> None:
+        """See that none of these options was typed: none would have an effect.
+
+        What a project's file or a variable says is for all commands, and is passed over.
+
+        Args:
+            *names: parameters' names.
+            because: when that is so.
+
+        Raises:
+            click.UsageError: one was.
+        """
+        for name in names:
+            if name in self.given:
+                raise click.UsageError(f"--{'all' if name == 'everything' else name} has no effect {because}.")
 
     def check_others(self, **others: str | None) -> None:
         """See that no two names are of one file, of which each would take the place of the other.
@@ -121,10 +145,14 @@ class Output:
             say(f"page: {Path(self.html).resolve().as_uri()}")
 
     def _draw(self, report: Report, stream: TextIO, trace: Sequence[Row], since: str) -> None:
-        if not trace:
+        if not trace and not self.brief:
             draw(report, console(stream, self.width), everything=self.everything, look=self.look, since=since)
             return
         from ..report import text  # noqa: PLC0415
+
+        if not trace:
+            text.brief(report, console(stream, self.width))
+            return
 
         text.trace(trace, console(stream, self.width), report.requests - len(trace), self.look)
 
@@ -136,7 +164,7 @@ class Output:
         """
         status, said, annotations = self.gate.judge(report)
         if said:
-            say(said)
+            say(f"{said}: --fail-on has nothing to judge by" if status == 2 else said)
         for line in annotations:
             # GitHub reads what a step writes to either stream. stdout may be the report's.
             with contextlib.suppress(OSError):

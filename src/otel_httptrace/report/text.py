@@ -82,6 +82,20 @@ def render(
         _address(row, look, console)
 
 
+def brief(report: Report, console: Console) -> None:
+    """Print the findings of *report* only, a line each, which is not broken: for a pipe, or a log of many."""
+    for problem in (*report.problems, *filter(None, [report.unsent])):
+        console.print(Text.assemble(("! ", "bold red"), printable(problem)), soft_wrap=True)
+    for finding in report.findings:
+        word, style = _SEVERITY[finding.severity]
+        where = f"  {printable(finding.line)}" if finding.line else ""
+        line = Text.assemble((finding.verdict, style), f"  {word}, {finding.sure.value}{where}  ")
+        console.print(line.append(" ".join(printable(finding.sentence).split())), soft_wrap=True)
+    if not report.findings:
+        failures = [Text(printable(report.failures), style="bold red")] if report.failures else []
+        console.print(*failures, _findings((), report, console.width), sep="\n", soft_wrap=True)
+
+
 def trace(rows: Sequence[Row], console: Console, left: int = 0, look: Look = NOWHERE) -> None:
     """Print the requests of one trace, in the order in which they began: each to scale, and what is to be said of it.
 
