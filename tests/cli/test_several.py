@@ -1,4 +1,4 @@
-"""`httptrace report` of several files, in brief, and with options that would have no effect. All of it runs in this process."""
+"""`httptrace report` of several files, in brief, and options that would have no effect. All of it runs in this process."""
 
 from __future__ import annotations
 
@@ -118,6 +118,17 @@ def test_what_would_have_no_effect_is_refused(
     status, out, err = told(capsys, *arguments)
 
     assert (status, out, err) == (2, "", f"httptrace report: {said} See httptrace report --help.\n")
+
+
+def test_every_so_often_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """A program is not run for reports every so often that would go nowhere."""
+    status = run(["run", "--every", "1s", "--quiet", "--", "false"])
+
+    assert (status, *capsys.readouterr()) == (
+        2,
+        "",
+        "httptrace run: --every has no effect with --quiet and without a file. See httptrace run --help.\n",
+    )
 
 
 def test_a_setting_of_the_project_is_no_mistake(

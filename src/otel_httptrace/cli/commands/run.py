@@ -66,6 +66,8 @@ def command(
       httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
       httptrace run --fail-on failed,waste --baseline before.json -- pytest
     """
+    if every is not None and output.quiet and not (output.text or output.html or output.json):
+        raise click.UsageError("--every has no effect with --quiet and without a file.")
     path = find(program[0])
     output = replace(
         output,
