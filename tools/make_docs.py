@@ -22,6 +22,7 @@ from otel_httptrace.report.verdicts.kind import DEFINITIONS
 from otel_httptrace.report.verdicts.reasons import REASONS
 from otel_httptrace.server import described as server_described
 from otel_httptrace.server import names as served
+from otel_httptrace.server.sentences import ENDED, LOST
 from otel_httptrace.telemetry import described, names
 from otel_httptrace.telemetry.described import Attribute, Described
 from otel_httptrace.telemetry.sentences import ADDITIONS, SENTENCES
@@ -123,6 +124,7 @@ def attributes() -> str:
         "By `HTTPTraceServerInstrumentor`: see [server.md](server.md).",
         "",
         *_attributes(server_described.REQUEST),
+        *_described(("event", "when", "what", "attributes"), server_described.EVENTS),
         "## Metrics of a server",
         "",
         *_described(("instrument", "kind, unit", "what", "attributes"), server_described.METRICS),
@@ -149,12 +151,24 @@ def server() -> str:
     for name, lines in (
         ("attributes", _attributes(told.REQUEST)),
         ("metrics", (*_described(("instrument", "kind, unit", "what", "attributes"), told.METRICS), *told.PEERS)),
+        ("events", (*_described(("event", "when", "what", "attributes"), told.EVENTS), *_said_by_servers())),
         ("reasons", table(("value", "because"), [(f"`{one.value}`", why) for one, why in told.REASONS.items()])),
     ):
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
         before, after = text.split(begin)[0], text.split(end)[1]
         text = before + begin + "\n".join(lines).rstrip() + "\n" + end + after
     return text
+
+
+def _said_by_servers() -> Iterator[str]:
+    """The sentences on the spans of servers."""
+    return table(
+        ("when", "sentence"),
+        [
+            *((f"`{served.LOST_CLOSE_REASON}` = `{one.value}`", _sentence(text)) for one, text in LOST.items()),
+            *((f"`{served.CONN_CLOSE_REASON}` = `{one.value}`", _sentence(text)) for one, text in ENDED.items()),
+        ],
+    )
 
 
 def _tests() -> None:
@@ -385,27 +399,36 @@ unless set. So in Tempo and Jaeger
 **Jaeger** (1.62 and 2; with [jaeger-ui.json](../collector-config/jaeger/jaeger-ui.json), which compose.yaml gives
 it).
 
-![A request that had to open a new connection: the reason and the line stand in the first line of tags](jaeger.png)
+![Opened by its address: the line at fault stands in the tags and in the sentence, and nothing was clicked](jaeger.png)
 
-1. Search with the tags of the story, open a trace, and look for the bars with a thin vertical mark: each mark is an
-   event. Point at it, without a click: `httptrace.message` is a sentence, and the line of code stands at its beginning.
-   Jaeger centres what it shows on the mark: at the left of a narrow window its beginning is cut off, then click.
-   A server's spans have no marks: what they tell stands in their tags.
+1. **By address, without a click.** Jaeger opens the details of those spans that match `uiFind`:
+   `http://localhost:16686/trace/TRACE?uiFind=httptrace.message` opens all that have a sentence, and
+   `?uiFind=SPAN`, a span's id, opens that one. `httptrace report --jaeger http://localhost:16686 --service shop`
+   prints the latter for each finding, and its page has it for each request (*in Jaeger*).
+2. **From a search.** Search with the tags of the story, and open a trace: Jaeger's search does not hand `uiFind` on.
+   The sign at the left of the trace's name is a link to the first of these addresses: one click opens the details of
+   all spans that have a sentence, in a new tab. Or type `httptrace.message` into *Find…*, and click the target behind
+   it.
+3. **By pointing.** A thin vertical mark on a bar is an event. Point at it, without a click: `httptrace.message` is a
+   sentence, and the line of code stands at its beginning. Jaeger centres what it shows on the mark: at the left of a
+   narrow window its beginning is cut off, then click. Stories 43 and 46 have no mark on the server's spans: the one
+   is true of each request there, the other no server sees.
 
 ![A PoolTimeout: pointing at the mark shows the sentence, with the line that holds the pool](jaeger-mark.png)
 
-2. Click the bar: that is one click. The line *Tags*, which need not be opened, begins with what hurt:
-   `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
+4. A span's details, which a click on its bar opens, too. The line *Tags*, which need not be opened, begins with what
+   hurt: `httptrace.conn.open_reason` and `httptrace.conn.lost_at`; of a `PoolTimeout`, `httptrace.failed_phase` and
    `httptrace.pool.held_at`; of a failure, `error.type` and `httptrace.failed_cause`. Opened, a reason is a link to
    its story. Without that file the tags are in the order of their names, and ours come behind `http.*`.
-3. *Logs*, which Jaeger 2 shows opened, has the whole sentences. A request that failed before its headers also has an
+5. *Logs* has the sentences: Jaeger 2 shows it opened, Jaeger 1.62 closed, and a click opens it. Of a long sentence the
+   end is cut off, and a click on it shows all. A request that failed before its headers also has an
    event `exception`, with message and stack trace: that is upstream's own. Ours, of a body that broke off, has the
    class alone, as parsers quote what they could not read.
-4. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
+6. *References* are the links: to the request that lost the connection, or to those that hold the pool. "< span in
    another trace >" is as it should be: click it. **A 404 there** means that Jaeger does not have that span: it has
    not ended (a response that is still held open), it was sampled away, or its process died before it had sent it. The
    line is known all the same: it stands on the span that you came from.
-5. *Compare*: in the list of traces tick one with a request that opened a connection, and one of the same operation
+7. *Compare*: in the list of traces tick one with a request that opened a connection, and one of the same operation
    whose request reused one, then *Compare Traces*. Red is what only the first has: `http.getconn`, `http.dns`,
    `http.connect`, `http.tls`, which is what the reason costs. The request itself stands there twice, red and green, as
    with children it is another path. Traces whose roots have other names have nothing in common there.
@@ -413,6 +436,10 @@ it).
 **Grafana**, Tempo (by its documentation: there is none here to try). Explore, Tempo, TraceQL, the query of the story;
 open a span. *Span attributes* has the reason and the line, *Events* the sentence (also `{ event.httptrace.message =~
 ".*shop.py.*" }`), *References* the links, which lead nowhere for the same three reasons.
+
+**Zipkin** (3.5.1, tried by hand, with `opentelemetry-exporter-zipkin-json`). Its *annotationQuery* finds tags, by name
+or by value: `httptrace.conn.open_reason=body_not_read and httptrace.conn.lost_at`. The sentences are annotations of the
+span. It has no links: which request lost the connection is not told, and its line is.
 """
 
 
@@ -587,7 +614,13 @@ def jaeger_ui() -> str:
         for key, stories in {names.CONN_OPEN_REASON: opened, **STORY_OF}.items()
         for value, story in stories.items()
     ]
-    return json.dumps({"topTagPrefixes": FIRST, "linkPatterns": patterns}, indent=2) + "\n"
+    # Relative to the base path, which Jaeger writes into its page: <base href>.
+    sentences = {
+        "type": "traces",
+        "url": f"trace/#{{traceID}}?uiFind={names.MESSAGE}",
+        "text": "open what httptrace has a sentence on",
+    }
+    return json.dumps({"topTagPrefixes": FIRST, "linkPatterns": [sentences, *patterns]}, indent=2) + "\n"
 
 
 PAGES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger2]:
 
 
 def test_the_report(jaeger: Jaeger2, tmp_path: Path) -> None:
-    """`httptrace report --jaeger` finds in Jaeger 2 what the program did, with the line."""
+    """`httptrace report --jaeger` finds in Jaeger 2 what the program did, with the line, and where its UI shows it."""
     ran = httptrace("report", "--jaeger", jaeger.url, "--service", "shop", "--width", "100")
 
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -58,6 +59,11 @@ def test_the_report(jaeger: Jaeger2, tmp_path: Path) -> None:
     assert lines[0].startswith("5 requests to 1 origin")
     assert lines[2] == "1. body_not_read  waste, certain"
     assert "at shop.py:6 in <module>" in ran.stdout
+    address = re.search(rf"(?m)^1\. {re.escape(jaeger.url)}/trace/(\w+)\?uiFind=(\w+)$", ran.stdout)
+    assert address is not None
+    (trace,) = jaeger.http.get(f"{jaeger.url}/api/traces/{address[1]}").json()["data"]
+    (span,) = [span for span in trace["spans"] if span["spanID"] == address[2]]
+    assert "shop.py:6 in <module>" in [tag["value"] for tag in span["tags"]]
 
 
 def test_what_is_asked_for(jaeger: Jaeger2) -> None:

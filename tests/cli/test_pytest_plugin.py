@@ -57,8 +57,8 @@ def test_a_section_tells_the_findings_and_in_which_tests(project: Path) -> None:
     assert "1. body_not_read  waste, certain" in passed.stdout
     assert "test_shop.py:8 in test_status" in passed.stdout
     assert "body_not_read: seen in test_shop.py::test_status[" in passed.stdout
-    assert "found" not in passed.stdout
-    assert "found body_not_read" in lines
+    assert "fails this run" not in passed.stdout
+    assert "--httptrace-fail-on fails this run: found body_not_read" in lines
     assert any(line.startswith("::error file=test_shop.py,line=8,title=") for line in lines)
     assert json.loads((project / "seen.json").read_text())["requests"] == 4
 
@@ -70,7 +70,7 @@ def test_workers_hand_over_what_they_saw(project: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stdout.count("4 requests to 1 origin in ") == 1
     assert "body_not_read: seen in test_shop.py::test_status[" in done.stdout
-    assert "found body_not_read" in done.stdout
+    assert "--httptrace-fail-on fails this run: found body_not_read" in done.stdout
 
 
 def test_without_the_option_there_is_nothing_of_it(tmp_path: Path) -> None:
@@ -98,4 +98,4 @@ def test_what_cannot_be_is_one_line(tmp_path: Path) -> None:
     assert wrong.returncode == pytest.ExitCode.USAGE_ERROR
     assert "httptrace: no verdict is called 'bodies'; there are address_fallback, " in wrong.stderr
     assert blind.returncode == pytest.ExitCode.TESTS_FAILED
-    assert "no request was seen by otel-httptrace: --fail-on has nothing to judge by" in blind.stdout
+    assert "--httptrace-fail-on fails this run: no request was seen by otel-httptrace" in blind.stdout.splitlines()

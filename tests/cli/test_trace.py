@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
+from kit.backend import Backend, Reply
 from kit.otlp import MS, Export
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from otel_httptrace.cli.app import run
 from otel_httptrace.report.facts import failed_by
+from otel_httptrace.report.look import Look
 from otel_httptrace.report.otlp import from_json, from_protobuf, to_json
 from otel_httptrace.report.rows import rows
 from otel_httptrace.report.sources.jaeger import _raised, _sentences
@@ -124,6 +127,55 @@ def test_a_report_says_how_to_see_a_trace(file: Path, capsys: pytest.CaptureFixt
     _, out, _ = told(capsys, "report", file, "--threshold", "lost_connections=1", "--width", 200)
 
     assert f"   to see a trace: httptrace report {file} --trace ID\n" in out
+
+
+def test_a_report_of_jaegers_links_to_its_ui(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """From Jaeger, each finding has an address that opens its request's details; so have the requests told, and the page's."""
+    trace, page = f"ab{'0' * 30}", tmp_path / "page.html"
+    began = int(time.time() * 1e6) - 10_000_000
+    tags = [
+        {"key": name, "type": kind, "value": value}
+        for name, kind, value in (
+            ("otel.scope.name", "string", "opentelemetry.instrumentation.httpx"),
+            ("span.kind", "string", "client"),
+            ("http.url", "string", "http://api.test/parts"),
+            (names.CONN_REUSED, "bool", False),
+            (names.CONN_CLOSE_REASON, "string", "body_not_read"),
+            (names.BODY_OUTCOME, "string", "closed_early"),
+            (names.BODY_CLOSED_AT, "string", "shop.py:27 in known"),
+        )
+    ]
+    span = {
+        "traceID": trace, "spanID": "00000000000000cd", "operationName": "GET", "references": [], "startTime": began,
+        "duration": 1500, "tags": tags, "logs": [], "processID": "p1", "warnings": None,
+    }  # fmt: skip
+    processes = {"p1": {"serviceName": "shop", "tags": []}}
+    found = Reply({"data": [{"traceID": trace, "spans": [span], "processes": processes, "warnings": None}]})
+    with Backend(lambda asked: found) as backend:
+        url = backend.url.replace("//", "//user:s3cr3t@") + "/jaeger/"
+        asked = ("--jaeger", url, "--service", "shop", "--width", 60, "--threshold", "lost_connections=1")
+        whole = told(capsys, "report", *asked, "--html", page)
+        one = told(capsys, "report", *asked, "--trace", "ab")
+    address = f"{backend.url}/jaeger/trace/{trace}?uiFind=00000000000000cd"
+
+    assert (whole[0], one[0]) == (0, 0)
+    lines = whole[1].splitlines()
+    at = lines.index("in Jaeger, with the details of the request open:")
+    assert lines[at : at + 2] == ["in Jaeger, with the details of the request open:", f"1. {address}"]
+    assert [line for line in lines[at + 2 :] if "uiFind" in line] == [f"  {address}"]
+    assert one[1].splitlines()[-1] == f"  {address}"
+    assert f'<a href="{address}" target="_blank" rel="noopener noreferrer">in Jaeger</a>' in page.read_text()
+    assert "s3cr3t" not in "".join((*map(str, whole), *map(str, one), page.read_text()))
+
+
+def test_an_address_is_made_of_ids_only() -> None:
+    """An id that is none has no address in Jaeger."""
+    look = Look(jaeger="http://jaeger.test")
+
+    assert look.address("a" * 32, "b" * 16) == f"http://jaeger.test/trace/{'a' * 32}?uiFind={'b' * 16}"
+    assert [look.address("a" * 32, 'x"'), look.address("../a", "b" * 16), Look().address("a" * 32, "b" * 16)] == [
+        ""
+    ] * 3
 
 
 def test_sentences_are_read_from_wherever_spans_come() -> None:

@@ -88,10 +88,10 @@ def assert_server_may(path: Path, name: str) -> None:
     else:
         beside = (
             {"telemetry.units"}
-            if where[0] == "telemetry.py"
+            if where[0] in ("telemetry.py", "sentences.py")
             else {"telemetry.described"}
             if where[0] == "described.py"
-            else {"version"}
+            else {"version", "environment_variables"}
             if where[0] == "instrumentor.py"
             else set()
         )

@@ -130,7 +130,10 @@ def test_jaeger_ui() -> None:
 
     every = contract.attributes()
     assert [prefix for prefix in ui["topTagPrefixes"] if not any(name.startswith(prefix) for name in every)] == []
-    for pattern in ui["linkPatterns"]:
+    sentences, *patterns = ui["linkPatterns"]
+    # A span's event is matched by the name of its attribute: utils/filter-spans.tsx.
+    assert (sentences["type"], sentences["url"]) == ("traces", f"trace/#{{traceID}}?uiFind={names.MESSAGE}")
+    for pattern in patterns:
         # The five that the UI reads; a value that none has would be a link that nobody sees.
         assert set(pattern) == {"type", "key", "value", "url", "text"}
         told = reasons.get(pattern["key"]) or set(re.findall(r"`(\w+)`", sent[pattern["key"]].meaning))

@@ -197,8 +197,8 @@ def test_every_reason_is_described() -> None:
 
 def test_the_server_s_half_is_described() -> None:
     """Each name and each reason of it, once, and nothing else; those that it shares are others' as well."""
-    told = [one.name for one in (*server_described.REQUEST, *server_described.METRICS)]
-    on_metrics = {name for metric in server_described.METRICS for name in metric.attributes}
+    told = [one.name for one in (*server_described.REQUEST, *server_described.EVENTS, *server_described.METRICS)]
+    on_metrics = {name for one in (*server_described.EVENTS, *server_described.METRICS) for name in one.attributes}
     assert len(told) == len(set(told))
     assert {*told, *on_metrics} == {value for name, value in vars(server_names).items() if name.isupper()}
     assert on_metrics - set(told) <= set(ATTRIBUTES)

@@ -524,9 +524,9 @@ def open_page(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     with contextlib.ExitStack() as stack:
         opened: list[Opened] = []
 
-        def open_(report: Report, scheme: str = "light", width: int = 1280, **options: Any) -> Opened:
+        def open_(report: Report, scheme: str = "light", width: int = 1280, jaeger: str = "", **options: Any) -> Opened:
             path = tmp_path / f"report-{len(opened)}.html"
-            path.write_text(render(report), encoding="utf-8")
+            path.write_text(render(report, jaeger), encoding="utf-8")
             context = chromium.new_context(
                 viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce", **options
             )
@@ -776,6 +776,16 @@ def test_n_goes_to_the_next_problem(open_page: Callable[..., Opened]) -> None:
     quiet.page.locator("#lanes").focus()
     quiet.press("n")
     assert quiet.page.locator("#said").inner_text() == "There is no failed request and no lost connection."
+
+
+def test_a_request_leads_to_jaeger(open_page: Callable[..., Opened]) -> None:
+    """Where a Jaeger has the traces, a request links to its span there; nothing is asked of it until then."""
+    opened = open_page(story(), jaeger="http://jaeger.test/ui")
+    opened.page.get_by_role("link", name="span 0000000000000001").click()
+    link = opened.page.get_by_role("dialog").get_by_role("link", name="in Jaeger")
+
+    assert link.get_attribute("href") == f"http://jaeger.test/ui/trace/{1:032x}?uiFind={1:016x}"
+    assert (link.get_attribute("target"), link.get_attribute("rel")) == ("_blank", "noopener noreferrer")
 
 
 def test_a_trace_id_can_be_copied(open_page: Callable[..., Opened]) -> None:

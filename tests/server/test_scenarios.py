@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from kit.servers import KINDS, Running, until
+from kit.servers import KINDS, Running, number_of, until
 from kit.sockets import Client
 
 #: Between two requests, in seconds: well over what a busy machine adds.
@@ -486,11 +487,15 @@ def check(kind: str, case: Scenario, shared: Callable[..., Running], fresh: Call
         (spans,) = until(lambda: all_of(server, numbers, case.told))
     finally:
         client.over()
+    said = {number_of(span.attributes): [text for _, text in span.sentences] for span in server.spans()}
     for index, (sent, expected) in enumerate(zip(client.sent, case.told, strict=True)):
         if expected is None:
             assert sent.number not in spans
             continue
         told = {name: value for name, value in spans[sent.number].items() if "httptrace" in name or ".conn." in name}
+        wanted = list(sentences(spans[sent.number]))
+        assert len(said[sent.number]) == len(wanted), said[sent.number]
+        assert all(map(re.fullmatch, wanted, said[sent.number])), said[sent.number]
         # Of another script's connection.
         lost = [told.pop(name) for name in list(told) if name.startswith("httptrace.server.lost.")]
         earlier = [other for other in client.sent[:index] if other.conn is sent.conn]
@@ -519,6 +524,29 @@ def check(kind: str, case: Scenario, shared: Callable[..., Running], fresh: Call
             # A server on a busy machine may notice late that it has answered.
             pause = sent.sent_at - earlier[-1].answered_at
             assert idle >= pause / 2 or pause < PAUSE
+
+
+def sentences(told: dict[str, Any]) -> Iterator[str]:
+    """What must be said of a request with these attributes: patterns."""
+    time_, conn = r"\d+(\.\d)? (s|ms|µs)", told["httptrace.server.conn.id"]
+    before = told.get("httptrace.server.lost.requests")
+    who = {
+        "keepalive_timeout": "this server's keep-alive timeout",
+        "client_closed": "the client" if before == 1 else None,
+    }.get(told.get("httptrace.server.lost.close_reason", ""))
+    if who is not None:
+        carried = "1 request" if before == 1 else f"{before} requests"
+        peer = re.escape(told["network.peer.address"])
+        yield f"A new connection of {peer}: {who} had closed one before, which had carried {carried} and had been idle for {time_}."
+    ends = f"Connection {conn} ends with this request: "
+    text = {
+        "client_left": f"The client left before this request was over, {time_} after it had begun: it closed connection {conn}.",
+        "error": ends + "the application failed, or what came was no HTTP.",
+        "max_requests": ends + "it, or its worker, has carried as many requests as it may.",
+        "shutdown": ends + "the server, or the worker, was told to stop.",
+    }.get(told.get("httptrace.server.conn.close_reason", ""))
+    if text is not None:
+        yield text
 
 
 def all_of(server: Running, numbers: list[int], told: tuple[Expected | None, ...]) -> list[Any]:

@@ -75,6 +75,8 @@ class ServerCase:
         both: whether the client is instrumented.
         thresholds: lowered where the story would take long.
         finds: how many of the server's requests the query finds.
+        event: a part of a sentence on a span that the query finds. None where the server sees nothing, or where it
+            would be on each request.
     """
 
     what: str
@@ -86,6 +88,7 @@ class ServerCase:
     both: bool = False
     thresholds: Thresholds = Thresholds()  # noqa: RUF009 - it is frozen
     finds: int = 0
+    event: str | None = None
 
     @property
     def search(self) -> Search | None:

@@ -45,6 +45,8 @@ def test_every_verdict_of_servers_has_a_story() -> None:
     assert [story.number for story in SERVER_STORIES] == list(range(41, 47))
     assert all(story.cases and story.controls for story in SERVER_STORIES)
     assert all(case.found for story in SERVER_STORIES for case in story.cases)
+    # 43 is true of each request, and 46 nothing that a server sees.
+    assert {story.number for story in SERVER_STORIES if not any(case.event for case in story.cases)} == {43, 46}
     told = {case.found.verdict for story in SERVER_STORIES for case in story.cases if case.found is not None}
     assert told == {one.name for one in SERVERS} | {"stale_keepalive", "time_between"}
 
@@ -66,7 +68,10 @@ def test_the_server_tells(story: ServerStory, case: ServerCase, kind: str, share
     )
 
     (query,) = story.queries(case.thresholds)
-    assert len([span for span in spans if matches(query, span)]) == case.finds, why
+    queried = [span for span in spans if matches(query, span)]
+    assert len(queried) == case.finds, why
+    said = [text for span in queried for _, text in span.sentences]
+    assert case.event is None or [text for text in said if case.event in text], (said, why)
     if case.found is None:
         assert report.findings == (), why
         return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..report import gate
 from ..report.findings import Thresholds
@@ -30,6 +31,8 @@ def options(function: _Command) -> _Command:
             everything=given.pop("everything"),
             gate=_gate(given.pop("fail_on"), given.pop("baseline")),
             thresholds=given.pop("threshold"),
+            brief=given.pop("brief"),
+            given=_typed("everything", "brief", "width"),
         )
         output.check()
         return function(output=output, **given)
@@ -43,6 +46,7 @@ def options(function: _Command) -> _Command:
             click.option("--output", "-o", metavar="FILE", help="Write the report as text to a file."),
             click.option("--quiet", "-q", is_flag=True, help="Print no report."),
             click.option("--all", "everything", is_flag=True, help="Show each server in full, however many there are."),
+            click.option("--brief", is_flag=True, help="Show the findings only, a line each."),
             click.option("--width", type=click.IntRange(40, 1000), help="Columns of the text."),
             click.option(
                 "--fail-on",
@@ -71,6 +75,11 @@ def options(function: _Command) -> _Command:
         # As in a project's file, by the same name.
         parameter.envvar = _VARIABLES.get(parameter.name)
     return command  # type: ignore[return-value]
+
+
+def _typed(*names: str) -> frozenset[str]:
+    context = click.get_current_context()
+    return frozenset(name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
 
 
 _VARIABLES: Final = {option: VARIABLES[name] for name, (option, _) in SETTINGS.items()}

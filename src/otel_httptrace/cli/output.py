@@ -14,6 +14,7 @@ import click
 
 from ..report.findings import Thresholds
 from ..report.gate import Gate
+from ..report.look import NOWHERE, Look
 from ..report.printable import printable
 from ..report.terminal import Unread, console
 from .errors import Problem, say
@@ -38,7 +39,9 @@ class Output:
         everything: each origin in full in the text, however many there are.
         gate: which findings are a failure.
         thresholds: from where on something is a finding.
-        look: how to see a trace, by its id; empty where that is known.
+        look: how to look at a request.
+        brief: findings only in the text, a line each.
+        given: of its options that shape the text, those that were typed, by their parameters' names.
     """
 
     text: str | None
@@ -49,7 +52,9 @@ class Output:
     everything: bool
     gate: Gate
     thresholds: Thresholds
-    look: str = ""
+    look: Look = NOWHERE
+    brief: bool = False
+    given: frozenset[str] = frozenset()
 
     def check(self) -> None:
         """See whether the files can be written, before a program runs for an hour.
@@ -62,7 +67,27 @@ class Output:
                 check_writable(str(path))
         if self.json == "-" and self.html == "-":
             raise Problem("only one of --json and --html can go to stdout")
+        if self.quiet and self.text is None:
+            self.refuse("everything", "brief", "width", because="with --quiet")
+        if self.brief:
+            self.refuse("everything", "width", because="with --brief")
         self.check_others()
+
+    def refuse(self, *names: str, because: str) -> None:
+        """See that none of these options was typed: none would have an effect.
+
+        What a project's file or a variable says is for all commands, and is passed over.
+
+        Args:
+            *names: parameters' names.
+            because: when that is so.
+
+        Raises:
+            click.UsageError: one was.
+        """
+        for name in names:
+            if name in self.given:
+                raise click.UsageError(f"--{'all' if name == 'everything' else name} has no effect {because}.")
 
     def check_others(self, **others: str | None) -> None:
         """See that no two names are of one file, of which each would take the place of the other.
@@ -112,19 +137,24 @@ class Output:
             else:
                 with writing(self.text) as file:
                     self._draw(report, file, trace, since)
-        for path, render in ((self.html, page), (self.json, schema)):
-            if path is not None and (final or path != "-"):
-                _write(path, render(report))
+        if self.html is not None and (final or self.html != "-"):
+            _write(self.html, page(report, self.look.jaeger))
+        if self.json is not None and (final or self.json != "-"):
+            _write(self.json, schema(report))
         if final and self.html is not None and os.path.isfile(self.html) and not self.quiet:
             say(f"page: {Path(self.html).resolve().as_uri()}")
 
     def _draw(self, report: Report, stream: TextIO, trace: Sequence[Row], since: str) -> None:
-        if not trace:
+        if not trace and not self.brief:
             draw(report, console(stream, self.width), everything=self.everything, look=self.look, since=since)
             return
         from ..report import text  # noqa: PLC0415
 
-        text.trace(trace, console(stream, self.width), report.requests - len(trace))
+        if not trace:
+            text.brief(report, console(stream, self.width))
+            return
+
+        text.trace(trace, console(stream, self.width), report.requests - len(trace), self.look)
 
     def fails(self, report: Report) -> int:
         """Say which findings of *report* are a failure, if failures were asked for.
@@ -134,7 +164,7 @@ class Output:
         """
         status, said, annotations = self.gate.judge(report)
         if said:
-            say(said)
+            say(f"{said}: --fail-on has nothing to judge by" if status == 2 else said)
         for line in annotations:
             # GitHub reads what a step writes to either stream. stdout may be the report's.
             with contextlib.suppress(OSError):
@@ -142,18 +172,18 @@ class Output:
         return status
 
 
-def draw(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
+def draw(report: Report, console: Console, *, everything: bool, look: Look, since: str) -> None:
     """The report as text."""
     from ..report import text  # noqa: PLC0415
 
     text.render(report, console, everything=everything, look=look, since=since)
 
 
-def page(report: Report) -> str:
-    """The report as a page."""
+def page(report: Report, jaeger: str = "") -> str:
+    """The report as a page, with links to a Jaeger if there is one."""
     from ..report.page import render  # noqa: PLC0415
 
-    return render(report)
+    return render(report, jaeger)
 
 
 def schema(report: Report) -> str:

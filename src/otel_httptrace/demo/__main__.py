@@ -124,6 +124,7 @@ def _to_backend(endpoint: str, environ: Mapping[str, str]) -> int:
     print(f"\n{spans} spans went to {forwarder.endpoint}; look for service {_SERVICE}, operation GET, and:")
     print(f"  {names.CONN_OPEN_REASON}=body_not_read      Jaeger, tags")
     print(f'  {{ span.{names.CONN_OPEN_REASON} = "body_not_read" }}      TraceQL')
+    print(f"  /trace/ID?uiFind={names.MESSAGE}      Jaeger, by a trace's id: opens what hurts, with its line")
     return 0
 
 

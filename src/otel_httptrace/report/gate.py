@@ -95,7 +95,7 @@ class Gate:
         if not self:
             return 0, "", []
         if report.requests == report.unobserved:
-            return 2, "no request was seen by otel-httptrace: --fail-on has nothing to judge by", []
+            return 2, "no request was seen by otel-httptrace", []
         failing = self.failing(report)
         before = len(self.asked(report)) - len(failing)
         as_before = f"{count(before, 'finding')} as before" if before else ""

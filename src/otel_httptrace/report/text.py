@@ -21,6 +21,7 @@ from rich.text import Text
 from ..telemetry import names
 from .colours import COLOURS
 from .findings import Finding, Severity
+from .look import NOWHERE, Look
 from .printable import printable
 from .quote import quoted
 from .rows import PHASES, Other, Row, Sent
@@ -57,14 +58,16 @@ _MAX_SERVERS: Final = 5
 _MAX_PEERS: Final = 5
 
 
-def render(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
+def render(
+    report: Report, console: Console, *, everything: bool = False, look: Look = NOWHERE, since: str = ""
+) -> None:
     """Print *report*.
 
     Args:
         report: what there is to say.
         console: where; its width, and whether it shows colours, are respected.
         everything: show each origin in full, however many there are.
-        look: how to see a trace, by its id; empty if whoever has the id knows where.
+        look: how to look at a request.
         since: what has changed since the last report; empty if there was none.
     """
     summarize(report, console, everything=everything, look=look, since=since)
@@ -76,15 +79,31 @@ def render(report: Report, console: Console, *, everything: bool = False, look: 
         console.print()
         console.print(Rule(Text(title), align="left", style="dim"))
         console.print(waterfall(row, console.width))
+        _address(row, look, console)
 
 
-def trace(rows: Sequence[Row], console: Console, left: int = 0) -> None:
+def brief(report: Report, console: Console) -> None:
+    """Print the findings of *report* only, a line each, which is not broken: for a pipe, or a log of many."""
+    for problem in (*report.problems, *filter(None, [report.unsent])):
+        console.print(Text.assemble(("! ", "bold red"), printable(problem)), soft_wrap=True)
+    for finding in report.findings:
+        word, style = _SEVERITY[finding.severity]
+        where = f"  {printable(finding.line)}" if finding.line else ""
+        line = Text.assemble((finding.verdict, style), f"  {word}, {finding.sure.value}{where}  ")
+        console.print(line.append(" ".join(printable(finding.sentence).split())), soft_wrap=True)
+    if not report.findings:
+        failures = [Text(printable(report.failures), style="bold red")] if report.failures else []
+        console.print(*failures, _findings((), report, console.width), sep="\n", soft_wrap=True)
+
+
+def trace(rows: Sequence[Row], console: Console, left: int = 0, look: Look = NOWHERE) -> None:
     """Print the requests of one trace, in the order in which they began: each to scale, and what is to be said of it.
 
     Args:
         rows: its requests.
         console: where.
         left: how many requests it has besides.
+        look: how to look at a request.
     """
     rows = sorted(rows, key=lambda row: (not row.timed, row.start))
     timed = [row for row in rows if row.timed]
@@ -99,11 +118,14 @@ def trace(rows: Sequence[Row], console: Console, left: int = 0) -> None:
         console.print(waterfall(row, console.width))
         for said in row.sentences:
             console.print(_beside(Text("  *", style="bold yellow"), Text(printable(said))))
+        _address(row, look, console)
     if left > 0:
         console.print(Text(f"\nand {count(left, 'request')} more", style="dim"))
 
 
-def summarize(report: Report, console: Console, *, everything: bool = False, look: str = "", since: str = "") -> None:
+def summarize(
+    report: Report, console: Console, *, everything: bool = False, look: Look = NOWHERE, since: str = ""
+) -> None:
     """Print *report* without single requests."""
     console.print(_heading(report, console.width))
     if since:
@@ -117,10 +139,11 @@ def summarize(report: Report, console: Console, *, everything: bool = False, loo
         console.print(_in_short(report.findings, console.width))
         console.print()
     console.print(_findings(report.findings, report, console.width))
-    if look and any(finding.evidence for finding in report.findings):
+    if look.trace and any(finding.evidence for finding in report.findings):
         # To be copied: a path is not broken, however long it is.
-        told = _hung(f"to see a trace: {printable(look)}", console.width, first=3, rest=5, whole=True)
+        told = _hung(f"to see a trace: {printable(look.trace)}", console.width, first=3, rest=5, whole=True)
         console.print(Text(told, style="dim"), soft_wrap=True)
+    _addresses(report.findings, look, console)
     full, rest = _told_in_full(report, everything=everything)
     for origin in full:
         console.print()
@@ -133,6 +156,26 @@ def summarize(report: Report, console: Console, *, everything: bool = False, loo
         console.print(_server(server, console.width))
     if not everything and len(report.servers) > _MAX_SERVERS:
         console.print(Text(f"and {count(len(report.servers) - _MAX_SERVERS, 'server')} more: --all", style="dim"))
+
+
+def _addresses(findings: Sequence[Finding], look: Look, console: Console) -> None:
+    """Where Jaeger shows the first request of each finding: to be clicked, so no address is broken."""
+    known = [
+        (number, look.address(finding.evidence[0].trace_id, finding.evidence[0].span_id))
+        for number, finding in enumerate(findings, 1)
+        if finding.evidence
+    ]
+    if any(address for _, address in known):
+        console.print(Text("\nin Jaeger, with the details of the request open:", style="dim"))
+    for number, address in known:
+        if address:
+            console.print(Text(f"{number}. {printable(address)}", style="dim"), soft_wrap=True)
+
+
+def _address(row: Row, look: Look, console: Console) -> None:
+    address = look.address(row.trace_id, row.span_id)
+    if address:
+        console.print(Text(f"  {printable(address)}", style="dim"), soft_wrap=True)
 
 
 def _told_in_full(report: Report, *, everything: bool) -> tuple[list[Origin], list[Origin]]:

@@ -51,6 +51,16 @@ REQUEST: Final = (
     ),
 )
 
+EVENTS: Final = (
+    Described(
+        names.EVENT_DIAGNOSIS,
+        "its connection ended with it in a way that is not each request's, or it came on a new one as that peer had "
+        'lost one; not with `OTEL_PYTHON_HTTPTRACE_SPANS="none"`',
+        "what happened at that moment, in a sentence: see below",
+        (names.MESSAGE,),
+    ),
+)
+
 _PORT = (names.SERVER_PORT,)
 _PEER = (*_PORT, names.NETWORK_PEER_ADDRESS)
 

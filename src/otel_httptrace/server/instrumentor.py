@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Collection
 from types import ModuleType
@@ -13,6 +14,7 @@ from opentelemetry.instrumentation.dependencies import DependencyConflict
 from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from wrapt import register_post_import_hook
 
+from ..environment_variables import OTEL_PYTHON_HTTPTRACE_SPANS
 from ..guard import Guard, interrupted
 from ..observe.patches import Patches
 from ..version import __version__
@@ -64,7 +66,8 @@ class HTTPTraceServerInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         ledger = Ledger()
         self._patches = patches = Patches()
         self._metrics = Metrics(meter, ledger, former=self._metrics)
-        self._watch = watch = Watch(Guard(), ledger, self._metrics)
+        sentences = os.environ.get(OTEL_PYTHON_HTTPTRACE_SPANS, "").strip().lower() != "none"
+        self._watch = watch = Watch(Guard(), ledger, self._metrics, sentences=sentences)
         self._adapters = {}
         for make in _ADAPTERS:
             adapter: _Adapter = make(patches, watch)

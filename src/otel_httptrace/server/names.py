@@ -23,6 +23,10 @@ LOST_CLOSE_REASON: Final = "httptrace.server.lost.close_reason"
 LOST_IDLE: Final = "httptrace.server.lost.idle"
 LOST_REQUESTS: Final = "httptrace.server.lost.requests"
 
+# The event of a request that was not ordinary: as on the spans of clients.
+EVENT_DIAGNOSIS: Final = "httptrace.diagnosis"
+MESSAGE: Final = "httptrace.message"
+
 # Metrics.
 METRIC_CONNECTIONS_OPEN: Final = "httptrace.server.connections.open"
 METRIC_CONNECTIONS_OPENED: Final = "httptrace.server.connections.opened"

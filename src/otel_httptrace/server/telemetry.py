@@ -24,6 +24,7 @@ from ..telemetry.units import SECOND, seconds
 from . import names
 from .adapters.fallback import Inferred
 from .ledger import Connection, Counts, Ledger, Reason, Request, Where
+from .sentences import of_end, of_loss
 
 _CONNECTION_SECONDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 
@@ -33,8 +34,8 @@ def is_request_span(span: Any) -> bool:
     return getattr(span, "kind", None) is SpanKind.SERVER and span.is_recording()
 
 
-def describe(span: Span, request: Request) -> None:
-    """Say on the span of *request*, which is starting, what it came on."""
+def describe(span: Span, request: Request, sentences: bool) -> None:
+    """Say on the span of *request*, which is starting, what it came on, and whether in a sentence, too."""
     said: dict[str, Any] = {
         names.CONN_REUSED: request.before > 0,
         names.CONN_ID: request.conn.id,
@@ -46,6 +47,13 @@ def describe(span: Span, request: Request) -> None:
     if not request.before:
         _describe_connection(said, request.conn)
     span.set_attributes(said)
+    if not request.before and sentences and request.conn.after is not None:
+        _say(span, of_loss(request.conn.after, request.conn.peer))
+
+
+def _say(span: Span, sentence: str | None, at: int | None = None) -> None:
+    if sentence is not None:
+        span.add_event(names.EVENT_DIAGNOSIS, {names.MESSAGE: sentence}, at)
 
 
 def _describe_connection(said: dict[str, Any], conn: Connection) -> None:
@@ -74,10 +82,13 @@ def describe_inferred(span: Span, inferred: Inferred) -> None:
     )
 
 
-def describe_end(request: Request, reason: Reason) -> None:
-    """Say on the span of *request* that its connection ends with it."""
+def describe_end(request: Request, reason: Reason, sentences: bool) -> None:
+    """Say on the span of *request* that its connection ends with it, and whether in a sentence, too."""
     if request.span is not None and request.span.is_recording():
         request.span.set_attribute(names.CONN_CLOSE_REASON, reason.value)
+        if sentences:
+            # Nothing on a span is later than its end, which may be held.
+            _say(request.span, of_end(request, reason), request.ended_at)
 
 
 def hold(request: Request, contain: Callable[[str], object]) -> None:

@@ -28,9 +28,11 @@ class Watch:
         guard: contains our faults.
         ledger: decides.
         metrics: is told of each connection that ended.
+        sentences: whether spans of requests that were not ordinary say so in a sentence, too.
     """
 
-    def __init__(self, guard: Guard, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, guard: Guard, ledger: Ledger, metrics: Metrics, *, sentences: bool = True) -> None:
+        self._sentences = sentences
         self.guard = guard
         self.ledger = ledger
         self._metrics = metrics
@@ -94,7 +96,7 @@ class Watch:
         if conn is not None and conn.reason is None:
             reason = conn.closing(why, _now())
             for request in (by,) if by is not None else conn.under_way:
-                describe_end(request, reason)
+                describe_end(request, reason, self._sentences)
 
     def hung_up(self, owner: object, *, unsent: bool = False) -> None:
         """The client's end came first, if nothing else has.
@@ -108,7 +110,7 @@ class Watch:
             reason = conn.hung_up(_now(), unsent=unsent)
             if reason is not None:
                 for request in conn.under_way:
-                    describe_end(request, reason)
+                    describe_end(request, reason, self._sentences)
 
     def lost(self, owner: object) -> None:
         """The socket is gone."""
@@ -163,7 +165,7 @@ class Watch:
         if request is not None and not request.over:
             if request.span is None:
                 request.span = span
-                describe(span, request)
+                describe(span, request, self._sentences)
                 hold(request, self.guard.contain)
         elif not self.knows_server:
             inferred = self._fallback.request(carrier)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Final
 
 from ..core.diagnosis import Diagnosis, Told
+from .units import spoken
 
 # The line comes first, where it is known: a popover on a bar in Jaeger shows some hundred letters, and cuts off the
 # rest.
@@ -181,13 +182,7 @@ def _known(parts: _Parts, facts: dict[str, object]) -> bool:
 
 
 def _time(nanoseconds: object) -> str:
-    # Three digits and a unit, as the report has it.
-    value = int(str(nanoseconds)) / 1e9
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        if value * factor >= 0.9995:
-            number = value * factor
-            return f"{number:.0f} {unit}" if number >= 99.95 else f"{number:.1f} {unit}"
-    return f"{value * 1e6:.0f} µs"
+    return spoken(int(str(nanoseconds)))
 
 
 def _requests(number: object) -> str:

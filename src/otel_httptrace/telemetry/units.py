@@ -28,3 +28,13 @@ def readable_seconds(nanoseconds: int) -> float:
     """Nanoseconds as seconds, in decimal microseconds: where a person will look, ``0.001179``."""
     # Down, too.
     return nanoseconds // 1000 / 1_000_000
+
+
+def spoken(nanoseconds: int) -> str:
+    """Nanoseconds in a sentence: three digits and a unit, as the report has it."""
+    value = nanoseconds / 1e9
+    for factor, unit in ((1, "s"), (1e3, "ms")):
+        if value * factor >= 0.9995:
+            number = value * factor
+            return f"{number:.0f} {unit}" if number >= 99.95 else f"{number:.1f} {unit}"
+    return f"{value * 1e6:.0f} µs"

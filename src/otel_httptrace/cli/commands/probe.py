@@ -17,6 +17,9 @@ from ..options import duration
 from ..probing import probe
 from ..probing.plan import Plan
 
+#: Seconds of the longest wait of ``--idle``, unless told otherwise.
+_MAX_IDLE = 8.0
+
 
 @click.command(
     "probe",
@@ -29,10 +32,12 @@ from ..probing.plan import Plan
 )
 @click.option("--early-close", is_flag=True, help="Repeat it, with responses closed before they are read.")
 @click.option(
-    "--idle", is_flag=True, help="Find out for how long idle connections are kept, by waiting 0.5, 1, 2, ... seconds."
+    "--idle",
+    is_flag=True,
+    help="Find out for how long idle connections are kept, by waiting 0.1, 0.2, 0.4, ... seconds.",
 )
 @click.option(
-    "--max-idle", type=duration, default="8s", show_default=True, metavar="TIME", help="The longest wait of --idle."
+    "--max-idle", type=duration, show_default="8s", metavar="TIME", help="The longest wait of --idle, which it needs."
 )
 @click.option(
     "--client",
@@ -55,7 +60,7 @@ def command(
     concurrency: int,
     early_close: bool,
     idle: bool,
-    max_idle: float,
+    max_idle: float | None,
     client: str,
     http2: bool,
     method: str,
@@ -75,6 +80,8 @@ def command(
       httptrace probe --client requests https://example.com/
       httptrace probe --http2 -H "Authorization: Bearer $TOKEN" https://api.example.com/
     """
+    if max_idle is not None and not idle:
+        raise Problem("--max-idle needs --idle")
     if http2 and client != "httpx":
         raise Problem("--http2 needs --client httpx")
     if http2 and find_spec("h2") is None:
@@ -89,7 +96,7 @@ def command(
         verify=not insecure,
         timeout=timeout,
         headers=tuple(map(_header, headers)),
-        idle=max_idle if idle else None,
+        idle=(max_idle or _MAX_IDLE) if idle else None,
         guessed="://" not in url,
         client=client,
     )

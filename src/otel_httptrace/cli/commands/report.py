@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import click
 
 from ... import clients
 from ...report.analysis import Analysis
+from ...report.look import Look
 from ...report.printable import printable
 from ...report.rows import Assembler, Row, Served
 from ...report.sources import SourceError, SpanSource
@@ -22,6 +24,8 @@ from ..errors import Problem, say
 from ..options import options
 from ..output import Output
 
+#: How far back a backend is asked unless told otherwise.
+_LOOKBACK = "1h"
 #: Spans between two looks at the clock of the progress bar.
 _STEP = 1000
 
@@ -38,7 +42,7 @@ _STEP = 1000
 @click.option("--service", metavar="NAME", help="Report the requests of this service; --jaeger needs it.")
 @click.option("--query", metavar="TRACEQL", help="Select traces by this TraceQL query; for Tempo.")
 @click.option("--tenant", metavar="ID", help="Read the traces of this Tempo tenant: sent as X-Scope-OrgID.")
-@click.option("--lookback", metavar="TIME", default="1h", show_default=True, help="How far back to look.")
+@click.option("--lookback", metavar="TIME", show_default=_LOOKBACK, help="How far back to look.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Read at most so many traces.")
 @click.option(
     "--trace",
@@ -47,36 +51,45 @@ _STEP = 1000
     help="Tell of this trace alone, request by request; the beginning of its id is enough.",
 )
 @options
-@click.argument("source", required=False, metavar="[FILE]")
+@click.argument("sources", nargs=-1, metavar="[FILE]...")
 def command(
     *,
     output: Output,
-    source: str | None,
+    sources: tuple[str, ...],
     jaeger: str | None,
     tempo: str | None,
     service: str | None,
     query: str | None,
     tenant: str | None,
-    lookback: str,
+    lookback: str | None,
     limit: int | None,
     trace: str | None,
 ) -> int:
     """Report what was collected before: FILE has OTLP JSON lines, as the collector's file exporter writes; - is stdin.
 
+    Several files are one report: a client's and its server's, or those that were rotated.
+
     \b
       httptrace report traces.jsonl
       zstd -dc traces.jsonl.zst | httptrace report -
       httptrace report traces.jsonl --trace 4c7ae5ac
+      httptrace report shop.jsonl parts.jsonl
       httptrace report --jaeger http://localhost:16686 --service shop --lookback 2h
       httptrace report --tempo http://localhost:3200 --query '{ span.httptrace.conn.open_reason = "body_not_read" }'
     """
-    given = [what for what in (source, jaeger, tempo) if what is not None]
+    given = [what for what in (" ".join(sources) or None, jaeger, tempo) if what is not None]
     if len(given) != 1:
         raise click.UsageError("expected one of FILE, --jaeger URL and --tempo URL.")
-    output.check_others(FILE=source)
+    for source in sources:
+        output.check_others(FILE=source)
+    if trace is not None:
+        output.refuse("everything", "brief", because="with --trace")
+    if output.text is None and "-" in (output.html, output.json):
+        output.refuse("everything", "brief", "width", because="with no text: stdout is that file's")
     try:
-        if source is not None:
-            spans = _file(source)
+        if sources:
+            _refuse_of_backends(service=service, query=query, tenant=tenant, lookback=lookback, limit=limit)
+            spans = _files(sources)
         else:
             spans = _backend(
                 jaeger=jaeger,
@@ -84,7 +97,7 @@ def command(
                 service=service,
                 query=query,
                 tenant=tenant,
-                lookback=lookback,
+                lookback=lookback or _LOOKBACK,
                 limit=limit,
             )
         report, failure, rows = read(spans, output, trace)
@@ -92,8 +105,10 @@ def command(
         raise Problem(str(error)) from error
     if trace is not None:
         _check_one(rows, trace, given[0], report, failure)
-    elif source not in (None, "-"):
-        output = replace(output, look=f"httptrace report {shlex.quote(str(source))} --trace ID")
+    if jaeger is not None:
+        output = replace(output, look=Look(jaeger=_without_credentials(jaeger)))
+    elif trace is None and "-" not in sources and sources:
+        output = replace(output, look=Look(f"httptrace report {shlex.join(sources)} --trace ID"))
     problems = [*spans.problems, *([failure] if failure else []), *report.problems]
     lines = [*problems, *foreign(report)]
     if report.spans:
@@ -131,10 +146,29 @@ def _check_one(rows: list[Row], trace: str, where: str, report: Report, failure:
         raise Problem(f"--trace {trace}: {len(ids):,} traces begin so: {', '.join(ids[:3])}{more}")
 
 
-def _file(path: str) -> SpanSource:
-    from ...report.sources.files import FileSource  # noqa: PLC0415
+def _without_credentials(url: str) -> str:
+    from ...report.sources.api import split_userinfo  # noqa: PLC0415
 
-    return FileSource(path)
+    return str(split_userinfo(url)[0]).rstrip("/")
+
+
+def _refuse_of_backends(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            where = "--tempo" if name in ("query", "tenant") else "--jaeger and --tempo"
+            raise click.UsageError(f"--{name} is for {where}: all of a FILE is read.")
+
+
+def _files(paths: Sequence[str]) -> SpanSource:
+    from ...report.sources.files import FileSource, FilesSource  # noqa: PLC0415
+
+    seen: set[str] = set()
+    for path in paths:
+        known = path if path == "-" else os.path.realpath(path)
+        if known in seen:
+            raise click.UsageError(f"{path} is given twice: its requests would count twice.")
+        seen.add(known)
+    return FileSource(paths[0]) if len(paths) == 1 else FilesSource(paths)
 
 
 def _backend(

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ...report.look import Look
 from ...report.terminal import Unread
 from ..errors import Problem, describe, say
 from ..files import check_writable, open_private
@@ -65,15 +66,19 @@ def command(
       httptrace run --quiet --fail-on body_not_read,client_per_request -- pytest
       httptrace run --fail-on failed,waste --baseline before.json -- pytest
     """
+    if every is not None and output.quiet and not (output.text or output.html or output.json):
+        raise click.UsageError("--every has no effect with --quiet and without a file.")
     path = find(program[0])
     output = replace(
         output,
-        look=f"httptrace report {shlex.quote(otlp)} --trace ID"
-        if otlp is not None
-        else "keep the spans with --otlp FILE, then httptrace report FILE --trace ID"
-        # Who sends them on has a backend to look into.
-        if forward is None
-        else "",
+        look=Look(
+            f"httptrace report {shlex.quote(otlp)} --trace ID"
+            if otlp is not None
+            else "keep the spans with --otlp FILE, then httptrace report FILE --trace ID"
+            # Who sends them on has a backend to look into.
+            if forward is None
+            else ""
+        ),
     )
     if otlp is not None:
         output.check_others(otlp=otlp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from ...report.units import seconds
 from ...telemetry import names
@@ -10,11 +11,14 @@ from .plan import Answers, Plan
 from .recorder import Recorder
 from .requests import ask, client_for
 
+#: Seconds of the first wait; each later one is twice as long.
+_FIRST: Final = 0.1
+
 
 async def idle(plan: Plan, recorder: Recorder) -> str:
     """For how long the server keeps an idle connection, by trying."""
-    kept, wait = 0.0, min(0.5, plan.idle or 0.5)
-    longest = plan.idle or 0.5
+    longest = plan.idle or _FIRST
+    kept, wait = 0.0, min(_FIRST, longest)
     answers = Answers()
     async with client_for(plan, keepalive=2 * longest + 10) as client:
         await ask(client, plan, answers)

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from ...version import __version__
 from ..colours import COLOURS
 from ..findings import Finding, Severity, Sure
+from ..look import Look
 from ..rows import PHASES
 from ..summary import Origin, Report, Server
 from ..units import count, seconds, share
@@ -43,13 +44,17 @@ _SURE: Final = {
 }
 
 
-def render(report: Report) -> str:
+def render(report: Report, jaeger: str = "") -> str:
     """One HTML page that shows *report*, to be written to a file in UTF-8.
 
     It needs nothing but a browser: no network, and no other file. Of a URL it shows the origin and what
     `report.paths` leaves of the path, of attributes those that `telemetry.names` lists.
+
+    Args:
+        report: what there is to say.
+        jaeger: the address of a Jaeger that has the traces, to be linked to; empty if there is none.
     """
-    requests = Requests(report)
+    requests = Requests(report, Look(jaeger=jaeger))
     data = requests.embed()
     style, theme, script = _style(), _asset("theme.js"), _script()
     return _template().render(
@@ -184,6 +189,7 @@ class _Evidence(NamedTuple):
     span_id: str
     what: str
     number: int | None
+    address: str
 
 
 class _Shown(NamedTuple):
@@ -203,7 +209,14 @@ def _finding(finding: Finding, requests: Requests) -> _Shown:
         finding.severity.name.lower(),
         _WORDS[finding.severity],
         finding.because or _SURE[finding.sure],
-        [_Evidence(*item, requests.find(item.trace_id, item.span_id)) for item in finding.evidence],
+        [
+            _Evidence(
+                *item,
+                requests.find(item.trace_id, item.span_id),
+                requests.look.address(item.trace_id, item.span_id),
+            )
+            for item in finding.evidence
+        ],
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ...telemetry import names
+from ..look import Look
 from ..printable import printable
 from ..rows import PHASES, STEPS, Row, Step
 from ..summary import Report
@@ -203,7 +204,8 @@ class _Table:
 class Requests:
     """The requests of a report, those of its timeline first, and what the page's script needs of them."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, look: Look) -> None:
+        self.look = look
         self.rows: list[Row] = []
         self._numbers: dict[tuple[str, str], int] = {}
         for row in (*report.timeline, *report.slowest, *((report.typical,) if report.typical else ())):
@@ -289,6 +291,7 @@ class Requests:
             "shown": [*SHOWN, *SHOWN_ON_STEPS],
             "because": {"opened": OPENED, "closed": CLOSED, "outcome": OUTCOMES},
             **({"halves": halves} if halves else {}),
+            **({"jaeger": self.look.jaeger} if self.look.jaeger else {}),
         }
 
     @staticmethod

@@ -17,7 +17,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -183,6 +183,55 @@ class FileSource:
                 yield number, line.removeprefix(_BOM) if number == 1 else line
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             self.problems.add(f"the compressed data ends or is damaged after line {number}: {one_line(str(error))}")
+
+
+class FilesSource:
+    """Spans of several such files, one after the other. One that cannot be read is a problem, unless none can.
+
+    Args:
+        paths: of the files; ``-`` is the standard input.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.problems = Problems()
+        self._files = [(path, FileSource(path)) for path in paths]
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far, of all files."""
+        return sum(file.position for _, file in self._files)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the files; None if that is not known of one."""
+        sizes = [_size(path) for path, _ in self._files]
+        return None if None in sizes else sum(filter(None, sizes))
+
+    def __iter__(self) -> Iterator[Span]:
+        """Read them.
+
+        Raises:
+            SourceError: none of them can be read.
+        """
+        failures: list[SourceError] = []
+        for path, file in self._files:
+            try:
+                yield from file
+            except SourceError as error:  # noqa: PERF203 - there are a few files
+                failures.append(error)
+                self.problems.add(str(error))
+            else:
+                for problem in file.problems:
+                    self.problems.add(f"{path}: {problem}")
+        if len(failures) == len(self._files):
+            raise failures[0]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path) if os.path.isfile(path) else None
+    except OSError:
+        return None
 
 
 @contextmanager

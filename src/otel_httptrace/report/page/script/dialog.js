@@ -24,6 +24,11 @@ function copied(label, value) {
   return make("span", null, `${label} `, code(value), make("button", { type: "button", class: "copy", "data-copy": value, "aria-label": `Copy ${label} id ${value}` }, "Copy"));
 }
 
+function inJaeger(i) {
+  const address = model.address(i);
+  return address ? make("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, "in Jaeger") : null;
+}
+
 function when(i) {
   const at = model.start[i];
   if (Math.abs(at) < 1e-6) return "the first request";
@@ -42,7 +47,7 @@ function fill(i) {
         make("p", { class: "quiet" }, make("bdi", null, (model.origin(i) || "origin unknown") + model.path(i)), ` · ${when(i)}${model.source(i)[0] ? " · " : ""}`, make("bdi", null, model.source(i)[0]))),
       make("button", { type: "button", class: "button", "aria-label": "Close", title: "Close (Escape)", on: { click: () => dialog.close() } }, "✕")),
     story(i), waterfall(i), details(i),
-    make("p", { class: "ids" }, copied("trace", trace), copied("span", span)),
+    make("p", { class: "ids" }, copied("trace", trace), copied("span", span), inJaeger(i)),
     make("div", { class: "steps" }, step(before, "← Before, on its connection"), step(after, "After, on its connection →"),
       drawn ? make("button", { type: "button", class: "button", on: { click: () => { returnTo = null; dialog.close(); reveal(i); } } }, "Show in the timeline") : null)));
   dialog.dataset.request = i;

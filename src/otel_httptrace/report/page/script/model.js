@@ -71,6 +71,12 @@ export const model = (() => {
     return [hex(i * 24, i * 24 + 16), hex(i * 24 + 16, i * 24 + 24)];
   }
 
+  /** Where Jaeger shows it with its details open: report/look.py. Empty if there is none. */
+  function address(i) {
+    const [trace, span] = ids(i);
+    return raw.jaeger && /^[0-9a-f]{32} [0-9a-f]{16}$/.test(`${trace} ${span}`) ? `${raw.jaeger}/trace/${trace}?uiFind=${span}` : "";
+  }
+
   function pairs(flat) {
     const found = [];
     for (let k = 0; k < flat.length; k += 2) {
@@ -83,7 +89,7 @@ export const model = (() => {
   const flag = (bit) => (i) => (columns.flags[i] & bit) !== 0;
 
   return {
-    raw, count, start, end, phases, times, spans, ids, drawn: raw.drawn, begin: raw.begin,
+    raw, count, start, end, phases, times, spans, ids, address, drawn: raw.drawn, begin: raw.begin,
     connection: (i) => columns.connection[i],
     lane: (i) => columns.lane[i],
     status: (i) => columns.status[i],
