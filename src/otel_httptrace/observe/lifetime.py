@@ -82,6 +82,8 @@ class Lifetime:
         #: with within the collector, or was interrupted, as a function and its arguments; and network streams of
         #: which the close was. To put something there is one step, which nothing can interrupt.
         self.later: deque[Any] = deque()
+        #: What a `Watch` calls.
+        self.gone = self.later.append
         self.active = False
         #: Finds the application's lines; None if they are not wanted.
         self.call_sites: CallSite | None = None

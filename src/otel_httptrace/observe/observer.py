@@ -43,6 +43,9 @@ class Observer:
     def __init__(self, lifetime: Lifetime) -> None:
         self.lifetime = lifetime
         self.guard = lifetime.guard
+        #: Classes of the client's own whose objects run no code as our attribute, `KEY`, is read and set: `stored` and
+        #: `store` do the same for any object, at ten times the price. Each stream of a response among them is watched.
+        self.plain: set[type] = set()
         #: Types of response streams that are watched, by id, as long as there are such types.
         self._bodies: dict[int, weakref.ref[type]] = {}
 
@@ -189,8 +192,12 @@ class Observer:
             return
         lifetime = self.lifetime
         try:
-            watch = Watch(stream, lifetime.later.append)
-            store(stream, KEY, exchange)
+            watch = Watch(stream, lifetime.gone)
+            plainly = type(stream) in self.plain
+            if plainly:
+                stream._otel_httptrace = exchange
+            else:
+                store(stream, KEY, exchange)
         except (AttributeError, TypeError):
             # It takes no attribute or no weak reference: we could not tell when it is collected.
             exchange.over_at = now
@@ -198,7 +205,7 @@ class Observer:
             return
         watch.of = exchange
         exchange.ledger.process.exchanges[exchange] = watch
-        if id(type(stream)) not in self._bodies:
+        if not plainly and id(type(stream)) not in self._bodies:
             self._know_body(type(stream))
         if not self.guard.failing or self.guard.trusts("end"):
             # Else no span may be kept open.

@@ -44,6 +44,9 @@ HANDLE_CHUNK: Final = "_handle_chunk"
 ORIGINAL: Final = attrgetter("_original_response")
 #: What `http.client` was asked to send last. Raises where there is none.
 METHOD: Final = attrgetter("_method")
+#: Of a response: how many bytes of its body are still to come, as Content-Length had it; None if not known.
+#: Never more than 0 for HEAD.
+LENGTH: Final = "length_remaining"
 #: Of a connection that has sent a request: whether its response reads the body while it is made. Raises where that is
 #: not known.
 PRELOADS: Final = attrgetter("_response_options.preload_content")
@@ -253,13 +256,6 @@ def finalised(response: Any) -> bool:
 def holds_connection(response: Any) -> bool:
     """Whether it will give its connection back, or has to be told to: ``_connection``."""
     return getattr(response, "_connection", None) is not None
-
-
-def announced(response: Any) -> int | None:
-    """How many bytes of its body are still to come, as Content-Length had it; None if that is not known."""
-    found = getattr(response, "length_remaining", None)
-    # OTLP's integers have 64 bits: see `body_size`.
-    return found if isinstance(found, int) and found < 2**63 else None
 
 
 #: As `http.client` numbers them.
