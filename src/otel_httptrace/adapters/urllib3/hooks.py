@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from functools import partial
@@ -258,6 +259,22 @@ class Hooks:
             return result
 
         return shaking_hands
+
+    def watch_socks(self) -> None:
+        """Watch the sockets of PySocks, which connect to a proxy and ask it for a tunnel in one call."""
+        base = getattr(sys.modules.get(seams.PYSOCKS), seams.SOCKS_BASE, None)
+        if isinstance(base, type):
+            self._patches.replace(base, "connect", self._socks_connect)
+
+    def _socks_connect(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+
+        def connect(self: Any, *arguments: Any, **more: Any) -> Any:
+            result = original(self, *arguments, **more)
+            guard(observer.asking_socks, self)
+            return result
+
+        return connect
 
     def _getresponse(self, original: Hook) -> Hook:
         guard = self._guard

@@ -345,19 +345,35 @@ class Observer(shared.Observer):
         if exchange is None or conn is None or exchange.conn is not conn or exchange.dial is None:
             return None
         self._attempt(exchange, connection, _now())
+        if seams.socks_proxy(connection) is not None:
+            self.hooks.watch_socks()
         return exchange
 
     @staticmethod
     def _attempt(exchange: Exchange, connection: Any, at: int) -> None:
         if exchange.dial is not None:
-            port = getattr(connection, "port", None)
-            exchange.dial.attempt_started(Attempt(seams.name(connection), port, "tcp", at))
+            host, port = seams.socks_proxy(connection) or (seams.name(connection), getattr(connection, "port", None))
+            exchange.dial.attempt_started(Attempt(host, port, "tcp", at))
 
     def connected(self, exchange: Exchange, sock: Any) -> None:
-        """The socket is connected."""
+        """The socket is connected, and a SOCKS proxy has agreed to that."""
         dial = exchange.dial
-        if dial is not None and isinstance(dial.last, Attempt):
+        if dial is None or dial.last is None:
+            return
+        if isinstance(dial.last, Attempt):
             self._connected(dial.last, sock, _now())
+        else:
+            dial.step_over(_now())
+
+    def asking_socks(self, sock: Any) -> None:
+        """PySocks' *sock* is connected to the proxy, which is asked for a tunnel next."""
+        exchange = CURRENT.get()
+        dial = exchange.dial if exchange is not None else None
+        if dial is None or dial.done or not isinstance(dial.last, Attempt) or dial.last.ended:
+            return
+        attempt, now = dial.last, _now()
+        self._connected(attempt, sock, now)
+        dial.proxy_started(Step(now, server=attempt.host, port=attempt.port))
 
     @staticmethod
     def _connected(attempt: Attempt, sock: Any, at: int) -> None:
@@ -373,6 +389,7 @@ class Observer(shared.Observer):
         """It could not be connected."""
         dial = exchange.dial
         if dial is None or not isinstance(dial.last, Attempt):
+            self.step_over(exchange, error)
             return
         open_lookups = [lookup for lookup in dial.last.lookups if not lookup.ended]
         dial.last.over(_now(), None if errors.cancelled(error) else errors.of_connect(error), failed=True)
@@ -460,8 +477,13 @@ class Observer(shared.Observer):
             if not length and seams.METHOD(connection) == "HEAD":
                 exchange.method = b"HEAD"
         except AttributeError:
-            # HTTP/2 is read to its end before there is a response.
-            pass
+            whole = seams.whole(response)
+            if whole is not None:
+                # Read to its end before there was a response. One that was to be streamed is never given back.
+                exchange.body_read(now, whole)
+                exchange.body_ended(now)
+                self.lifetime.finish(exchange, None)
+                return
         if exchange.over_at:
             return
         if over:
