@@ -674,7 +674,8 @@ def waits_its_turn(w: World) -> None:
     first = w.aside(pool.request, "GET", "/held")
     second = threading.Thread(target=pool.request, args=("GET", "/"))
     second.start()
-    w.until(lambda: pool.pool.not_empty._waiters)
+    queue: Any = pool.pool
+    w.until(lambda: queue.not_empty._waiters)
     w.server.go.set()
     first.join()
     second.join()
