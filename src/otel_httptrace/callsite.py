@@ -131,18 +131,19 @@ class CallSite:
         if last is not None:
             # As many frames away, by way of the same function. What is between is not looked at, for that makes an
             # object of each frame; it has been, and no detour is kept (see `_last`).
+            depth, called, caller, at, known = last
             try:
-                frame = sys._getframe(last.depth)
+                frame = sys._getframe(depth)
             except ValueError:
                 pass
             else:
                 outer = frame.f_back
-                if frame.f_code is last.called and outer is not None:
-                    code, at = outer.f_code, outer.f_lasti
-                    if code is last.caller and at == last.at:
-                        return last.place
+                if frame.f_code is called and outer is not None:
+                    code, instruction = outer.f_code, outer.f_lasti
+                    if code is caller and instruction == at:
+                        return known
                     if self._kinds.get(code.co_filename) == _APPLICATION:
-                        return Place(Mark(code, at), None)
+                        return Place(Mark(code, instruction), None)
         frame = sys._getframe(1)
         place = self.find(frame)
         if place is not None and place.application is not None and place.library is None:

@@ -679,7 +679,6 @@ _NOT_IN_A_REQUEST = {
     ("Metrics", "_counted"),
     # Not called by us but by upstream, in the place of a span's `end`: a hook, whose whole body is guarded.
     ("Spans", "_upstream_ends"),
-    ("Spans", "_upstream_ends_several"),
     # For every part of a body, and so unguarded: they add integers.
     ("Exchange", "body_ended"),
     ("Exchange", "body_read"),

@@ -63,6 +63,25 @@ CASES = [
     for (kind, wire), names in PLAYED.items()
     for name in names
 ]
+
+
+def stopped_while_busy(client: Client, server: Running) -> None:
+    """Who asks for longer than a server takes to stop gets no answer, and it is the server that closes."""
+    conn = client.connect()
+    conn.send(conn.head("/ok", "Content-Length: 4", method="POST"))
+    until(lambda: server.busy() == 1)
+    server.stop()
+    conn.ended()
+
+
+_STOPPED = Scenario(
+    stopped_while_busy,
+    (Expected(0, "shutdown"),),
+    ("shutdown",),
+    ("hypercorn-trio",),
+    {"fresh": True, "graceful_timeout": 0.1},
+)
+CASES.append(pytest.param("hypercorn-trio", "tcp", _STOPPED, id="hypercorn-trio-tcp-stopped_while_busy"))
 for _kind in TLS:
     for _play, _expected, _closed in (
         (over_tls, Expected(0), "client_closed"),

@@ -354,6 +354,8 @@ class Ledger(NotCopied):
     def __init__(self, process: Process, limits: Limits, made_at: str | None = None) -> None:
         self.process = process
         self.limits = limits
+        #: Whether requests wait for a connection to be free.
+        self.blocks = limits.connections is not None
         self.made_at = made_at
         self.live: dict[Connection, None] = {}
         self.waiting: dict[Exchange, None] = {}

@@ -502,12 +502,14 @@ def body_size(exchange: Exchange) -> int | None:
     if exchange.outcome == COMPLETE:
         return exchange.bytes_read
     announced = exchange.announced
+    # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
+    if not isinstance(announced, int) or announced >= 2**63:
+        announced = None
     for name, value in exchange.response_headers:
         field = name.lower()
         if field == b"transfer-encoding":
             # It overrides Content-Length (RFC 9112, section 6.3).
             return None
-        # OTLP's integers have 64 bits: one beyond them costs the exporter its whole batch.
         if field == b"content-length" and value.isdigit() and len(value) < 19:
             announced = int(value)
     return announced

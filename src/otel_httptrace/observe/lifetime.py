@@ -85,6 +85,8 @@ class Lifetime:
         #: For hooks called while the client may hold a lock of its own: httpcore's pools while they assign requests,
         #: its connections while they dial or, with HTTP/2, read.
         self.guard_in_locks = guard.in_locks(self.later.append)
+        #: What a `Watch` calls.
+        self.gone = self.later.append
         self.active = False
         #: Finds the application's lines; None if they are not wanted.
         self.call_sites: CallSite | None = None

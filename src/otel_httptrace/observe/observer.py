@@ -43,6 +43,9 @@ class Observer:
     def __init__(self, lifetime: Lifetime) -> None:
         self.lifetime = lifetime
         self.guard = lifetime.guard
+        #: Classes of the client's own whose objects run no code as our attribute, `KEY`, is read and set: `stored` and
+        #: `store` do the same for any object, at ten times the price. Each stream of a response among them is watched.
+        self.plain: set[type] = set()
         #: Types of response streams that are watched, by id, as long as there are such types.
         self._bodies: dict[int, weakref.ref[type]] = {}
 
@@ -189,10 +192,14 @@ class Observer:
             return
         lifetime, kind = self.lifetime, type(stream)
         try:
-            if id(kind) not in self._bodies:
-                self._know_body(kind)
-            watch = Watch(stream, lifetime.later.append)
-            store(stream, KEY, exchange)
+            watch = Watch(stream, lifetime.gone)
+            plainly = kind in self.plain
+            if plainly:
+                stream._otel_httptrace = exchange
+            else:
+                if id(kind) not in self._bodies:
+                    self._know_body(kind)
+                store(stream, KEY, exchange)
         except (AttributeError, TypeError):
             # It has no close that we would see, as httpcore's own of `Response(content=b"...")`, which mocks return;
             # or it takes no attribute or no weak reference, and we could not tell when it is collected.

@@ -192,10 +192,8 @@ class Metrics:
             if origin is not latest:
                 counts = self._use(origin)
                 self._latest = origin, counts
-            if key in counts:
-                counts[key] += 1
-            else:
-                counts[key] = 1
+            # Not asked for first: the hash of such a key is made each time.
+            counts[key] = counts.get(key, 0) + 1
 
     def _use(self, origin: Origin | None) -> _Counts:
         counts = self._counts.get(origin)

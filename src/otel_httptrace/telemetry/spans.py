@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
-from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY, Context
+from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY, Context
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode, Tracer
 
 from ..clients import pool_timeouts, scopes
@@ -50,9 +50,13 @@ _PARTS: Final = tuple(f"{scope}." for scope in _SCOPES_OF_SEVERAL)
 #: What the exceptions are called that tell that the pool had no connection to give in time.
 _POOL_TIMEOUTS: Final = pool_timeouts()
 
-#: What suppresses all instrumentation. The last is what instrumentations used before there was an API for it.
-ALL: Final = (_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation")
-_ALL, _ALL_FORMERLY = ALL
+#: What suppresses instrumentation: all, all by the word from before there was an API for it, and that of HTTP.
+SUPPRESSED: Final = (
+    _SUPPRESS_INSTRUMENTATION_KEY,
+    "suppress_instrumentation",
+    _SUPPRESS_HTTP_INSTRUMENTATION_KEY,
+)
+_ALL, _ALL_FORMERLY, _ = SUPPRESSED
 
 #: Set on a span that an exchange has claimed: the next one is another exchange's.
 _CLAIMED: Final = "_otel_httptrace_claimed"
@@ -62,7 +66,21 @@ _MAX_HOLDERS: Final = 8
 _NO_REQUEST: Final = (SpanKind.INTERNAL, SpanKind.SERVER)
 
 
-def unsampled() -> Any:
+def suppressed() -> bool:
+    """Whether instrumentation is suppressed in the current context."""
+    context = context_api.get_current()
+    # Read as a mapping: get_value would fetch the current context for each key.
+    return bool(context) and any(map(context.get, SUPPRESSED))
+
+
+def upstreams_own(exchange: Exchange, context: Context) -> bool:
+    """Whether it was upstream that has suppressed instrumentation in *context*, below the span that it made."""
+    if exchange.below is None:
+        return False
+    return context.get(CURRENT_SPAN) is exchange.below and not suppresses_all(context)
+
+
+def _unsampled() -> Any:
     """The current span, if it belongs to a trace that is not recorded; else None.
 
     Such a one does not say who made it. Whoever suppresses HTTP instrumentation there need not be upstream: then a
@@ -75,6 +93,11 @@ def unsampled() -> Any:
         return None
 
 
+def suppresses_all(context: Context) -> bool:
+    """Whether all instrumentation is suppressed in *context*."""
+    return bool(context.get(_ALL) or context.get(_ALL_FORMERLY))
+
+
 #: Nanoseconds that a thread may take to begin, on a busy machine.
 _QUEUED: Final = 100_000_000
 
@@ -85,17 +108,34 @@ class Several:
     Which is the newest is known only when upstream ends the span. So until then nothing is said on it.
     """
 
-    __slots__ = ("error", "exchange", "over", "sent", "upstream_ended")
+    __slots__ = ("error", "exchange", "over", "sent", "span", "spans", "upstream_ended")
 
-    def __init__(self, exchange: Exchange) -> None:
-        #: The newest, and how many before it had been sent. None once the span is over: it has the span, and the span
-        #: has this, and what goes round is freed only by the garbage collector, which may be turned off.
+    def __init__(self, spans: Spans, span: Any, exchange: Exchange) -> None:
+        self.spans = spans
+        #: These are None once the span is over: they have the span, and the span has this, and what goes round is freed
+        #: only by the garbage collector, which may be turned off.
+        self.span: Any = span
+        #: The newest, and how many before it had been sent.
         self.exchange: Exchange | None = exchange
         self.sent = 0
         #: It is over, by this error if it failed, and is yet to be described.
         self.over = False
         self.error: BaseException | None = None
         self.upstream_ended: int | None = None
+
+    def upstream_ends(self, end_time: int | None = None) -> None:
+        """Stands in for the span's own ``end``."""
+        span, exchange = self.span, self.exchange
+        try:
+            self.upstream_ended = end_time if end_time is not None else time.time_ns()
+            if exchange is not None and exchange.finished:
+                self.spans.end_of_several(span, self, exchange)
+        except BaseException:
+            exchange = self.exchange
+            if span is not None and span.is_recording() and (exchange is None or exchange.finished):
+                span.__dict__.pop("end", None)
+                span.end(end_time)
+            self.spans.guard.contain("end", critical=True)
 
 
 class Spans:
@@ -109,14 +149,14 @@ class Spans:
 
     def __init__(self, tracer: Tracer, config: Config, guard: Guard) -> None:
         self._tracer = tracer
-        self._guard = guard
+        self.guard = guard
         self._children = config.spans != "none"
         self._all = config.spans == "all"
         self._at_headers = config.span_end == "headers"
         self._told = False
 
-    def claim(self, exchange: Exchange) -> bool:
-        """Take the request span that is current for *exchange*; False if there is none."""
+    def claim(self, exchange: Exchange) -> None:
+        """Take the request span that is current for *exchange*, if there is one."""
         context = context_api.get_current()
         span: Any = context.get(CURRENT_SPAN)
         # Only upstream's own, never any other that happens to be current.
@@ -124,11 +164,15 @@ class Spans:
             scope = span.instrumentation_scope.name
             if scope not in _SCOPES_OF_ONE:
                 several = scope in _SCOPES_OF_SEVERAL or scope.startswith(_PARTS)
-                return several and self._claim_one_of_several(exchange, span, context)
+                if not several or not self._claim_one_of_several(exchange, span, context):
+                    self._unclaimed(exchange)
+                return
             if span.kind is not _CLIENT:
-                return False
+                self._unclaimed(exchange)
+                return
         except AttributeError:
-            return False
+            self._unclaimed(exchange)
+            return
         if span.is_recording() and not getattr(span, _CLAIMED, False):
             try:
                 setattr(span, _CLAIMED, True)
@@ -137,22 +181,28 @@ class Spans:
                 pass
             exchange.span = span
             exchange.context = span.get_span_context()
-        return True
+
+    @staticmethod
+    def _unclaimed(exchange: Exchange) -> None:
+        # Under suppression upstream would not have made a span to claim. But some suppress it below their own.
+        if suppressed():
+            exchange.below = _unsampled()
+            exchange.silent = not upstreams_own(exchange, context_api.get_current())
 
     def _claim_one_of_several(self, exchange: Exchange, span: Any, context: Context) -> bool:
         if span.kind in _NO_REQUEST:
             return False
         exchange.below = span
         # Those that make such spans suppress others below them, which is not meant for us.
-        exchange.silent = bool(context.get(_ALL) or context.get(_ALL_FORMERLY))
+        exchange.silent = (_ALL in context or _ALL_FORMERLY in context) and suppresses_all(context)
         if not span.is_recording():
             return True
         several: Several | None = getattr(span, _CLAIMED, None)
         if several is None:
-            several = Several(exchange)
+            several = Several(self, span, exchange)
             try:
                 setattr(span, _CLAIMED, several)
-                span.end = partial(self._upstream_ends_several, span, several)
+                span.end = several.upstream_ends
             except AttributeError:
                 # No instance attributes: then it is said as soon as the exchange is over.
                 exchange.ends_early = True
@@ -175,19 +225,8 @@ class Spans:
         if over:
             self._describe_earlier(before, error, span)
 
-    def _upstream_ends_several(self, span: Any, several: Several, end_time: int | None = None) -> None:
-        try:
-            several.upstream_ended = end_time if end_time is not None else time.time_ns()
-            exchange = several.exchange
-            if exchange is not None and exchange.finished:
-                self._end_of_several(span, several, exchange)
-        except BaseException:
-            if span.is_recording() and (several.exchange is None or several.exchange.finished):
-                span.__dict__.pop("end", None)
-                span.end(end_time)
-            self._guard.contain("end", critical=True)
-
-    def _end_of_several(self, span: Any, several: Several, exchange: Exchange) -> None:
+    def end_of_several(self, span: Any, several: Several, exchange: Exchange) -> None:
+        """End *span*, which upstream has ended, too: *exchange* is the last of *several*, and is over."""
         exchange.upstream_ended = several.upstream_ended
         if several.over:
             several.over = False
@@ -196,10 +235,10 @@ class Spans:
             try:
                 self._describe(exchange, error)
             except BaseException:
-                self._guard.contain("describe")
+                self.guard.contain("describe")
             finally:
                 exchange.span = None
-        several.exchange = None
+        several.exchange = several.span = None
         self._end(span, exchange)
 
     def _describe_earlier(self, exchange: Exchange, error: BaseException | None, span: Any) -> None:
@@ -255,7 +294,7 @@ class Spans:
         except BaseException:
             if exchange.upstream_ended is None:
                 exchange.upstream_ended = exchange.wall + exchange.headers_at
-            self._guard.contain("end", critical=True)
+            self.guard.contain("end", critical=True)
 
     def end(self, exchange: Exchange) -> bool:
         """End the request span, if it was kept open; False: not before upstream has done so."""
@@ -265,7 +304,7 @@ class Spans:
         if exchange.below is not None:
             several: Several | None = getattr(span, _CLAIMED, None)
             if several is not None and several.exchange is exchange and several.upstream_ended is not None:
-                self._end_of_several(span, several, exchange)
+                self.end_of_several(span, several, exchange)
             return True
         if exchange.upstream_ended is not None:
             self._end(span, exchange)
@@ -292,7 +331,7 @@ class Spans:
                 span.end(at)
                 raise
             # It is over, and what its processor made of that is not ours.
-            self._guard.contain("on_end")
+            self.guard.contain("on_end")
 
     def describe(self, exchange: Exchange, error: BaseException | None) -> None:
         """Say everything on the request span, and make its children."""

@@ -19,11 +19,16 @@ class _AsksAlways:
         raise AssertionError(name)
 
 
+class _Notes:
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AssertionError(name)
+
+
 class _Plain:
     pass
 
 
-@pytest.mark.parametrize(("cls", "plainly"), [(_Plain, True), (_Asks, False), (_AsksAlways, False)])
+@pytest.mark.parametrize(("cls", "plainly"), [(_Plain, True), (_Asks, False), (_AsksAlways, False), (_Notes, False)])
 def test_only_a_class_that_runs_no_code_of_its_own_is_read_plainly(cls: type, plainly: bool) -> None:
     """No code of a class is ever called for our attribute."""
     assert _reads_plainly(cls) is plainly

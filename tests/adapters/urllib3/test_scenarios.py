@@ -656,6 +656,31 @@ def busy(w: World) -> None:
     manager.request("GET", w.server.url())
 
 
+@scenario(2, Row(FIRST), Row("all_busy"), Row())
+def shared_session(w: World) -> None:
+    """Threads that share a session."""
+    session = w.session()
+    thread = w.aside(session.get, w.server.url("/held"))
+    session.get(w.server.url())
+    w.server.go.set()
+    thread.join()
+    session.get(w.server.url())
+
+
+@scenario(1, Row(FIRST), Row())
+def waits_its_turn(w: World) -> None:
+    """Threads that share a pool that blocks: the second waits for the connection of the first."""
+    pool = w.manager(maxsize=1, block=True).connection_from_url(w.server.url())
+    first = w.aside(pool.request, "GET", "/held")
+    second = threading.Thread(target=pool.request, args=("GET", "/"))
+    second.start()
+    queue: Any = pool.pool
+    w.until(lambda: queue.not_empty._waiters)
+    w.server.go.set()
+    first.join()
+    second.join()
+
+
 @scenario(
     3,
     Row(FIRST),

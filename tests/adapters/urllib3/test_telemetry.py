@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,16 +13,19 @@ import boto3
 import pytest
 import requests
 import urllib3
+import urllib3.http2
 from botocore.config import Config as BotoConfig
 from kit.dns import Resolver
 from kit.matchers import Like, Port, Seconds
-from kit.proxies import Proxy
+from kit.proxies import Proxy, Socks
 from kit.server import Server, answer, head
 from kit.telemetry import Telemetry, attributes, names, seconds
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import StatusCode
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.contrib.socks import SOCKSProxyManager
+from urllib3.exceptions import NewConnectionError
 
 #: What upstream writes on the spans of requests and urllib3.
 _UPSTREAMS = {"user_agent.original"}
@@ -142,6 +145,57 @@ def test_a_tunnel_is_told(telemetry: Telemetry, serve: Any, running: Any, server
     assert attributes(telemetry.child("http.tls"))["server.address"] == "127.0.0.1"
     key = (("http.conn.reused", False), ("server.address", "127.0.0.1"), ("server.port", server.port))
     assert telemetry.metric("httptrace.requests") == {key: 1}
+
+
+@pytest.fixture
+def http2() -> Iterator[None]:
+    """urllib3 with HTTP/2, as long as the test lasts."""
+    urllib3.http2.inject_into_urllib3()
+    yield
+    urllib3.http2.extract_from_urllib3()
+
+
+# urllib3 itself never takes back the connection of the last.
+@pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")
+@pytest.mark.usefixtures("http2")
+def test_http2_is_read_before_there_is_a_response(telemetry: Telemetry, h2_server: Any, client_tls: Any) -> None:
+    """The body has its size, and one that was to be streamed is over, though nobody can give its connection back."""
+    server = h2_server()
+    with urllib3.PoolManager(ssl_context=client_tls) as manager:
+        for preload in (True, True, False):
+            manager.request("GET", f"https://127.0.0.1:{server.port}/", preload_content=preload)
+    assert telemetry.column("http.conn.reused") == [False, True, True]
+    assert telemetry.column("http.response.body.size") == [5, 5, 5]
+    assert telemetry.column("httptrace.body.outcome") == ["complete"] * 3
+    assert len(server.peers) == 1
+    gc.collect()
+
+
+def test_a_socks_proxy_is_the_peer(telemetry: Telemetry, server: Server, running: Any) -> None:
+    """What it was connected to is the proxy, by its socket, and what the proxy was asked then has a span."""
+    proxy = running(Socks())
+    SOCKSProxyManager(f"socks5h://127.0.0.1:{proxy.port}").request("GET", f"http://localhost:{server.port}/")
+    span = telemetry.request()
+    peer = {"network.peer.address": "127.0.0.1", "network.peer.port": proxy.port}
+    address = {"server.address": "127.0.0.1", "server.port": proxy.port}
+    assert names(telemetry.descendants(span)) == ["http.getconn", "http.connect", "http.proxy"]
+    assert attributes(span).items() >= peer.items()
+    assert attributes(telemetry.child("http.connect")).items() >= {**address, **peer}.items()
+    assert attributes(telemetry.child("http.proxy")) == address
+    assert attributes(span)["httptrace.time.proxy"] == Seconds()
+    assert proxy.asked == ["localhost"]
+
+
+def test_a_socks_proxy_that_refuses_failed_as_a_proxy(telemetry: Telemetry, server: Server, running: Any) -> None:
+    """It could be connected to, which its peer shows, and refused what it was asked."""
+    proxy = running(Socks(reply=5))
+    with pytest.raises(NewConnectionError):
+        SOCKSProxyManager(f"socks5://127.0.0.1:{proxy.port}", retries=False).request("GET", server.url())
+    found = attributes(telemetry.request())
+    assert (found["httptrace.failed_phase"], found["httptrace.failed_cause"]) == ("proxy", "SOCKS5Error")
+    assert found["network.peer.port"] == proxy.port
+    assert telemetry.child("http.connect").status.status_code is StatusCode.UNSET
+    assert telemetry.child("http.proxy").status.status_code is StatusCode.ERROR
 
 
 def test_a_forward_proxy_is_the_peer_of_every_origin(telemetry: Telemetry, serve: Any, running: Any) -> None:

@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Generator
 from functools import partial
@@ -49,8 +50,8 @@ class Hooks:
         self._patches = observer.lifetime.patches
         self._guard = observer.guard
         self._connections: tuple[type, ...] = ()
-        #: Classes of urllib3's own that have no code for reading attributes: see `_reads_plainly`.
-        self.plain: set[type] = set()
+        #: Classes of urllib3's own that have no code for reading and setting attributes: see `_reads_plainly`.
+        self.plain = observer.plain
 
     def install(self, module: ModuleType) -> None:
         """Watch the pools of *module*, urllib3, and name resolution."""
@@ -259,6 +260,22 @@ class Hooks:
 
         return shaking_hands
 
+    def watch_socks(self) -> None:
+        """Watch the sockets of PySocks, which connect to a proxy and ask it for a tunnel in one call."""
+        base = getattr(sys.modules.get(seams.PYSOCKS), seams.SOCKS_BASE, None)
+        if isinstance(base, type):
+            self._patches.replace(base, "connect", self._socks_connect)
+
+    def _socks_connect(self, original: Hook) -> Hook:
+        guard, observer = self._guard, self._observer
+
+        def connect(self: Any, *arguments: Any, **more: Any) -> Any:
+            result = original(self, *arguments, **more)
+            guard(observer.asking_socks, self)
+            return result
+
+        return connect
+
     def _getresponse(self, original: Hook) -> Hook:
         guard = self._guard
         contain, let_go = guard.contain, self._lifetime.let_go
@@ -270,7 +287,8 @@ class Hooks:
             nonlocal answered
             exchange, at_once = None, True
             try:
-                conn = self._otel_httptrace if type(self) in plain else stored(self, KEY)
+                plainly = type(self) in plain
+                conn = self._otel_httptrace if plainly else stored(self, KEY)
                 exchange = conn.user
                 if exchange.wait_at or exchange.finished or not exchange.send_at:
                     exchange = None
@@ -278,7 +296,7 @@ class Hooks:
                     exchange.wait_at = now = _now()
                     if now - exchange.send_at >= SLOW or conn.reach is not conn.origin:
                         guard(written, exchange, conn, self)
-                    at_once = type(self) not in plain or preloads(self)
+                    at_once = not plainly or preloads(self)
             except AttributeError:
                 pass
             if exchange is None:
@@ -422,10 +440,12 @@ def _within(exchange: Exchange, original: Hook, connection: Any) -> Any:
 
 
 def _reads_plainly(cls: type) -> bool:
-    # `stored` reads our attribute, `KEY`, without calling code of the object's class. Where the class has no such code,
-    # plain access does the same at a tenth of the price.
+    # `stored` and `store` read and set our attribute, `KEY`, and call no code of the object's class. Where that has no
+    # such code, plain access does the same at a tenth of the price.
     reads: object = cls.__getattribute__
-    return reads is object.__getattribute__ and not hasattr(cls, "__getattr__")
+    sets: object = cls.__setattr__
+    plainly = reads is object.__getattribute__ and sets is object.__setattr__
+    return plainly and not hasattr(cls, "__getattr__")
 
 
 def _connections_of(pool: Any) -> type:

@@ -84,7 +84,6 @@ class Observer(shared.Observer):
     def __init__(self, lifetime: Lifetime) -> None:
         super().__init__(lifetime)
         self.hooks = Hooks(self)
-        self._plain = self.hooks.plain
 
     def install(self, module: ModuleType) -> None:
         """Put the hooks on *module*, urllib3."""
@@ -216,7 +215,7 @@ class Observer(shared.Observer):
         ours: Any = None
         ledger: Any = None
         try:
-            ours = pool._otel_httptrace if type(pool) in self._plain else stored(pool, KEY)
+            ours = pool._otel_httptrace if type(pool) in self.plain else stored(pool, KEY)
             ledger = ours.manager.ledger
         except AttributeError:
             pass
@@ -231,7 +230,7 @@ class Observer(shared.Observer):
             evidence.begun(exchange)
         # Before it is noted anywhere else: so whatever interrupts this, nobody waits for it.
         process.sink.claim(exchange)
-        if ledger.limits.connections is not None:
+        if ledger.blocks:
             exchange.pool = (len(ledger.live), len(ledger.idle), len(ledger.waiting))
             ledger.waiting[exchange] = None
         process.exchanges[exchange] = None
@@ -248,7 +247,7 @@ class Observer(shared.Observer):
         sock = connection.sock
         conn: Any = None
         try:
-            conn = connection._otel_httptrace if type(connection) in self._plain else stored(connection, KEY)
+            conn = connection._otel_httptrace if type(connection) in self.plain else stored(connection, KEY)
         except AttributeError:
             pass
         if conn is None or conn.state is not _OPEN or sock is None or conn.ledger is not ledger:
@@ -256,7 +255,7 @@ class Observer(shared.Observer):
             if conn is None:
                 self.lifetime.let_go(exchange)
                 return
-        if ledger.limits.connections is not None:
+        if ledger.blocks:
             ledger.waiting.pop(exchange, None)
             exchange.acquired_at = now
         else:
@@ -346,19 +345,35 @@ class Observer(shared.Observer):
         if exchange is None or conn is None or exchange.conn is not conn or exchange.dial is None:
             return None
         self._attempt(exchange, connection, _now())
+        if seams.socks_proxy(connection) is not None:
+            self.hooks.watch_socks()
         return exchange
 
     @staticmethod
     def _attempt(exchange: Exchange, connection: Any, at: int) -> None:
         if exchange.dial is not None:
-            port = getattr(connection, "port", None)
-            exchange.dial.attempt_started(Attempt(seams.name(connection), port, "tcp", at))
+            host, port = seams.socks_proxy(connection) or (seams.name(connection), getattr(connection, "port", None))
+            exchange.dial.attempt_started(Attempt(host, port, "tcp", at))
 
     def connected(self, exchange: Exchange, sock: Any) -> None:
-        """The socket is connected."""
+        """The socket is connected, and a SOCKS proxy has agreed to that."""
         dial = exchange.dial
-        if dial is not None and isinstance(dial.last, Attempt):
+        if dial is None or dial.last is None:
+            return
+        if isinstance(dial.last, Attempt):
             self._connected(dial.last, sock, _now())
+        else:
+            dial.step_over(_now())
+
+    def asking_socks(self, sock: Any) -> None:
+        """PySocks' *sock* is connected to the proxy, which is asked for a tunnel next."""
+        exchange = CURRENT.get()
+        dial = exchange.dial if exchange is not None else None
+        if dial is None or dial.done or not isinstance(dial.last, Attempt) or dial.last.ended:
+            return
+        attempt, now = dial.last, _now()
+        self._connected(attempt, sock, now)
+        dial.proxy_started(Step(now, server=attempt.host, port=attempt.port))
 
     @staticmethod
     def _connected(attempt: Attempt, sock: Any, at: int) -> None:
@@ -374,6 +389,7 @@ class Observer(shared.Observer):
         """It could not be connected."""
         dial = exchange.dial
         if dial is None or not isinstance(dial.last, Attempt):
+            self.step_over(exchange, error)
             return
         open_lookups = [lookup for lookup in dial.last.lookups if not lookup.ended]
         dial.last.over(_now(), None if errors.cancelled(error) else errors.of_connect(error), failed=True)
@@ -456,12 +472,18 @@ class Observer(shared.Observer):
         try:
             original = seams.ORIGINAL(response)
             exchange.persistent = not original.will_close
-            if seams.METHOD(connection) == "HEAD":
-                exchange.method = b"HEAD"
             over = original.isclosed()
+            exchange.announced = length = getattr(response, seams.LENGTH, None)
+            if not length and seams.METHOD(connection) == "HEAD":
+                exchange.method = b"HEAD"
         except AttributeError:
-            # HTTP/2 is read to its end before there is a response.
-            pass
+            whole = seams.whole(response)
+            if whole is not None:
+                # Read to its end before there was a response. One that was to be streamed is never given back.
+                exchange.body_read(now, whole)
+                exchange.body_ended(now)
+                self.lifetime.finish(exchange, None)
+                return
         if exchange.over_at:
             return
         if over:
@@ -470,12 +492,8 @@ class Observer(shared.Observer):
             else:
                 exchange.body_ended(now)
             return
-        self._is_streamed(exchange, response, now)
-
-    def _is_streamed(self, exchange: Exchange, response: Any, now: int) -> None:
         # Its body is the application's to read, and so to leave.
         exchange.iterated = True
-        exchange.announced = seams.announced(response)
         call_sites = self.lifetime.call_sites
         if call_sites is not None:
             exchange.made_at = call_sites.find_again()
@@ -620,10 +638,13 @@ class Observer(shared.Observer):
         at = _now()
         if data:
             exchange.body_read(at, len(data))
-        if seams.ORIGINAL(response).isclosed():
-            self.read_to_end(exchange, at)
-        else:
+        if not seams.ORIGINAL(response).isclosed():
             exchange.reading_since = 0
+            return
+        # Written out, for this is for every request: see `read_to_end`.
+        exchange.body_ended(at)
+        if exchange.iterated:
+            self.lifetime.finish(exchange, None)
 
     def read_to_end(self, exchange: Exchange, at: int) -> None:
         """Its last byte has been read, or there was none."""
@@ -677,7 +698,7 @@ class Observer(shared.Observer):
     def closed_response(self, exchange: Exchange, response: Any) -> None:
         """*response* has been closed."""
         conn = exchange.conn
-        if conn is not None and conn.ledger.limits.connections is not None and seams.holds_connection(response):
+        if conn is not None and conn.ledger.blocks and seams.holds_connection(response):
             # Its slot does not come back, unless it is given back as well.
             conn.ledger.kept[conn] = holder(conn, exchange)
         if seams.finalised(response):

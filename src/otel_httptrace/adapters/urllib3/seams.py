@@ -11,6 +11,7 @@ import select
 import socket
 import weakref
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from types import FrameType
 from typing import Any, Final
@@ -36,6 +37,9 @@ TUNNEL: Final = "_tunnel"
 TLS_TO_PROXY: Final = "_connect_tls_proxy"
 #: Of its module: shakes hands.
 TLS: Final = "_ssl_wrap_socket_and_match_hostname"
+#: PySocks', and of it: the base of its sockets. What that connects to is the proxy, which is asked for a tunnel next.
+PYSOCKS: Final = "socks"
+SOCKS_BASE: Final = "_BaseSocket"
 #: Of a response: every read goes through the first, save that of a chunked body part by part, which uses the second.
 RAW_READ: Final = "_raw_read"
 HANDLE_CHUNK: Final = "_handle_chunk"
@@ -44,6 +48,9 @@ HANDLE_CHUNK: Final = "_handle_chunk"
 ORIGINAL: Final = attrgetter("_original_response")
 #: What `http.client` was asked to send last. Raises where there is none.
 METHOD: Final = attrgetter("_method")
+#: Of a response: how many bytes of its body are still to come, as Content-Length had it; None if not known.
+#: Never more than 0 for HEAD.
+LENGTH: Final = "length_remaining"
 #: Of a connection that has sent a request: whether its response reads the body while it is made. Raises where that is
 #: not known.
 PRELOADS: Final = attrgetter("_response_options.preload_content")
@@ -111,6 +118,18 @@ def name(connection: Any) -> str:
     return found.strip("[]") if isinstance(found, str) else ""
 
 
+def socks_proxy(connection: Any) -> tuple[str, int | None] | None:
+    """Host and port of the SOCKS proxy that it goes through, if any: ``_socks_options``."""
+    options = getattr(connection, "_socks_options", None)
+    if not isinstance(options, dict):
+        return None
+    host = options.get("proxy_host")
+    if not isinstance(host, str):
+        return None
+    port = options.get("proxy_port")
+    return host.strip("[]"), port if isinstance(port, int) else None
+
+
 def target(connection: Any) -> Origin | None:
     """Through a forward proxy, what the request under way is for: ``_response_options.request_url``."""
     url = getattr(getattr(connection, "_response_options", None), "request_url", None)
@@ -144,8 +163,9 @@ def _family(sock: Any) -> Any:
 
 
 def _end(sock: Any, which: str) -> Address | None:
-    # The peer may be gone already: then its address is not known.
-    ask = getattr(sock, which, None)
+    # The peer may be gone already: then its address is not known. PySocks' own sockets answer with the target.
+    own = isinstance(sock, socket.socket)
+    ask = partial(getattr(socket.socket, which), sock) if own else getattr(sock, which, None)
     found = answer(ask) if callable(ask) else None
     if isinstance(found, tuple) and len(found) >= 2 and isinstance(found[0], str) and isinstance(found[1], int):
         return Address(found[0], found[1])
@@ -250,16 +270,15 @@ def finalised(response: Any) -> bool:
     return bool(getattr(response, "_finalizing", False))
 
 
+def whole(response: Any) -> int | None:
+    """Bytes of the body of an HTTP/2 response, which is made of all of it: ``_data``; None for any other."""
+    data = getattr(response, "_data", None)
+    return len(data) if getattr(response, "version", None) == 20 and isinstance(data, bytes) else None
+
+
 def holds_connection(response: Any) -> bool:
     """Whether it will give its connection back, or has to be told to: ``_connection``."""
     return getattr(response, "_connection", None) is not None
-
-
-def announced(response: Any) -> int | None:
-    """How many bytes of its body are still to come, as Content-Length had it; None if that is not known."""
-    found = getattr(response, "length_remaining", None)
-    # OTLP's integers have 64 bits: see `body_size`.
-    return found if isinstance(found, int) and found < 2**63 else None
 
 
 #: As `http.client` numbers them.

@@ -175,8 +175,15 @@ class Hypercorn:
         async def _send_error_response(self: Any, status_code: Any) -> Any:
             try:
                 if status_code >= 500 and type(self.send.__self__).__name__ == "H11Protocol":
-                    # The application has failed. On HTTP/2 that ends the stream alone.
-                    watch.told(seams.wrapper_of(self.send.__self__.send.__self__), Reason.ERROR)
+                    # The application has failed, or a server that stops has cancelled it. On HTTP/2 that ends the
+                    # stream alone.
+                    wrapper = seams.wrapper_of(self.send.__self__.send.__self__)
+                    cancelled = sys.exc_info()[1] is not None and not isinstance(sys.exc_info()[1], Exception)
+                    stops = seams.hypercorn_stops(wrapper.context) if cancelled else None
+                    if stops is not None:
+                        watch.closing(wrapper, stops)
+                    else:
+                        watch.told(wrapper, Reason.ERROR)
             except BaseException:
                 contain("_send_error_response")
             return await original(self, status_code)
