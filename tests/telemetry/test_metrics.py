@@ -22,6 +22,7 @@ from kit.telemetry import Telemetry, attributes
 from opentelemetry.instrumentation.utils import suppress_http_instrumentation, suppress_instrumentation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import Gauge, Histogram, InMemoryMetricReader, Metric, NumberDataPoint, Sum
+from torture.injection import Injection
 
 from otel_httptrace.core.ledger import Ledger, Limits, Process
 from otel_httptrace.core.timeline import Exchange, Origin
@@ -484,6 +485,23 @@ def test_a_crawler_does_not_make_the_sdk_grow() -> None:
             shown.update(str((point.attributes or {})["server.address"]) for point in points)
             assert sum(point.value for point in points) == number + 1
     assert 1000 < len(shown) <= 4001
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_signal_handlers_request_is_counted_wherever_it_comes(known: bool) -> None:
+    """A request of the same kind that is counted within another's count is lost by neither, the first of its origin or not."""
+    origin, key = Origin("http", "a.test", 80), ("request", "")
+    for number in range(1, 100):
+        metrics = Metrics(MeterProvider().get_meter("handler"), 1000, lambda: None)
+        if known:
+            metrics._add(origin, key)
+        injection = Injection(lambda place, add=metrics._add: add(origin, key), number)  # type: ignore[misc]
+        with injection:
+            metrics._add(origin, key)
+        if injection.place is None:
+            break
+        assert metrics._counts[origin] == {key: 3 if known else 2}, injection.place
+    assert number > 1
 
 
 @pytest.mark.settings(max_origins=5)

@@ -192,17 +192,20 @@ class Metrics:
             if origin is not latest:
                 counts = self._use(origin)
                 self._latest = origin, counts
-            # Not asked for first: the hash of such a key is made each time.
-            counts[key] = counts.get(key, 0) + 1
+            try:
+                # With no call in it: a signal handler's request, counted within, would be lost.
+                counts[key] += 1
+            except KeyError:
+                counts[key] = 1
 
     def _use(self, origin: Origin | None) -> _Counts:
         counts = self._counts.get(origin)
         if counts is None:
-            full = len(self._counts) >= self._max_origins
-            if full and self._turnover >= _MOST_TURNOVER:
+            if self._turnover >= _MOST_TURNOVER and len(self._counts) >= self._max_origins:
                 return self._others
-            counts = self._counts[origin] = {}
-            if full:
+            # A signal handler's request may have come first.
+            counts = self._counts.setdefault(origin, {})
+            if len(self._counts) > self._max_origins:
                 self._turnover += 1
                 _, oldest = self._counts.popitem(last=False)
                 for key, number in oldest.items():
