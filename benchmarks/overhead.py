@@ -193,12 +193,12 @@ def table(results: list[dict[str, Any]]) -> str:
     """The results for people."""
     counted = "instructions" in results[0]
     unit = "instructions" if counted else "us/request"
-    lines = [f"{'':8}{'':7}{'':22}{unit:>12}{'ratio':>8}" + ("" if counted else "  of the rounds")]
+    lines = [f"{'':9}{'':7}{'':22}{unit:>12}{'ratio':>8}" + ("" if counted else "  of the rounds")]
     for line in results:
         ours = "ratio" in line
         name = f"ours, spans={line['mode']}" if ours else line["mode"]
         cost = f"{line['instructions']:12,.0f}" if counted else f"{line['seconds'] * 1e6:12.1f}"
-        text = f"{line['library']:8}{line['flavour']:7}{name:22}{cost}"
+        text = f"{line['library']:9}{line['flavour']:7}{name:22}{cost}"
         if ours:
             text += f"{line['ratio']:8.2f}"
         if ours and not counted:
