@@ -231,7 +231,7 @@ def test_ctrl_c_reaches_the_program_once(program: Callable[..., str], server: Se
     assert "\x1b[" in after
 
 
-def test_the_whole_job_stops_and_continues(program: Callable[..., str]) -> None:
+def test_the_whole_job_stops_and_continues(program: Callable[..., str], tmp_path: Path) -> None:
     """Stopped and continued by a shell's job control, the whole job is, and goes on."""
     # What a shell does: a process group for the job, in the foreground; it waits, sees it stop, and wakes it.
     shell = program(
@@ -259,7 +259,8 @@ def test_the_whole_job_stops_and_continues(program: Callable[..., str]) -> None:
         while True:
             time.sleep(0.01)
     """)
-    with Terminal(PYTHON, shell, *COMMAND, "run", "-q", "--every", "100ms", "--", PYTHON, path) as terminal:
+    every = ("--every", "100ms", "--json", str(tmp_path / "report.json"))
+    with Terminal(PYTHON, shell, *COMMAND, "run", "-q", *every, "--", PYTHON, path) as terminal:
         terminal.until("waiting")
         terminal.type("\x1a")
         terminal.until("stopped True")
