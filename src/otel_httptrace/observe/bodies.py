@@ -13,9 +13,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any
 
 from ..core.timeline import Exchange
@@ -142,7 +142,7 @@ def async_iteration(
                     first.reading_since = _now()
                 except BaseException:
                     contain("reading")
-            step, following = _hidden(parts), parts.__anext__
+            step, following = _hidden(parts, contain), parts.__anext__
             while True:
                 try:
                     part = await step
@@ -180,16 +180,26 @@ def async_iteration(
     return __aiter__
 
 
-def _hidden(parts: AsyncGenerator[bytes, None]) -> Awaitable[bytes]:
+def _hidden(parts: AsyncGenerator[bytes, None], contain: Contain) -> Awaitable[bytes]:
     # The first step of *parts*, at which the event loop would get to know it. The loop knows the generator that stands
     # before it, as it would know *parts* without us, and no other: at its end it closes all it knows at once
     # (`loop.shutdown_asyncgens`), and of two that close one another the second is told to be running already.
-    hooks = sys.get_asyncgen_hooks()
+    # Dropped half-way, because something of the application's came in between, it still is the loop's to finalise.
+    met, hidden = None, False
     try:
-        sys.set_asyncgen_hooks(None, None)
+        try:
+            met = get_asyncgen_hooks().firstiter
+            hidden = True
+            set_asyncgen_hooks(firstiter=None)
+        except BaseException:
+            contain("hidden")
         return parts.__anext__()
     finally:
-        sys.set_asyncgen_hooks(*hooks)
+        if hidden:
+            try:
+                set_asyncgen_hooks(firstiter=met)
+            except BaseException:
+                contain("hidden")
 
 
 class Observed:
