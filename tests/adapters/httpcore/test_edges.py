@@ -28,6 +28,7 @@ from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, _Span
 from opentelemetry.trace import StatusCode
 
+from otel_httptrace.adapters.httpcore import seams
 from otel_httptrace.adapters.httpcore.observer import Observer
 from otel_httptrace.core.ledger import Ledger, Limits, Missed, Process, Reason
 from otel_httptrace.core.timeline import Exchange, Origin
@@ -620,3 +621,18 @@ async def test_a_body_that_raises_another_clients_timeout(
     assert telemetry.column("http.conn.reused")[1] is True
     for name in ("httptrace.pool.held_at", "httptrace.timeout"):
         assert telemetry.column(name)[1] is None
+
+
+async def test_an_address_that_could_not_be_asked_is_asked_again(
+    flavour: Flavour, server: Server, telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a connection's peer is not known as it opens, it is told from the next request on."""
+    ask = seams.address
+    monkeypatch.setattr(seams, "address", lambda *_: None)
+    async with flavour.client() as client:
+        await client.get(server.url())
+        monkeypatch.setattr(seams, "address", ask)
+        await client.get(server.url())
+        await client.get(server.url())
+    assert telemetry.column("network.peer.address") == [None, "127.0.0.1", "127.0.0.1"]
+    assert telemetry.column("http.conn.reused") == [False, True, True]

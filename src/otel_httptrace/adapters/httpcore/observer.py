@@ -96,7 +96,8 @@ class Observer(shared.Observer):
                     conn.transport = "unix"
                 # It may have been described without.
                 conn.described = None
-        conn.known = True
+        # Where it could not be asked, which is rare, the next request on it asks again.
+        conn.known = conn.peer is not None
 
     def met(self, exchange: Exchange, connection: Any) -> Connection | None:
         """The pool handed *exchange* to a connection that we do not know: a hook of ours has failed it, or was paused.
