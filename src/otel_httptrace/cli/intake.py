@@ -43,7 +43,7 @@ class Intake:
         self._problems: dict[str, int] = {}
         self.spans = 0
         self.requests = 0
-        #: Processes that ended before they had sent all their spans, and how many spans these lost.
+        #: What processes that have ended had not sent.
         self.unsent = Unsent()
         #: Origins of the receiver's own: what is sent there is no request of the program's.
         self.own: frozenset[str] = frozenset()

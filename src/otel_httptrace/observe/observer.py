@@ -110,7 +110,7 @@ class Observer:
             lifetime.meets_pool()
             ledger = Ledger(process, limits(pool), made_at(attached(pool)))
             try:
-                watch = Watch(pool, lifetime.later.append)
+                watch = Watch(pool, lifetime.gone)
             except TypeError:
                 # A stand-in of which we could not tell when it is gone.
                 return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..telemetry.units import spoken
+
 
 def seconds(value: float) -> str:
     """Three digits and a unit: ``5.0 s``, ``12.3 ms``, ``85 µs``; hours and minutes where there are many."""
@@ -12,12 +14,7 @@ def seconds(value: float) -> str:
         return f"{value / 3600:.1f} h"
     if value >= 180:
         return f"{value / 60:.1f} min"
-    for factor, unit in ((1, "s"), (1e3, "ms")):
-        # What would be rounded up to the next unit belongs there: 999.6 ms is 1.0 s.
-        if value * factor >= 0.9995:
-            number = value * factor
-            return f"{number:.0f} {unit}" if number >= 99.95 else f"{number:.1f} {unit}"
-    return f"{value * 1e6:.0f} µs"
+    return spoken(value)
 
 
 def spread(least: float, most: float) -> str:

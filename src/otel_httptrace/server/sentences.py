@@ -43,7 +43,7 @@ def of_loss(loss: Loss, peer: str | None) -> str | None:
     if text is None or (loss.reason is Reason.CLIENT_CLOSED and loss.requests > 1):
         return None
     requests = "1 request" if loss.requests == 1 else f"{loss.requests} requests"
-    return text.format(peer=peer, requests=requests, idle=spoken(loss.idle))
+    return text.format(peer=peer, requests=requests, idle=spoken(loss.idle / 1e9))
 
 
 def of_end(request: Request, reason: Reason) -> str | None:
@@ -53,4 +53,4 @@ def of_end(request: Request, reason: Reason) -> str | None:
         return None
     conn = request.conn
     began = conn.at + request.age
-    return text.format(conn=conn.id, took=spoken((conn.closing_at or began) - began))
+    return text.format(conn=conn.id, took=spoken(((conn.closing_at or began) - began) / 1e9))

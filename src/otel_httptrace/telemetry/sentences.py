@@ -182,7 +182,7 @@ def _known(parts: _Parts, facts: dict[str, object]) -> bool:
 
 
 def _time(nanoseconds: object) -> str:
-    return spoken(int(str(nanoseconds)))
+    return spoken(int(str(nanoseconds)) / 1e9)
 
 
 def _requests(number: object) -> str:

@@ -30,10 +30,10 @@ def readable_seconds(nanoseconds: int) -> float:
     return nanoseconds // 1000 / 1_000_000
 
 
-def spoken(nanoseconds: int) -> str:
-    """Nanoseconds in a sentence: three digits and a unit, as the report has it."""
-    value = nanoseconds / 1e9
+def spoken(value: float) -> str:
+    """Seconds in a sentence: three digits and a unit, ``5.0 s``, ``12.3 ms``, ``85 µs``."""
     for factor, unit in ((1, "s"), (1e3, "ms")):
+        # What would be rounded up to the next unit belongs there: 999.6 ms is 1.0 s.
         if value * factor >= 0.9995:
             number = value * factor
             return f"{number:.0f} {unit}" if number >= 99.95 else f"{number:.1f} {unit}"

@@ -165,7 +165,7 @@ class Observer(shared.Observer):
             manager = ours.manager
             if manager.ledger is None or manager.ledger.process is not process:
                 ledger = Ledger(process, seams.limits(pool), made_at(manager.made))
-                watch = Watch(manager, lifetime.later.append)
+                watch = Watch(manager, lifetime.gone)
                 watch.of = ledger
                 process.ledgers[ledger] = watch
                 manager.ledger = ledger
